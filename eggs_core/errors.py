@@ -1,0 +1,83 @@
+"""What can go wrong for a reason the user can mend.
+
+Every `EggsError` is the user's to mend: its message says what was wrong and what to do next, and holds no
+secret. Any other exception that leaves `eggs_core` is a defect of ours.
+"""
+
+from typing import ClassVar
+
+
+class EggsError(Exception):
+    """Base of all errors a user can mend. `code` is stable and names the kind; `title` says it in words."""
+
+    code: ClassVar[str] = "invalid-request"
+    title: ClassVar[str] = "The request cannot be carried out"
+
+
+class InvalidPattern(EggsError, ValueError):
+    code = "invalid-pattern"
+    title = "Not an N:M pattern"
+
+
+class PatternDoesNotFit(EggsError):
+    code = "pattern-does-not-fit"
+    title = "The pattern does not fit a layer of this model"
+
+
+class MinDegreeImpossible(EggsError):
+    code = "min-degree-impossible"
+    title = "min_degree cannot be met in a layer of this model"
+
+
+class ModelNotFound(EggsError):
+    code = "model-not-found"
+    title = "No such model"
+
+
+class ModelNotAllowed(EggsError):
+    code = "model-not-allowed"
+    title = "The model path is outside the allowed folders"
+
+
+class UnsafeCheckpoint(EggsError):
+    code = "unsafe-checkpoint"
+    title = "The checkpoint is not in safetensors or GGUF form"
+
+
+class BrokenCheckpoint(EggsError):
+    code = "broken-checkpoint"
+    title = "The checkpoint cannot be read"
+
+
+class UnsupportedModel(EggsError):
+    code = "unsupported-model"
+    title = "This model cannot be pruned here"
+
+
+class TextNotFound(EggsError):
+    code = "text-not-found"
+    title = "No such text"
+
+
+class NotEnoughText(EggsError):
+    code = "not-enough-text"
+    title = "Too little text for what was asked"
+
+
+class SequenceTooLong(EggsError):
+    code = "sequence-too-long"
+    title = "The sequence is longer than the model allows"
+
+
+class OutputExists(EggsError):
+    code = "output-exists"
+    title = "The output folder is not empty"
+
+
+class NoSpace(EggsError):
+    code = "no-space"
+    title = "Not enough disk space for the output"
+
+
+class Cancelled(Exception):
+    """Raised by a progress callback to stop a run between two blocks."""
