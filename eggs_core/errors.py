@@ -69,6 +69,11 @@ class SequenceTooLong(EggsError):
     title = "The sequence is longer than the model allows"
 
 
+class HubUnavailable(EggsError):
+    code = "hub-unavailable"
+    title = "The Hugging Face Hub cannot be reached"
+
+
 class OutputExists(EggsError):
     code = "output-exists"
     title = "The output folder is not empty"

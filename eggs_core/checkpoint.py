@@ -1,0 +1,135 @@
+"""Checkpoints as folders of safetensors shards: read tensor by tensor, written shard by shard."""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from eggs_core.errors import BrokenCheckpoint
+
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "*.safetensors"
+# Everything besides the weights that a model needs to be loaded and used. Fetched, copied and nothing else.
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "spiece.model",
+    "LICENSE*",
+)
+
+
+class Checkpoint:
+    """A folder of safetensors files. Raises `BrokenCheckpoint` where it cannot be read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file_of: dict[str, Path] = {}
+        for file in self._files():
+            try:
+                with safe_open(file, framework="pt") as tensors:
+                    self.file_of.update(dict.fromkeys(tensors.keys(), file))
+            except (SafetensorError, OSError) as error:
+                raise BrokenCheckpoint(
+                    f"{file.name} is not a readable safetensors file ({error}). Save or upload it again."
+                ) from error
+        if not self.file_of:
+            raise BrokenCheckpoint("The checkpoint holds no tensor. Save or upload it again.")
+
+    def _files(self) -> list[Path]:
+        index = self.folder / INDEX
+        if not index.is_file():
+            return sorted(self.folder.glob(WEIGHTS))
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            files = [self.folder / Path(name).name for name in names]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BrokenCheckpoint(f"{INDEX} is not a shard index. Save the model again.") from error
+        for file in files:
+            if not file.is_file():
+                raise BrokenCheckpoint(f"{INDEX} names the shard {file.name}, which is missing. Add it.")
+        return files
+
+    def read(self, names: Collection[str]) -> dict[str, Tensor]:
+        """The named tensors, on the CPU, in the dtype they are stored in."""
+        tensors: dict[str, Tensor] = {}
+        for file in sorted({self.file_of[name] for name in names}):
+            with safe_open(file, framework="pt") as shard:
+                for name in shard.keys():  # noqa: SIM118 - a handle, not a dict
+                    if name in names and self.file_of[name] == file:
+                        tensors[name] = shard.get_tensor(name)
+        return tensors
+
+    def elements_by_dtype(self) -> dict[str, int]:
+        """Number of elements stored in each dtype, under the names that safetensors gives them ("BF16")."""
+        sizes: dict[str, int] = {}
+        for file in set(self.file_of.values()):
+            with safe_open(file, framework="pt") as shard:
+                for name in shard.keys():  # noqa: SIM118
+                    tensor = shard.get_slice(name)
+                    sizes[tensor.get_dtype()] = sizes.get(tensor.get_dtype(), 0) + math.prod(tensor.get_shape())
+        return sizes
+
+    def nbytes(self) -> int:
+        """Bytes of the weight files on disk."""
+        return sum(file.stat().st_size for file in set(self.file_of.values()))
+
+    def fingerprint(self) -> str:
+        """sha256 over the names and contents of config.json and the weight files."""
+        digest = hashlib.sha256()
+        for file in [self.folder / "config.json", *sorted(set(self.file_of.values()))]:
+            digest.update(f"{file.name}\0{sha256(file)}\n".encode())
+        return digest.hexdigest()
+
+
+class CheckpointWriter:
+    """Writes a checkpoint of a known number of shards; each shard is complete once its name appears."""
+
+    def __init__(self, folder: Path, shards: int) -> None:
+        self._folder = folder
+        self._shards = shards
+        self._weight_map: dict[str, str] = {}
+        self._total_size = 0
+
+    def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
+        """Writes shard number `shard`, counted from 0."""
+        name = f"model-{shard + 1:05d}-of-{self._shards:05d}.safetensors"
+        partial = self._folder / f".{name}.partial"
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, {"format": "pt"})
+        partial.rename(self._folder / name)
+        self._weight_map.update(dict.fromkeys(tensors, name))
+        self._total_size += sum(tensor.nbytes for tensor in tensors.values())
+
+    def finish(self) -> None:
+        """Writes the shard index."""
+        index = {
+            "metadata": {"total_size": self._total_size},
+            "weight_map": dict(sorted(self._weight_map.items())),
+        }
+        (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def copy_companions(source: Path, out: Path) -> None:
+    """Copies config, tokenizer and licence next to the new weights."""
+    for pattern in COMPANIONS:
+        for file in source.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, out / file.name)
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file's contents."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

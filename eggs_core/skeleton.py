@@ -1,0 +1,227 @@
+"""A model without its weights, into which parts are loaded as they are needed.
+
+The module tree is built by transformers from the config with parameters on the meta device. transformers'
+own loader brings checkpoint tensors into it, so that renamed and fused weights (a Mixtral checkpoint's
+experts, say) need no code here, and its inverse brings them back to the checkpoint's names.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+    revert_weight_conversion,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils import logging as transformers_logging
+
+from eggs_core.checkpoint import Checkpoint
+from eggs_core.errors import BrokenCheckpoint, UnsupportedModel
+
+_TENSOR_PARALLEL_PLAN = "tp_plan" in inspect.signature(convert_and_load_state_dict_in_model).parameters
+
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+class Skeleton:
+    """The modules of a checkpoint's model; `blocks` are its decoder blocks, `block_names` their module names.
+
+    Raises `UnsupportedModel` where transformers has no such causal language model, where its decoder blocks
+    cannot be told, or where it is quantised already; `BrokenCheckpoint` where a block's weights are missing.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self.config = _config(checkpoint)
+        self.dtype = _float_dtype(checkpoint)
+        try:
+            with init_empty_weights(include_buffers=False):
+                model: PreTrainedModel = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype)
+        except ValueError as error:
+            raise UnsupportedModel(
+                f"transformers knows no causal language model for {self.config.model_type!r} without remote code."
+            ) from error
+        self.model = model.eval().requires_grad_(False)
+        # The other implementations hide the products with single experts from view.
+        self.config._experts_implementation = "eager"
+        self.model.config._experts_implementation = "eager"
+        self.blocks, list_name = _decoder_blocks(self.model)
+        self.block_names = [f"{list_name}.{i}" for i in range(len(self.blocks))]
+        self._transforms: list[Any] = get_model_conversion_mapping(self.model)
+        self._target_of, self._converted = self._map_names()
+        self._names_in_block = self._assign_to_blocks()
+
+    def _map_names(self) -> tuple[dict[str, str], set[str]]:
+        """Checkpoint name -> module parameter name, and the checkpoint names that are converted, not renamed."""
+        renamings = [t for t in self._transforms if isinstance(t, WeightRenaming)]
+        converters = [t for t in self._transforms if isinstance(t, WeightConverter)]
+        own_names = self.model.state_dict()
+        targets: dict[str, str] = {}
+        converted: set[str] = set()
+        for name in self.checkpoint.file_of:
+            target, pattern = rename_source_key(
+                name, renamings, converters, self.model.base_model_prefix, own_names
+            )
+            if target not in own_names and name in own_names:
+                target, pattern = name, None
+            targets[name] = target
+            if pattern is not None:
+                converted.add(name)
+        return targets, converted
+
+    def _assign_to_blocks(self) -> list[list[str]]:
+        pattern = re.compile(re.escape(self.block_names[0]).removesuffix("0") + r"(\d+)\.")
+        names: list[list[str]] = [[] for _ in self.blocks]
+        self.names_outside: list[str] = []
+        for name, target in self._target_of.items():
+            match = pattern.match(target)
+            if match is None:
+                self.names_outside.append(name)
+            elif int(match[1]) < len(names):
+                names[int(match[1])].append(name)
+            else:  # a block that the config does not count, such as a multi-token prediction head
+                self.names_outside.append(name)
+        return names
+
+    def load_outside(self) -> None:
+        """Loads what lies outside the blocks: embeddings, final norm, output head."""
+        self._load(self.checkpoint.read(self.names_outside))
+        self.model.tie_weights()
+        block_modules = {module for block in self.blocks for module in block.modules()}
+        for module in self.model.modules():
+            if module not in block_modules:
+                _move_own_tensors(module, self.device)
+        missing = [
+            name
+            for name, p in self.model.named_parameters()
+            if p.is_meta and not name.startswith(self.block_names[0].removesuffix("0"))
+        ]
+        _refuse_missing(missing)
+
+    @contextmanager
+    def loaded(self, index: int) -> Iterator[nn.Module]:
+        """Decoder block `index` with its weights on the device; they are dropped at the end."""
+        block = self.blocks[index]
+        self._load(self.checkpoint.read(self._names_in_block[index]))
+        _refuse_missing([name for name, p in block.named_parameters() if p.is_meta])
+        block.to(self.device)
+        try:
+            yield block
+        finally:
+            for module in block.modules():
+                for name, parameter in module._parameters.items():
+                    if parameter is not None:
+                        empty = torch.empty_like(parameter, device="meta")
+                        module._parameters[name] = nn.Parameter(empty, requires_grad=False)
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        load_config = LoadStateDictConfig(
+            device_map={"": "cpu"}, dtype=self.dtype, weight_mapping=self._transforms
+        )
+        extra: dict[str, Any] = {"tp_plan": None} if _TENSOR_PARALLEL_PLAN else {}
+        with _quiet():
+            info, _ = convert_and_load_state_dict_in_model(
+                model=self.model, state_dict=tensors, load_config=load_config, **extra
+            )
+        if info.mismatched_keys:
+            name, stored, wanted = sorted(info.mismatched_keys, key=str)[0]
+            raise BrokenCheckpoint(
+                f"{name} has shape {tuple(stored)} in the checkpoint, where config.json asks for {tuple(wanted)}."
+            )
+        if info.conversion_errors or info.error_msgs:
+            raise BrokenCheckpoint(f"transformers cannot load these weights: {next(iter(info.conversion_errors))}")
+
+    def checkpoint_tensors(self, index: int, changed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Block `index` under its checkpoint names, with the module parameters in `changed` (by full module name).
+
+        What did not change is read again, bit for bit; what did is brought back to the stored layout and dtype.
+        """
+        names = self._names_in_block[index]
+        tensors = self.checkpoint.read(names)
+        source_of = {self._target_of[name]: name for name in names if name not in self._converted}
+        converted = {target: tensor for target, tensor in changed.items() if target not in source_of}
+        updates = {source_of[target]: changed[target] for target in changed if target in source_of}
+        if converted:
+            # The parameters that share a conversion with a changed one go back together with it.
+            self.model._weight_conversions = self._transforms
+            updates |= revert_weight_conversion(self.model, converted)
+        for name, tensor in updates.items():
+            stored = tensors[name]
+            if stored.shape != tensor.shape:
+                raise AssertionError(f"{name}: {tuple(tensor.shape)} written for {tuple(stored.shape)}")
+            tensors[name] = tensor.to("cpu", stored.dtype)
+        return tensors
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise UnsupportedModel(
+            "config.json names no model type that transformers can build without remote code."
+        ) from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModel("This checkpoint is quantised already. Prune the original weights instead.")
+    return config
+
+
+def _float_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype that most weights are stored in. Raises `UnsupportedModel` for one that is no plain float."""
+    sizes = checkpoint.elements_by_dtype()
+    name = max(sizes, key=lambda dtype: sizes[dtype])
+    if name not in _DTYPES:
+        raise UnsupportedModel(f"The weights are stored as {name}. Prune BF16, F16 or F32 weights instead.")
+    return _DTYPES[name]
+
+
+def _decoder_blocks(model: PreTrainedModel) -> tuple[nn.ModuleList, str]:
+    """The list of decoder blocks: as long as the config counts layers, and of all such lists the largest."""
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [
+        (sum(p.numel() for p in module.parameters()), name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    if not lists:
+        raise UnsupportedModel(f"No list of {count} decoder blocks was found in {type(model).__name__}.")
+    _, name, blocks = max(lists, key=lambda entry: entry[0])
+    return blocks, name
+
+
+def _move_own_tensors(module: nn.Module, device: torch.device) -> None:
+    for name, parameter in module._parameters.items():
+        if parameter is not None and not parameter.is_meta:
+            parameter.data = parameter.data.to(device)
+            module._parameters[name] = parameter
+    for name, buffer in module._buffers.items():
+        if buffer is not None and not buffer.is_meta:
+            module._buffers[name] = buffer.to(device)
+
+
+def _refuse_missing(names: list[str]) -> None:
+    if names:
+        raise BrokenCheckpoint(f"The checkpoint lacks {len(names)} weights, such as {names[0]}. Save it again.")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The loader draws a progress bar for every call; a block is loaded in an instant."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,140 @@
+"""Calibration and evaluation text, from its source to windows of token ids."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from eggs_core.errors import NotEnoughText, TextNotFound
+from eggs_core.hub import dataset_file
+from eggs_core.sources import check_text_source, resolve_text_file
+from eggs_core.spec import CalibrationSpec, TextSpec
+
+Part = Literal["calibration", "evaluation"]
+
+# A large data set is read until it gives this many times the tokens asked for; the draw is made from those.
+OVERSAMPLING = 16
+_BATCH_CHARACTERS = 1 << 22
+
+
+def token_windows(
+    spec: TextSpec,
+    part: Part,
+    tokenizer: Any,
+    *,
+    text_roots: Sequence[Path] | None,
+    cache_dir: Path,
+    allow_hub: bool = True,
+) -> Tensor:
+    """Windows of token ids, (windows, L) int64.
+
+    For calibration `samples` windows without overlap, drawn by the seed; for evaluation those from the start.
+    Where the tokenizer begins every text with a token of its own, each window begins with it.
+
+    Raises `TextNotFound`, and `NotEnoughText` with the tokens there are and the tokens asked for.
+    """
+    check_text_source(spec.source, text_roots, allow_hub=allow_hub)
+    samples: int | None = getattr(spec, "samples", None)
+    prefix = _prefix(tokenizer)
+    length = spec.sequence_length - len(prefix)
+    needed = (samples or 1) * length
+    limit = None if samples is None else needed * (OVERSAMPLING if part == "calibration" else 1)
+    documents = _documents(spec, part, text_roots, cache_dir)
+    ids = _tokenize(documents, tokenizer, limit)
+    if len(ids) < needed:
+        raise NotEnoughText(
+            f"{spec.source} gives {len(ids)} tokens for {part}, and {samples or 1} windows of "
+            f"{spec.sequence_length} need {needed}. Give more text, fewer samples or shorter sequences."
+        )
+    windows = torch.tensor(ids[: len(ids) // length * length], dtype=torch.int64).view(-1, length)
+    if isinstance(spec, CalibrationSpec):
+        draw = torch.randperm(len(windows), generator=torch.Generator().manual_seed(spec.seed))
+        windows = windows[draw[: spec.samples]]
+    elif samples is not None:
+        windows = windows[:samples]
+    return torch.cat([torch.tensor(prefix, dtype=torch.int64).expand(len(windows), -1), windows], dim=1)
+
+
+def fingerprint(tokens: Tensor) -> str:
+    """sha256 over the token ids."""
+    return hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
+
+
+def _prefix(tokenizer: Any) -> list[int]:
+    ids = tokenizer("").input_ids
+    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+def _tokenize(documents: Iterable[str], tokenizer: Any, limit: int | None) -> list[int]:
+    ids: list[int] = []
+    for batch in _batches(documents):
+        ids += tokenizer("\n\n".join(batch), add_special_tokens=False, verbose=False).input_ids
+        if limit is not None and len(ids) >= limit:
+            return ids[:limit]
+    return ids
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document)
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _documents(spec: TextSpec, part: Part, text_roots: Sequence[Path] | None, cache_dir: Path) -> Iterator[str]:
+    if spec.source == "pydocs":
+        return _pydocs(part)
+    if spec.source.startswith("hub:"):
+        path = dataset_file(spec.source, part, cache_dir)
+    else:
+        path = resolve_text_file(spec.source, text_roots)
+    return (text for text in _read(path, spec.text_field, spec.source) if text.strip())
+
+
+def _pydocs(part: Part) -> Iterator[str]:
+    """The topics of Python's own help: every fifth for evaluation, the others for calibration."""
+    from pydoc_data.topics import topics
+
+    for i, name in enumerate(sorted(topics)):
+        if (i % 5 == 4) == (part == "evaluation"):
+            yield topics[name]
+
+
+def _read(path: Path, field: str, source: str) -> Iterator[str]:
+    try:
+        match path.suffix:
+            case ".parquet":
+                yield from _parquet(path, field)
+            case ".jsonl":
+                with path.open(encoding="utf-8") as lines:
+                    yield from (json.loads(line)[field] for line in lines if line.strip())
+            case _:
+                with path.open(encoding="utf-8") as stream:
+                    yield from iter(lambda: "".join(itertools.islice(stream, 65536)), "")
+    except KeyError as error:
+        raise TextNotFound(
+            f"{source} has a record without the field {field!r}. Name its text with text_field."
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise TextNotFound(f"{source} is not a readable {path.suffix} file of texts: {error}") from error
+
+
+def _parquet(path: Path, field: str) -> Iterator[str]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        if field not in file.schema_arrow.names:
+            raise KeyError(field)
+        for batch in file.iter_batches(columns=[field]):
+            yield from batch.column(0).to_pylist()
