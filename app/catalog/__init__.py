@@ -1,0 +1,1 @@
+"""What this installation offers: methods and models."""

@@ -1,0 +1,1 @@
+"""Pruning jobs: submission, state, events, and the leases that workers hold."""

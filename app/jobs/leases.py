@@ -1,0 +1,159 @@
+"""What a worker may do to a job. The database is the truth: a worker owns a job while its lease token is current.
+
+Each function is meant for a transaction of its own and commits nothing:
+`with sessions.begin() as session: claim(session, ...)`. Leases are compared with the clocks of the hosts, which
+must agree to well within the length of a lease.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app import problems
+from app.artifacts import service as artifacts_service
+from app.artifacts.service import NewArtifact
+from app.db import utcnow
+from app.ids import new_id
+from app.jobs import repository, transitions
+from app.jobs.models import Job
+from eggs_core.spec import PruneSpec
+
+__all__ = [
+    "Heartbeat",
+    "Lease",
+    "LeaseLost",
+    "NewArtifact",
+    "claim",
+    "confirm_cancelled",
+    "fail",
+    "heartbeat",
+    "record_progress",
+    "reoffer_candidates",
+    "succeed",
+]
+
+
+class LeaseLost(Exception):
+    """The lease is no longer the current one: the attempt must stop and leave no trace."""
+
+
+class Heartbeat(Enum):
+    """What a worker hears when it says that it is alive."""
+
+    OK = "ok"
+    CANCEL_REQUESTED = "cancel_requested"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on a job, until it expires or another attempt begins."""
+
+    job_id: str
+    token: str
+    attempt: int
+    spec: PruneSpec
+
+
+def claim(session: Session, job_id: str, lease_seconds: float, *, max_attempts: int) -> Lease | None:
+    """Takes a job that is queued, or whose worker was lost; None if there is nothing to take.
+
+    A lost job is not started again but ended where the user has asked to cancel it, or where it has cost
+    `max_attempts` workers already.
+    """
+    now = utcnow()
+    lost = repository.lease_lost(now)
+    if transitions.cancelled(session, job_id, lost & Job.cancel_requested_at.is_not(None)) is not None:
+        return None
+    if transitions.failed(
+        session, job_id, lost & (Job.attempt >= max_attempts), problem=_worker_lost(max_attempts)
+    ):
+        return None
+    token = new_id("lease")
+    job = transitions.running(
+        session,
+        job_id,
+        repository.claimable(now),
+        token=token,
+        expires_at=now + timedelta(seconds=lease_seconds),
+    )
+    return None if job is None else Lease(job.id, token, job.attempt, PruneSpec.model_validate(job.spec))
+
+
+def heartbeat(session: Session, lease: Lease, lease_seconds: float) -> Heartbeat:
+    """Extends the lease, and says whether the worker should go on."""
+    expires_at = utcnow() + timedelta(seconds=lease_seconds)
+    job = repository.extend_lease(session, lease.job_id, lease.token, expires_at)
+    if job is None:
+        return Heartbeat.LOST
+    return Heartbeat.OK if job.cancel_requested_at is None else Heartbeat.CANCEL_REQUESTED
+
+
+def record_progress(
+    session: Session,
+    lease: Lease,
+    *,
+    progress: float,
+    stage: str,
+    message: str | None = None,
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Writes how far the attempt is, from 0 to 1. What users see never falls. Raises `LeaseLost`."""
+    _kept(
+        transitions.progressed(
+            session,
+            lease.job_id,
+            repository.leased(lease.token),
+            progress=progress,
+            stage=stage,
+            message=message or stage,
+            data=data or {},
+        )
+    )
+
+
+def succeed(
+    session: Session, lease: Lease, *, report: dict[str, Any], artifacts: Sequence[NewArtifact], artifacts_dir: str
+) -> None:
+    """Ends the job with its report and artifacts, in one step. Raises `LeaseLost`.
+
+    `artifacts_dir` is the folder under `settings.artifacts_dir` that holds the files, complete by now.
+    """
+    condition = repository.leased(lease.token)
+    _kept(transitions.succeeded(session, lease.job_id, condition, report=report, artifacts_dir=artifacts_dir))
+    artifacts_service.publish(session, lease.job_id, artifacts)
+
+
+def fail(session: Session, lease: Lease, problem: dict[str, Any]) -> None:
+    """Ends the job with a problem document (see `app.problems`). Raises `LeaseLost`."""
+    _kept(transitions.failed(session, lease.job_id, repository.leased(lease.token), problem=problem))
+
+
+def confirm_cancelled(session: Session, lease: Lease) -> None:
+    """Ends the job as the user has asked. Raises `LeaseLost`."""
+    _kept(transitions.cancelled(session, lease.job_id, repository.leased(lease.token)))
+
+
+def reoffer_candidates(session: Session, limit: int, *, queued_for: timedelta = timedelta()) -> Sequence[str]:
+    """Jobs that a worker could take and that are at least so old, the oldest first."""
+    now = utcnow()
+    return repository.claimable_ids(session, now, queued_before=now - queued_for, limit=limit)
+
+
+def _kept(job: Job | None) -> None:
+    if job is None:
+        raise LeaseLost
+
+
+def _worker_lost(attempts: int) -> dict[str, Any]:
+    return problems.document(
+        "worker-lost",
+        "The job lost every worker that took it",
+        500,
+        f"{attempts} attempts ended without a word, most often because the machine ran out of memory. Try a "
+        "smaller model, fewer samples or shorter sequences, or ask the operator what the worker's log says.",
+    )

@@ -1,0 +1,92 @@
+"""Tables of jobs, their events, and idempotency keys."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Enum, ForeignKey, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base
+
+
+class JobState(StrEnum):
+    """Where a job stands. `succeeded`, `failed` and `cancelled` are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether the job has ended."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+_STATE = Enum(
+    JobState,
+    name="state",
+    native_enum=False,
+    create_constraint=True,
+    length=16,
+    values_callable=lambda states: [state.value for state in states],
+)
+
+
+class Job(Base):
+    """A pruning job. `lease_token` names the attempt that may write to it; see `app.jobs.leases`."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index(None, "project", "id"), Index(None, "state", "lease_expires_at"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64))
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    name: Mapped[str | None] = mapped_column(String(128))
+    metadata_: Mapped[dict[str, str]] = mapped_column("metadata")
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[JobState] = mapped_column(_STATE, default=JobState.QUEUED)
+    progress: Mapped[float] = mapped_column(default=0.0)
+    stage: Mapped[str | None] = mapped_column(String(64))
+    error: Mapped[dict[str, Any] | None]
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_token: Mapped[str | None] = mapped_column(String(40))
+    lease_expires_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    last_sequence: Mapped[int] = mapped_column(default=0)
+    artifacts_dir: Mapped[str | None] = mapped_column(String(128))
+    # Tens of kilobytes, wanted by one endpoint only.
+    report: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
+
+
+class JobEvent(Base):
+    """Something that happened to a job, and how the job stood after it."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    type: Mapped[str] = mapped_column(String(32))
+    state: Mapped[JobState] = mapped_column(_STATE)
+    progress: Mapped[float]
+    stage: Mapped[str | None] = mapped_column(String(64))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class IdempotencyKey(Base):
+    """Which job a request with an `Idempotency-Key` made, and the fingerprint of its body."""
+
+    __tablename__ = "idempotency_keys"
+
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime]

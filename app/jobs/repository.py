@@ -1,0 +1,148 @@
+"""Every query on jobs, their events and idempotency keys."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, func, insert, or_, select, update
+from sqlalchemy.orm import Session, undefer
+
+from app.db import utcnow
+from app.jobs.models import IdempotencyKey, Job, JobEvent, JobState
+
+
+def lease_lost(now: datetime) -> ColumnElement[bool]:
+    """Running, but its worker has not been heard of for the length of a lease."""
+    return and_(Job.state == JobState.RUNNING, Job.lease_expires_at < now)
+
+
+def leased(token: str) -> ColumnElement[bool]:
+    """Running, and the lease of this token is the current one."""
+    return and_(Job.state == JobState.RUNNING, Job.lease_token == token)
+
+
+def claimable(now: datetime) -> ColumnElement[bool]:
+    """Free for a worker to take."""
+    return or_(Job.state == JobState.QUEUED, lease_lost(now))
+
+
+def at_least(progress: float) -> ColumnElement[float]:
+    """The progress, or what it already was: it never falls."""
+    return case((Job.progress < progress, progress), else_=Job.progress)
+
+
+def cancel_moment(now: datetime) -> ColumnElement[datetime]:
+    """When the cancellation was asked for: earlier, or now."""
+    return func.coalesce(Job.cancel_requested_at, now)
+
+
+def add(session: Session, job: Job) -> Job:
+    """Stores a new job."""
+    session.add(job)
+    session.flush()
+    return job
+
+
+def advance(
+    session: Session,
+    job_id: str,
+    condition: ColumnElement[bool],
+    *,
+    event: str,
+    message: str,
+    data: dict[str, Any] | None = None,
+    **values: Any,
+) -> Job | None:
+    """Changes a job and writes the event that tells of it, if the condition holds: None, and nothing done, if not.
+
+    One UPDATE decides and allocates the event's sequence number, so that of several callers one wins and
+    numbers have neither gaps nor doubles.
+    """
+    job = session.scalars(
+        update(Job)
+        .where(Job.id == job_id, condition)
+        .values(last_sequence=Job.last_sequence + 1, **values)
+        .returning(Job),
+        execution_options={"synchronize_session": False, "populate_existing": True},
+    ).one_or_none()
+    if job is not None:
+        session.execute(
+            insert(JobEvent).values(
+                job_id=job.id,
+                sequence=job.last_sequence,
+                type=event,
+                state=job.state,
+                progress=job.progress,
+                stage=job.stage,
+                message=message,
+                data=data or {},
+                created_at=utcnow(),
+            )
+        )
+    return job
+
+
+def extend_lease(session: Session, job_id: str, token: str, expires_at: datetime) -> Job | None:
+    """Moves the end of a lease; None if it is no longer the current one."""
+    return session.scalars(
+        update(Job).where(Job.id == job_id, leased(token)).values(lease_expires_at=expires_at).returning(Job),
+        execution_options={"synchronize_session": False, "populate_existing": True},
+    ).one_or_none()
+
+
+def get(session: Session, job_id: str) -> Job | None:
+    """The job as the database has it now."""
+    return session.get(Job, job_id, populate_existing=True)
+
+
+def get_in_project(session: Session, project: str, job_id: str, *, with_report: bool = False) -> Job | None:
+    """The job, if it is this project's."""
+    query = select(Job).where(Job.id == job_id, Job.project == project)
+    if with_report:
+        query = query.options(undefer(Job.report))
+    return session.scalars(query).one_or_none()
+
+
+def page(
+    session: Session, project: str, *, limit: int, after: str | None, state: JobState | None
+) -> Sequence[Job]:
+    """Up to `limit` jobs of a project, newest first, beginning after the job `after`."""
+    query = select(Job).where(Job.project == project).order_by(Job.id.desc()).limit(limit)
+    if after is not None:
+        query = query.where(Job.id < after)
+    if state is not None:
+        query = query.where(Job.state == state)
+    return session.scalars(query).all()
+
+
+def events(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[JobEvent]:
+    """Up to `limit` events of a job with a sequence number above `after`, in order."""
+    return session.scalars(
+        select(JobEvent)
+        .where(JobEvent.job_id == job_id, JobEvent.sequence > after)
+        .order_by(JobEvent.sequence)
+        .limit(limit)
+    ).all()
+
+
+def claimable_ids(session: Session, now: datetime, *, queued_before: datetime, limit: int) -> Sequence[str]:
+    """Jobs a worker could take, the oldest first, without those queued only now."""
+    return session.scalars(
+        select(Job.id).where(claimable(now), Job.created_at <= queued_before).order_by(Job.id).limit(limit)
+    ).all()
+
+
+def count_claimable(session: Session, now: datetime) -> int:
+    """How many jobs a worker could take."""
+    return session.scalars(select(func.count()).select_from(Job).where(claimable(now))).one()
+
+
+def idempotency_key(session: Session, project: str, key: str) -> IdempotencyKey | None:
+    """What is known of this key."""
+    return session.get(IdempotencyKey, (project, key))
+
+
+def add_idempotency_key(session: Session, record: IdempotencyKey) -> None:
+    """Stores the key; an IntegrityError says that another request was first."""
+    session.add(record)
+    session.flush()

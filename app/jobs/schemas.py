@@ -1,0 +1,235 @@
+"""What requests and answers on jobs look like."""
+
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from app.db import utcnow
+from app.ids import id_pattern
+from app.jobs.models import Job, JobEvent, JobState
+from eggs_core.spec import PruneSpec
+
+JOB_ID_PATTERN = id_pattern("job")
+MAX_SEQUENCE = 2**31 - 1
+
+_JOB_ID = "job_01jv3k0s9e6x7q2m4n8p5r1t0w"
+_SPEC = PruneSpec(model="smollm2-135m-instruct").model_dump(mode="json")
+_EVENT = {
+    "object": "job.event",
+    "id": 12,
+    "job_id": _JOB_ID,
+    "type": "job.progress",
+    "state": "running",
+    "progress": 0.42,
+    "stage": "prune",
+    "message": "Block 12 of 30 is pruned.",
+    "data": {"block": 12, "blocks": 30},
+    "created_at": "2026-05-04T09:21:07.512000Z",
+}
+_JOB = {
+    "object": "job",
+    "id": _JOB_ID,
+    "name": "smollm2 at 2:4",
+    "metadata": {"team": "research"},
+    "state": "running",
+    "progress": 0.42,
+    "stage": "prune",
+    "attempt": 1,
+    "spec": _SPEC,
+    "error": None,
+    "created_at": "2026-05-04T09:19:58.120000Z",
+    "started_at": "2026-05-04T09:20:01.004000Z",
+    "finished_at": None,
+    "cancel_requested_at": None,
+    "estimated_seconds_left": 91.5,
+    "links": {
+        "self": f"/v1/jobs/{_JOB_ID}",
+        "events": f"/v1/jobs/{_JOB_ID}/events",
+        "report": f"/v1/jobs/{_JOB_ID}/report",
+        "artifacts": f"/v1/jobs/{_JOB_ID}/artifacts",
+    },
+}
+
+
+def _example(example: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_has_nul(part) for pair in value.items() for part in pair)
+    return isinstance(value, list) and any(map(_has_nul, value))
+
+
+class JobCreate(PruneSpec):
+    """A pruning job to be queued: the run, and what you want to know it by."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "smollm2-135m-instruct",
+                    "pattern": "2:4",
+                    "method": "eggs",
+                    "min_degree": 4,
+                    "calibration": {"source": "pydocs", "samples": 32, "sequence_length": 1024, "seed": 0},
+                    "name": "smollm2 at 2:4",
+                    "metadata": {"team": "research"},
+                }
+            ]
+        }
+    )
+
+    name: str | None = Field(None, min_length=1, max_length=128, description="What you call the job.")
+    metadata: dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64)],
+        Annotated[str, StringConstraints(max_length=512)],
+    ] = Field(
+        default_factory=dict, max_length=16, description="Up to 16 pairs of your own, given back as they are."
+    )
+
+    OWN_FIELDS: ClassVar[set[str]] = {"name", "metadata"}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_nul(cls, data: Any) -> Any:
+        # Neither paths nor PostgreSQL can hold one.
+        if _has_nul(data):
+            raise ValueError("The request holds a NUL character (\\u0000). Remove it.")
+        return data
+
+    @property
+    def spec(self) -> PruneSpec:
+        """The run alone."""
+        return PruneSpec.model_validate(self.model_dump(exclude=self.OWN_FIELDS))
+
+
+class JobLinks(BaseModel):
+    """Where to go on from a job."""
+
+    model_config = _example(_JOB["links"])  # type: ignore[arg-type]
+
+    self: str = Field(description="The job.")
+    events: str = Field(description="Its events, as JSON pages or server-sent events.")
+    report: str = Field(description="Its report, once it has succeeded.")
+    artifacts: str = Field(description="Its files, once it has succeeded.")
+
+
+class JobResource(BaseModel):
+    """A pruning job and how it stands."""
+
+    model_config = _example(_JOB)
+
+    object: Literal["job"] = "job"
+    id: str = Field(description="Sorts by creation.")
+    name: str | None = Field(description="As it was given.")
+    metadata: dict[str, str] = Field(description="As it was given.")
+    state: JobState
+    progress: float = Field(ge=0, le=1, description="Share of the work that is done; it never falls.")
+    stage: str | None = Field(description="What the worker is at, or was at when it failed.")
+    attempt: int = Field(description="How many workers have taken the job; more than 1 if one was lost.")
+    spec: PruneSpec = Field(description="The run, with every default filled in.")
+    error: dict[str, Any] | None = Field(description="For a failed job, the problem (RFC 9457) that ended it.")
+    created_at: datetime
+    started_at: datetime | None = Field(description="When the first worker took the job.")
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    estimated_seconds_left: float | None = Field(
+        description="While the job runs: its time so far, carried on at the same pace."
+    )
+    links: JobLinks
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """As the API shows it."""
+        path = f"/v1/jobs/{job.id}"
+        return cls(
+            id=job.id,
+            name=job.name,
+            metadata=job.metadata_,
+            state=job.state,
+            progress=job.progress,
+            stage=job.stage,
+            attempt=job.attempt,
+            spec=PruneSpec.model_validate(job.spec),
+            error=job.error,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+            cancel_requested_at=job.cancel_requested_at,
+            estimated_seconds_left=_seconds_left(job),
+            links=JobLinks(
+                self=path, events=f"{path}/events", report=f"{path}/report", artifacts=f"{path}/artifacts"
+            ),
+        )
+
+
+class JobList(BaseModel):
+    """One page of jobs, newest first. For the next one, pass `last_id` as `after`."""
+
+    model_config = _example(
+        {"object": "list", "data": [_JOB], "first_id": _JOB_ID, "last_id": _JOB_ID, "has_more": False}
+    )
+
+    object: Literal["list"] = "list"
+    data: list[JobResource]
+    first_id: str | None = Field(description="Id of the first job on this page.")
+    last_id: str | None = Field(description="Id of the last job on this page.")
+    has_more: bool = Field(description="Whether there are more after this page.")
+
+
+class JobEventResource(BaseModel):
+    """Something that happened to a job, and how the job stood after it."""
+
+    model_config = _example(_EVENT)
+
+    object: Literal["job.event"] = "job.event"
+    id: int = Field(description="Sequence number within the job: 1, 2, 3, …")
+    job_id: str
+    type: str = Field(
+        description="`job.queued`, `job.running`, `job.progress`, `job.cancel_requested`, `job.succeeded`, "
+        "`job.failed` or `job.cancelled`; more may come."
+    )
+    state: JobState
+    progress: float = Field(ge=0, le=1)
+    stage: str | None
+    message: str = Field(description="For people to read.")
+    data: dict[str, Any] = Field(description="For programs to read; depends on the type.")
+    created_at: datetime
+
+    @classmethod
+    def of(cls, event: JobEvent) -> Self:
+        """As the API shows it."""
+        return cls(
+            id=event.sequence,
+            job_id=event.job_id,
+            type=event.type,
+            state=event.state,
+            progress=event.progress,
+            stage=event.stage,
+            message=event.message,
+            data=event.data,
+            created_at=event.created_at,
+        )
+
+
+class JobEventList(BaseModel):
+    """One page of a job's events, oldest first. For the next one, pass `last_id` as `after`."""
+
+    model_config = _example({"object": "list", "data": [_EVENT], "first_id": 12, "last_id": 12, "has_more": False})
+
+    object: Literal["list"] = "list"
+    data: list[JobEventResource]
+    first_id: int | None = Field(description="Id of the first event on this page.")
+    last_id: int | None = Field(description="Id of the last event on this page.")
+    has_more: bool = Field(description="Whether there are more after this page, as of now.")
+
+
+def _seconds_left(job: Job) -> float | None:
+    if job.state is not JobState.RUNNING or job.started_at is None or not job.progress:
+        return None
+    elapsed = (utcnow() - job.started_at).total_seconds()
+    return round(elapsed * (1 - job.progress) / job.progress, 1)

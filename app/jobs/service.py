@@ -1,0 +1,181 @@
+"""Rules on jobs as users see them. Nothing here commits: the request does."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db import utcnow
+from app.ids import is_id, new_id
+from app.jobs import repository, transitions
+from app.jobs.models import IdempotencyKey, Job, JobEvent, JobState
+from app.jobs.schemas import JobCreate
+from app.keys.service import Principal
+from app.problems import Problem
+from app.settings import Settings
+from eggs_core.sources import check_text_source, resolve_model
+
+
+def submit(
+    session: Session, settings: Settings, principal: Principal, body: JobCreate, idempotency_key: str | None
+) -> tuple[Job, bool]:
+    """The new job, or the one that the same request with the same idempotency key made: then also True.
+
+    Raises an `EggsError` for a model or text that cannot be had, before anything is stored.
+    """
+    if idempotency_key is None:
+        _check_references(settings, body)
+        return create(session, project=principal.project, key_id=principal.key_id, body=body), False
+    if (record := repository.idempotency_key(session, principal.project, idempotency_key)) is None:
+        _check_references(settings, body)
+        try:
+            with session.begin_nested():
+                job = create(session, project=principal.project, key_id=principal.key_id, body=body)
+                repository.add_idempotency_key(
+                    session,
+                    IdempotencyKey(
+                        project=principal.project,
+                        key=idempotency_key,
+                        fingerprint=_fingerprint(body),
+                        job_id=job.id,
+                        created_at=utcnow(),
+                    ),
+                )
+            return job, False
+        except IntegrityError:  # the same request, sent twice at once: the other one was first
+            record = repository.idempotency_key(session, principal.project, idempotency_key)
+            assert record is not None
+    if record.fingerprint != _fingerprint(body):
+        raise Problem(
+            "idempotency-key-reused",
+            "This Idempotency-Key belongs to another request",
+            422,
+            f"It was sent before with a different body, which made {record.job_id}. Use a new key for a new job.",
+        )
+    return get(session, principal.project, record.job_id), True
+
+
+def create(session: Session, *, project: str, key_id: str, body: JobCreate) -> Job:
+    """A new queued job, its references unchecked."""
+    job = Job(
+        id=new_id("job"),
+        project=project,
+        key_id=key_id,
+        name=body.name,
+        metadata_=body.metadata,
+        spec=body.spec.model_dump(mode="json"),
+        created_at=utcnow(),
+    )
+    return transitions.queued(session, job)
+
+
+def get(session: Session, project: str, job_id: str, *, with_report: bool = False) -> Job:
+    """The project's job. Raises a 404 `Problem`, also where the job is another project's."""
+    job = None
+    if is_id("job", job_id):
+        job = repository.get_in_project(session, project, job_id, with_report=with_report)
+    if job is None:
+        raise Problem(
+            "job-not-found",
+            "No such job",
+            404,
+            "This key's project has no job with that id. GET /v1/jobs lists those it has.",
+        )
+    return job
+
+
+def page(
+    session: Session, project: str, *, limit: int, after: str | None, state: JobState | None
+) -> tuple[Sequence[Job], bool]:
+    """Up to `limit` jobs, newest first, and whether there are more."""
+    jobs = repository.page(session, project, limit=limit + 1, after=after, state=state)
+    return jobs[:limit], len(jobs) > limit
+
+
+def events(session: Session, job: Job, *, after: int, limit: int) -> tuple[Sequence[JobEvent], bool]:
+    """Up to `limit` events that follow number `after`, and whether there are more."""
+    found = repository.events(session, job.id, after=after, limit=limit + 1)
+    return found[:limit], len(found) > limit
+
+
+def cancel(session: Session, project: str, job_id: str) -> Job:
+    """Cancels a job that waits, or asks the worker of one that runs to stop.
+
+    Raises a 409 `Problem` where there is nothing to cancel, or where that was asked for already.
+    """
+    get(session, project, job_id)
+    cancelled = transitions.cancelled(session, job_id, repository.claimable(utcnow()))
+    if cancelled is not None:
+        return cancelled
+    asked = (Job.state == JobState.RUNNING) & Job.cancel_requested_at.is_(None)
+    requested = transitions.cancel_requested(session, job_id, asked)
+    if requested is not None:
+        return requested
+    raise _cannot_cancel(get(session, project, job_id))
+
+
+def report(session: Session, project: str, job_id: str) -> dict[str, Any]:
+    """The report of a job that succeeded. Raises a 409 `Problem` for any other."""
+    job = get(session, project, job_id, with_report=True)
+    if job.report is not None:
+        return job.report
+    raise _no_results(job, "report")
+
+
+def require_succeeded(job: Job) -> None:
+    """Raises a 409 `Problem` unless the job's files are there."""
+    if job.state is not JobState.SUCCEEDED:
+        raise _no_results(job, "artifacts")
+
+
+def _check_references(settings: Settings, body: JobCreate) -> None:
+    resolve_model(body.model, settings.model_roots, allow_hub=settings.allow_hub)
+    for text in (body.calibration, body.evaluation):
+        if text is not None:
+            check_text_source(text.source, settings.text_roots, allow_hub=settings.allow_hub)
+
+
+def _fingerprint(body: JobCreate) -> str:
+    return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def _cannot_cancel(job: Job) -> Problem:
+    if job.state is JobState.RUNNING:
+        return Problem(
+            "job-already-cancelled",
+            "The job is being cancelled already",
+            409,
+            f"Its worker stops after the block at hand; follow GET /v1/jobs/{job.id}/events to see it end.",
+        )
+    if job.state is JobState.CANCELLED:
+        return Problem(
+            "job-already-cancelled",
+            "The job is cancelled already",
+            409,
+            "Nothing is left to do. To run it after all, submit it again.",
+        )
+    return Problem(
+        "job-already-finished",
+        "The job has finished already",
+        409,
+        f"It has {job.state}, so there is nothing to cancel.",
+    )
+
+
+def _no_results(job: Job, what: str) -> Problem:
+    code = f"{what}-not-ready"
+    if not job.state.final:
+        return Problem(
+            code,
+            f"The job has no {what} yet",
+            409,
+            f"It is {job.state}. Ask again when its state is succeeded; GET /v1/jobs/{job.id}/events tells when.",
+            state=job.state.value,
+        )
+    why = "Its `error` says why." if job.state is JobState.FAILED else "Submit it again to have one."
+    return Problem(
+        code, f"The job has no {what}", 409, f"It has ended as {job.state}. {why}", state=job.state.value
+    )

@@ -1,0 +1,138 @@
+"""The life of a job: `queued → running → succeeded | failed | cancelled`, each step in one place.
+
+Every step takes the condition under which it may happen, writes its event, and returns the job as it is then,
+or None where the condition did not hold.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, true
+from sqlalchemy.orm import Session
+
+from app.db import utcnow
+from app.jobs import repository
+from app.jobs.models import Job, JobState
+
+ENDS = ("job.succeeded", "job.failed", "job.cancelled")
+_NO_LEASE = {"lease_token": None, "lease_expires_at": None}
+
+
+def queued(session: Session, job: Job) -> Job:
+    """A new job waits for a worker."""
+    repository.add(session, job)
+    stored = repository.advance(session, job.id, true(), event="job.queued", message="Waiting for a worker.")
+    assert stored is not None
+    return stored
+
+
+def running(
+    session: Session, job_id: str, condition: ColumnElement[bool], *, token: str, expires_at: datetime
+) -> Job | None:
+    """A worker takes the job."""
+    before = repository.get(session, job_id)
+    if before is None:
+        return None
+    attempt = before.attempt + 1
+    return repository.advance(
+        session,
+        job_id,
+        condition & (Job.attempt == before.attempt),
+        event="job.running",
+        message="A worker has started." if attempt == 1 else "Started again: the worker before was lost.",
+        data={"attempt": attempt},
+        state=JobState.RUNNING,
+        attempt=attempt,
+        lease_token=token,
+        lease_expires_at=expires_at,
+        started_at=before.started_at or utcnow(),
+    )
+
+
+def progressed(
+    session: Session,
+    job_id: str,
+    condition: ColumnElement[bool],
+    *,
+    progress: float,
+    stage: str,
+    message: str,
+    data: dict[str, Any],
+) -> Job | None:
+    """The worker has come further."""
+    return repository.advance(
+        session,
+        job_id,
+        condition,
+        event="job.progress",
+        message=message,
+        data=data,
+        progress=repository.at_least(min(max(progress, 0.0), 1.0)),
+        stage=stage,
+    )
+
+
+def cancel_requested(session: Session, job_id: str, condition: ColumnElement[bool]) -> Job | None:
+    """The user wants a running job to stop; its worker will see to it."""
+    return repository.advance(
+        session,
+        job_id,
+        condition,
+        event="job.cancel_requested",
+        message="Cancellation was asked for; the worker stops after the block at hand.",
+        cancel_requested_at=utcnow(),
+    )
+
+
+def succeeded(
+    session: Session, job_id: str, condition: ColumnElement[bool], *, report: dict[str, Any], artifacts_dir: str
+) -> Job | None:
+    """The artifacts and the report are there."""
+    return repository.advance(
+        session,
+        job_id,
+        condition,
+        event="job.succeeded",
+        message="Done: the report and the artifacts are ready.",
+        state=JobState.SUCCEEDED,
+        progress=1.0,
+        stage=None,
+        report=report,
+        artifacts_dir=artifacts_dir,
+        finished_at=utcnow(),
+        **_NO_LEASE,
+    )
+
+
+def failed(
+    session: Session, job_id: str, condition: ColumnElement[bool], *, problem: dict[str, Any]
+) -> Job | None:
+    """The job ended with a problem, kept as the document that a request would have been answered with."""
+    return repository.advance(
+        session,
+        job_id,
+        condition,
+        event="job.failed",
+        message=str(problem.get("detail") or problem.get("title") or "The job failed."),
+        data={"error": problem},
+        state=JobState.FAILED,
+        error=problem,
+        finished_at=utcnow(),
+        **_NO_LEASE,
+    )
+
+
+def cancelled(session: Session, job_id: str, condition: ColumnElement[bool]) -> Job | None:
+    """The job was stopped because the user asked for it."""
+    now = utcnow()
+    return repository.advance(
+        session,
+        job_id,
+        condition,
+        event="job.cancelled",
+        message="Cancelled.",
+        state=JobState.CANCELLED,
+        cancel_requested_at=repository.cancel_moment(now),
+        finished_at=now,
+        **_NO_LEASE,
+    )

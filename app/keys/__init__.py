@@ -1,0 +1,1 @@
+"""API keys: made and revoked on the command line, checked on every request under /v1."""

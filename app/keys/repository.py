@@ -1,0 +1,39 @@
+"""Every query on API keys."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.keys.models import ApiKey
+
+
+def add(session: Session, key: ApiKey) -> None:
+    """Stores a new key."""
+    session.add(key)
+    session.flush()
+
+
+def get(session: Session, key_id: str) -> ApiKey | None:
+    """The key with this id, revoked or not."""
+    return session.get(ApiKey, key_id)
+
+
+def all_keys(session: Session) -> Sequence[ApiKey]:
+    """Every key, the oldest first."""
+    return session.scalars(select(ApiKey).order_by(ApiKey.id)).all()
+
+
+def count(session: Session) -> int:
+    """How many keys were ever made."""
+    return session.scalars(select(func.count()).select_from(ApiKey)).one()
+
+
+def touch(session: Session, key_id: str, now: datetime, unless_since: datetime) -> None:
+    """Notes the use of a key, unless one was noted since."""
+    stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < unless_since)
+    session.execute(
+        update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_at=now),
+        execution_options={"synchronize_session": False},
+    )

@@ -1,0 +1,53 @@
+"""Brings the schema up to date, from wherever the service is started."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+_LOCK_KEY = 0x65676773  # "eggs"
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's configuration, for commands that run on this connection."""
+    config = Config()
+    config.set_main_option("script_location", "migrations:")
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(engine: Engine) -> None:
+    """Upgrades to the newest revision. Of several processes that start together, one does it and the rest wait."""
+    with _exclusive(engine), engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "head")
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether the schema is that of the newest revision."""
+    head = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
+    return MigrationContext.configure(connection).get_current_revision() == head
+
+
+@contextmanager
+def _exclusive(engine: Engine) -> Iterator[None]:
+    if engine.dialect.name == "postgresql":
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
+            try:
+                yield
+            finally:
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
+    elif engine.url.database in (None, "", ":memory:"):
+        yield
+    else:
+        path = Path(str(engine.url.database))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f"{path.name}.migrating").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

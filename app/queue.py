@@ -1,0 +1,85 @@
+"""The doorbell: a message that carries a job's id and means "look into the database".
+
+The database is the truth. A message may be lost, repeated or late and changes nothing: workers claim jobs in the
+database, and the dispatcher rings again for jobs that nobody has come for.
+"""
+
+import logging
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import ChannelError, OperationalError
+
+from app.settings import Settings
+
+TASK_NAME = "eggs.prune"
+_TIMEOUT_SECONDS = 2
+
+logger = logging.getLogger(__name__)
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The Celery app that the API sends with and that workers consume with."""
+    celery = Celery("eggs", broker=settings.broker_url, set_as_current=False)
+    celery.conf.update(
+        task_default_queue=settings.queue_name,
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        # Acknowledged on receipt: a broker redelivers what stays unacknowledged for its visibility timeout, so
+        # a long job would be started twice. The lease in the database brings a lost job back.
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=_TIMEOUT_SECONDS,
+        task_publish_retry=False,
+    )
+    if settings.broker_url.startswith("filesystem:"):
+        for folder in ("messages", "control"):
+            (settings.broker_dir / folder).mkdir(parents=True, exist_ok=True)
+        messages = str(settings.broker_dir / "messages")
+        celery.conf.broker_transport = "app.filequeue:Transport"
+        celery.conf.broker_transport_options = {
+            "data_folder_in": messages,
+            "data_folder_out": messages,
+            "control_folder": str(settings.broker_dir / "control"),
+        }
+    elif settings.broker_url.startswith("redis"):
+        celery.conf.broker_transport_options = {
+            "socket_connect_timeout": _TIMEOUT_SECONDS,
+            "socket_timeout": 5 * _TIMEOUT_SECONDS,
+        }
+    return celery
+
+
+def ring(celery: Celery, job_id: str) -> bool:
+    """Tells the workers of a job. A broker that is down fails nothing: the dispatcher rings again later."""
+    try:
+        with _connect(celery) as connection:
+            celery.send_task(TASK_NAME, args=[job_id], connection=connection, ignore_result=True, retry=False)
+    except (OperationalError, ChannelError, OSError) as error:
+        logger.warning("The broker cannot be reached; %s will be offered again: %s", job_id, error)
+        return False
+    return True
+
+
+def waiting_messages(celery: Celery) -> int | None:
+    """How many messages wait in the queue; None if the broker cannot be reached."""
+    try:
+        with _connect(celery) as connection:
+            try:
+                queue = connection.default_channel.queue_declare(celery.conf.task_default_queue, passive=True)
+            except ChannelError:
+                return 0  # nothing has ever been sent, or all of it was taken
+            return int(queue.message_count)
+    except (OperationalError, OSError):
+        return None
+
+
+def _connect(celery: Celery) -> Any:
+    connection = celery.connection_for_write()
+    # Without a bound, kombu retries for minutes, and a request would wait for it.
+    connection.ensure_connection(max_retries=1, timeout=_TIMEOUT_SECONDS, interval_start=0)
+    return connection

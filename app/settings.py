@@ -1,0 +1,69 @@
+"""What an operator can set, each from an environment variable `EGGS_<NAME>`."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+# Absolute, because the worker may run in another folder than the server that hands it these settings.
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+def _split_paths(value: Any) -> Any:
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+Paths = Annotated[list[AbsolutePath], NoDecode, BeforeValidator(_split_paths)]
+
+
+class Settings(BaseSettings):
+    """Settings of one installation; the API and its workers must have the same."""
+
+    model_config = SettingsConfigDict(env_prefix="EGGS_", env_ignore_empty=True)
+
+    data_dir: AbsolutePath = Field(
+        Path("eggs-data"), validate_default=True, description="Everything the service keeps lies in here."
+    )
+    database_url: str = Field(
+        default_factory=lambda data: f"sqlite:///{data['data_dir'] / 'eggs.sqlite3'}",
+        description="SQLite by default; PostgreSQL is `postgresql+psycopg://USER@HOST/DATABASE`.",
+    )
+    broker_url: str = Field(
+        "filesystem://",
+        description="Embedded by default (files in the data folder); `redis://` and `amqp://` name a server.",
+    )
+    queue_name: str = Field("eggs", description="The queue that doorbell messages go to.")
+    model_roots: Paths = Field(
+        default_factory=lambda data: [data["data_dir"] / "models"],
+        description=f"Folders that models may be read from, separated by {os.pathsep!r}.",
+    )
+    text_roots: Paths = Field(
+        default_factory=lambda data: [data["data_dir"] / "texts"],
+        description=f"Folders that texts may be read from, separated by {os.pathsep!r}.",
+    )
+    allow_hub: bool = Field(True, description="Whether models and texts may come from the Hugging Face Hub.")
+    host: str = Field("127.0.0.1", description="Address the server listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the server listens on.")
+    lease_seconds: float = Field(60, gt=0, description="A worker unheard of for so long has lost its job.")
+    dispatch_interval_seconds: float = Field(5, gt=0, description="Pause between rounds of the dispatcher.")
+    max_attempts: int = Field(3, ge=1, description="Times a job is started before it counts as failed.")
+    disk_reserve_bytes: int = Field(268_435_456, ge=0, description="Disk space that a job must leave free.")
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Published artifacts, one folder per job."""
+        return self.data_dir / "artifacts"
+
+    @property
+    def broker_dir(self) -> Path:
+        """Messages of the embedded queue."""
+        return self.data_dir / "broker"
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

@@ -1,0 +1,66 @@
+"""The schema: up, down and up again, nothing for autogenerate to find, and many starting at once."""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, inspect, text
+
+from app.db import Base, make_engine
+from app.migrate import alembic_config, is_current, upgrade
+
+
+@pytest.fixture
+def own_database(engine: Engine) -> Iterator[Engine]:
+    """A database whose tables no other test needs: PostgreSQL's is emptied, and is built up again afterwards."""
+    with engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "base")
+    yield engine
+    upgrade(engine)
+
+
+def tables(engine: Engine) -> set[str]:
+    return set(inspect(engine).get_table_names())
+
+
+def test_up_down_and_up_again(own_database: Engine) -> None:
+    assert tables(own_database) == {"alembic_version"}
+    with own_database.begin() as connection:
+        assert not is_current(connection)
+        command.upgrade(alembic_config(connection), "head")
+        assert is_current(connection)
+    assert tables(own_database) == {"alembic_version", *Base.metadata.tables}
+    with own_database.begin() as connection:
+        command.downgrade(alembic_config(connection), "base")
+    assert tables(own_database) == {"alembic_version"}
+
+
+def test_autogenerate_finds_no_difference(engine: Engine) -> None:
+    with engine.begin() as connection:
+        command.check(alembic_config(connection))  # raises where it finds one
+
+
+def test_autogenerate_would_find_a_difference(own_database: Engine) -> None:
+    with own_database.begin() as connection:
+        command.upgrade(alembic_config(connection), "head")
+        connection.execute(text("ALTER TABLE jobs ADD COLUMN forgotten INTEGER"))
+        with pytest.raises(Exception, match="New upgrade operations detected"):
+            command.check(alembic_config(connection))
+        connection.rollback()
+    upgrade(own_database)
+
+
+def _upgrade(url: str) -> None:
+    engine = make_engine(url)
+    upgrade(engine)
+    engine.dispose()
+
+
+def test_processes_that_start_together_do_not_collide(own_database: Engine) -> None:
+    url = own_database.url.render_as_string(hide_password=False)
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        list(pool.map(_upgrade, [url] * 4))
+    with own_database.begin() as connection:
+        assert is_current(connection)
