@@ -58,6 +58,16 @@ class Settings(BaseSettings):
         return self.data_dir / "artifacts"
 
     @property
+    def staging_dir(self) -> Path:
+        """Artifacts in the making; on the disk of `artifacts_dir`, so that a rename publishes them."""
+        return self.data_dir / "staging"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Downloaded and converted models and texts."""
+        return self.data_dir / "cache"
+
+    @property
     def broker_dir(self) -> Path:
         """Messages of the embedded queue."""
         return self.data_dir / "broker"

@@ -93,7 +93,8 @@ def prune(
             f"block {index + 1} of {blocks}",
             block=index,
             blocks=blocks,
-            layers=[report.model_dump(mode="json") for report in reports],
+            min_input_degree=min((report.min_input_degree for report in reports), default=None),
+            mean_relative_output_error=_mean([report.relative_output_error for report in reports]),
         )
 
     dense_perplexity = evaluate(dense, held_out, "evaluate_dense") if held_out is not None else None
@@ -119,6 +120,11 @@ def prune(
     (out / "README.md").write_text(card.model_card(report))
     _write_checksums(out)
     return report
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 class _Clock:

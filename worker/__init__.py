@@ -1,0 +1,1 @@
+"""The worker: takes jobs that the doorbell announces, prunes, and publishes."""

@@ -1,0 +1,28 @@
+"""`python -m worker` starts a worker with the settings of its environment."""
+
+from app.settings import get_settings
+from worker.app import make_worker
+
+
+def main() -> None:
+    """Runs until it is told to stop. Jobs run one at a time, each in a fresh process of its own.
+
+    A fresh process gives a job all of its memory back and measures its peak; a job that kills its process
+    leaves the worker standing.
+    """
+    make_worker(get_settings()).worker_main(
+        [
+            "worker",
+            "--pool=prefork",
+            "--concurrency=1",
+            "--max-tasks-per-child=1",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--loglevel=INFO",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Runs one job from claim to publication."""
+
+import logging
+import mimetypes
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from app import problems
+from app.ids import new_id
+from app.jobs import leases
+from app.jobs.leases import Lease, LeaseLost, NewArtifact
+from app.settings import Settings
+from eggs_core.errors import Cancelled, EggsError
+from worker.heart import Heart
+
+logger = logging.getLogger(__name__)
+
+
+def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session]) -> None:
+    """Claims the job and sees it through; does nothing if there is nothing to claim.
+
+    Every end is written to the database under the lease. An attempt that lost its lease leaves no trace.
+    """
+    with sessions.begin() as session:
+        lease = leases.claim(session, job_id, settings.lease_seconds, max_attempts=settings.max_attempts)
+    if lease is None:
+        logger.info("%s is not to be had: another worker has it, or it has ended", job_id)
+        return
+    logger.info("%s: attempt %d", job_id, lease.attempt)
+    _remove_leftovers(settings, lease)
+    try:
+        with Heart(sessions, lease, settings.lease_seconds) as heart:
+            try:
+                _prune_and_publish(settings, sessions, lease, heart)
+            except Cancelled:
+                with sessions.begin() as session:
+                    leases.confirm_cancelled(session, lease)
+            except EggsError as error:
+                _fail(sessions, lease, problems.from_error(error))
+            except (LeaseLost, OperationalError):
+                # Without the database nothing can be said of the job; it is offered again after its lease.
+                raise
+            except Exception:
+                reference = new_id("err")
+                logger.exception("%s failed; reference %s", job_id, reference)
+                _fail(sessions, lease, problems.internal_error(reference))
+    except LeaseLost:
+        logger.warning("%s: attempt %d lost its lease and is given up", job_id, lease.attempt)
+        shutil.rmtree(settings.artifacts_dir / _attempt_folder(lease), ignore_errors=True)
+    finally:
+        shutil.rmtree(_staging(settings, lease), ignore_errors=True)
+
+
+def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], lease: Lease, heart: Heart) -> None:
+    # Imported here: a process that finds nothing to claim should not load torch.
+    from eggs_core.pipeline import CHECKSUMS, prune
+    from eggs_core.progress import ProgressEvent
+
+    def on_progress(event: ProgressEvent) -> None:
+        heart.check()
+        with sessions.begin() as session:
+            leases.record_progress(
+                session,
+                lease,
+                progress=event.fraction,
+                stage=event.stage,
+                message=event.message,
+                data=event.data,
+            )
+
+    staging = _staging(settings, lease)
+    report = prune(
+        lease.spec,
+        staging,
+        cache_dir=settings.cache_dir,
+        progress=on_progress,
+        model_roots=settings.model_roots,
+        text_roots=settings.text_roots,
+        allow_hub=settings.allow_hub,
+        disk_reserve_bytes=settings.disk_reserve_bytes,
+    )
+    heart.check()
+    artifacts = _artifacts(staging, CHECKSUMS)
+    folder = settings.artifacts_dir / _attempt_folder(lease)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging.rename(folder)
+    # From here the files are complete; this transaction makes them visible.
+    with sessions.begin() as session:
+        leases.succeed(
+            session,
+            lease,
+            report=report.model_dump(mode="json"),
+            artifacts=artifacts,
+            artifacts_dir=_attempt_folder(lease),
+        )
+
+
+def _artifacts(folder: Path, checksums: str) -> Sequence[NewArtifact]:
+    """The files that SHA256SUMS names, and itself."""
+    from eggs_core.checkpoint import sha256
+
+    sums = dict(reversed(line.split("  ", 1)) for line in (folder / checksums).read_text().splitlines())
+    sums[checksums] = sha256(folder / checksums)
+    return [
+        NewArtifact(
+            name=name,
+            bytes=(folder / name).stat().st_size,
+            sha256=digest,
+            media_type=_media_type(name),
+        )
+        for name, digest in sorted(sums.items())
+    ]
+
+
+def _media_type(name: str) -> str:
+    if name.endswith(".md"):
+        return "text/markdown"
+    if name == "SHA256SUMS":
+        return "text/plain"
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+def _fail(sessions: sessionmaker[Session], lease: Lease, problem: dict[str, Any]) -> None:
+    with sessions.begin() as session:
+        leases.fail(session, lease, problem)
+
+
+def _attempt_folder(lease: Lease) -> str:
+    """Under the artifacts folder. An attempt that was given up can so never write where another publishes."""
+    return f"{lease.job_id}/attempt-{lease.attempt}"
+
+
+def _staging(settings: Settings, lease: Lease) -> Path:
+    return settings.staging_dir / f"{lease.job_id}.attempt-{lease.attempt}"
+
+
+def _remove_leftovers(settings: Settings, lease: Lease) -> None:
+    """What earlier attempts left: they have lost their leases and can publish no more."""
+    for folder in settings.staging_dir.glob(f"{lease.job_id}.attempt-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(settings.artifacts_dir / lease.job_id, ignore_errors=True)
