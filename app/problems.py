@@ -1,14 +1,46 @@
-"""Problems as documents: RFC 9457, `application/problem+json`. HTTP answers and failed jobs share them."""
+"""Problems: RFC 9457, `application/problem+json`. HTTP answers and failed jobs share them."""
 
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from eggs_core.errors import EggsError
 
+MEDIA_TYPE = "application/problem+json"
 STATUS_OF_ERROR = {"model-not-allowed": 403, "no-space": 507}
 
 
+class ProblemDocument(BaseModel):
+    """What went wrong, and what to do next (RFC 9457). A problem may have members of its own besides these."""
+
+    model_config = ConfigDict(
+        title="Problem",
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:eggs:problem:report-not-ready",
+                    "title": "The job has no report yet",
+                    "status": 409,
+                    "detail": "It is running. Ask again when its state is succeeded; "
+                    "GET /v1/jobs/job_01jv3k0s9e6x7q2m4n8p5r1t0w/events tells when.",
+                    "state": "running",
+                }
+            ]
+        },
+    )
+
+    type: str = Field(description="Names the kind of problem, always the same for it: `urn:eggs:problem:<code>`.")
+    title: str = Field(description="The kind of problem in words.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What was wrong this time, and what to do next.")
+    errors: list[dict[str, str]] | None = Field(
+        None, description="For an invalid request: each place (`pointer` or `parameter`) and its `message`."
+    )
+
+
 def document(code: str, title: str, status: int, detail: str, **members: Any) -> dict[str, Any]:
-    """A problem document. `type` is stable for a kind of problem; `detail` says what to do next."""
+    """A problem document. `code` is stable for a kind of problem; `detail` says what to do next."""
     return {"type": f"urn:eggs:problem:{code}", "title": title, "status": status, "detail": detail, **members}
 
 
@@ -27,7 +59,6 @@ class Problem(Exception):
     ) -> None:
         super().__init__(detail)
         self.document = document(code, title, status, detail, **members)
-        self.status = status
         self.headers = headers or {}
 
 

@@ -54,6 +54,8 @@ class Sparsity(ReportModel):
 
 
 class Bytes(ReportModel):
+    """Sizes on disk, and the memory that the run took."""
+
     dense_checkpoint: int
     pruned_checkpoint: int
     peak_resident: int = Field(description="Peak resident memory of the process, in bytes.")

@@ -1,7 +1,8 @@
 """Rules on artifacts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
@@ -9,6 +10,9 @@ from app.artifacts import repository
 from app.artifacts.models import Artifact
 from app.db import utcnow
 from app.ids import new_id
+from app.jobs.models import Job
+from app.problems import Problem
+from app.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +42,35 @@ def publish(session: Session, job_id: str, artifacts: Iterable[NewArtifact]) -> 
             for artifact in artifacts
         ),
     )
+
+
+def of_job(session: Session, job: Job) -> Sequence[Artifact]:
+    """The job's files, by name; none before it has succeeded."""
+    return repository.of_job(session, job.id)
+
+
+def named(session: Session, job: Job, name: str) -> Artifact:
+    """The job's file of exactly this name. Raises a 404 `Problem`."""
+    artifact = None if "\0" in name else repository.named(session, job.id, name)
+    if artifact is None:
+        raise Problem(
+            "artifact-not-found",
+            "The job has no such artifact",
+            404,
+            f"The job is {job.state}. GET /v1/jobs/{job.id}/artifacts lists the files it has.",
+        )
+    return artifact
+
+
+def path_of(settings: Settings, job: Job, artifact: Artifact) -> Path:
+    """Where the file lies. Raises a 410 `Problem` where it was removed."""
+    assert job.artifacts_dir is not None
+    path = settings.artifacts_dir / job.artifacts_dir / artifact.name
+    if not path.is_file():
+        raise Problem(
+            "artifact-gone",
+            "The artifact is no longer on the server",
+            410,
+            "Its file was removed. Submit the job again: the same request gives the same bytes.",
+        )
+    return path

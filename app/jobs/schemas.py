@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from app.db import utcnow
+from app.examples import JOB_ID, SPEC, example, example_list
 from app.ids import id_pattern
 from app.jobs.models import Job, JobEvent, JobState
 from eggs_core.spec import PruneSpec
@@ -13,12 +14,10 @@ from eggs_core.spec import PruneSpec
 JOB_ID_PATTERN = id_pattern("job")
 MAX_SEQUENCE = 2**31 - 1
 
-_JOB_ID = "job_01jv3k0s9e6x7q2m4n8p5r1t0w"
-_SPEC = PruneSpec(model="smollm2-135m-instruct").model_dump(mode="json")
-_EVENT = {
+_EVENT: dict[str, Any] = {
     "object": "job.event",
     "id": 12,
-    "job_id": _JOB_ID,
+    "job_id": JOB_ID,
     "type": "job.progress",
     "state": "running",
     "progress": 0.42,
@@ -27,16 +26,16 @@ _EVENT = {
     "data": {"block": 12, "blocks": 30},
     "created_at": "2026-05-04T09:21:07.512000Z",
 }
-_JOB = {
+_JOB: dict[str, Any] = {
     "object": "job",
-    "id": _JOB_ID,
+    "id": JOB_ID,
     "name": "smollm2 at 2:4",
     "metadata": {"team": "research"},
     "state": "running",
     "progress": 0.42,
     "stage": "prune",
     "attempt": 1,
-    "spec": _SPEC,
+    "spec": SPEC,
     "error": None,
     "created_at": "2026-05-04T09:19:58.120000Z",
     "started_at": "2026-05-04T09:20:01.004000Z",
@@ -44,16 +43,12 @@ _JOB = {
     "cancel_requested_at": None,
     "estimated_seconds_left": 91.5,
     "links": {
-        "self": f"/v1/jobs/{_JOB_ID}",
-        "events": f"/v1/jobs/{_JOB_ID}/events",
-        "report": f"/v1/jobs/{_JOB_ID}/report",
-        "artifacts": f"/v1/jobs/{_JOB_ID}/artifacts",
+        "self": f"/v1/jobs/{JOB_ID}",
+        "events": f"/v1/jobs/{JOB_ID}/events",
+        "report": f"/v1/jobs/{JOB_ID}/report",
+        "artifacts": f"/v1/jobs/{JOB_ID}/artifacts",
     },
 }
-
-
-def _example(example: dict[str, Any]) -> ConfigDict:
-    return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
 
 
 def _has_nul(value: Any) -> bool:
@@ -67,19 +62,15 @@ def _has_nul(value: Any) -> bool:
 class JobCreate(PruneSpec):
     """A pruning job to be queued: the run, and what you want to know it by."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "smollm2-135m-instruct",
-                    "pattern": "2:4",
-                    "method": "eggs",
-                    "min_degree": 4,
-                    "calibration": {"source": "pydocs", "samples": 32, "sequence_length": 1024, "seed": 0},
-                    "name": "smollm2 at 2:4",
-                    "metadata": {"team": "research"},
-                }
-            ]
+    model_config = example(
+        {
+            "model": "smollm2-135m-instruct",
+            "pattern": "2:4",
+            "method": "eggs",
+            "min_degree": 4,
+            "calibration": {"source": "pydocs", "samples": 32, "sequence_length": 1024, "seed": 0},
+            "name": "smollm2 at 2:4",
+            "metadata": {"team": "research"},
         }
     )
 
@@ -110,7 +101,7 @@ class JobCreate(PruneSpec):
 class JobLinks(BaseModel):
     """Where to go on from a job."""
 
-    model_config = _example(_JOB["links"])  # type: ignore[arg-type]
+    model_config = example(_JOB["links"])
 
     self: str = Field(description="The job.")
     events: str = Field(description="Its events, as JSON pages or server-sent events.")
@@ -121,7 +112,7 @@ class JobLinks(BaseModel):
 class JobResource(BaseModel):
     """A pruning job and how it stands."""
 
-    model_config = _example(_JOB)
+    model_config = example(_JOB)
 
     object: Literal["job"] = "job"
     id: str = Field(description="Sorts by creation.")
@@ -170,9 +161,7 @@ class JobResource(BaseModel):
 class JobList(BaseModel):
     """One page of jobs, newest first. For the next one, pass `last_id` as `after`."""
 
-    model_config = _example(
-        {"object": "list", "data": [_JOB], "first_id": _JOB_ID, "last_id": _JOB_ID, "has_more": False}
-    )
+    model_config = example_list(_JOB)
 
     object: Literal["list"] = "list"
     data: list[JobResource]
@@ -184,7 +173,7 @@ class JobList(BaseModel):
 class JobEventResource(BaseModel):
     """Something that happened to a job, and how the job stood after it."""
 
-    model_config = _example(_EVENT)
+    model_config = example(_EVENT)
 
     object: Literal["job.event"] = "job.event"
     id: int = Field(description="Sequence number within the job: 1, 2, 3, …")
@@ -219,7 +208,7 @@ class JobEventResource(BaseModel):
 class JobEventList(BaseModel):
     """One page of a job's events, oldest first. For the next one, pass `last_id` as `after`."""
 
-    model_config = _example({"object": "list", "data": [_EVENT], "first_id": 12, "last_id": 12, "has_more": False})
+    model_config = example_list(_EVENT)
 
     object: Literal["list"] = "list"
     data: list[JobEventResource]

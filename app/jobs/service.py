@@ -122,13 +122,7 @@ def report(session: Session, project: str, job_id: str) -> dict[str, Any]:
     job = get(session, project, job_id, with_report=True)
     if job.report is not None:
         return job.report
-    raise _no_results(job, "report")
-
-
-def require_succeeded(job: Job) -> None:
-    """Raises a 409 `Problem` unless the job's files are there."""
-    if job.state is not JobState.SUCCEEDED:
-        raise _no_results(job, "artifacts")
+    raise _no_report(job)
 
 
 def _check_references(settings: Settings, body: JobCreate) -> None:
@@ -165,17 +159,14 @@ def _cannot_cancel(job: Job) -> Problem:
     )
 
 
-def _no_results(job: Job, what: str) -> Problem:
-    code = f"{what}-not-ready"
+def _no_report(job: Job) -> Problem:
     if not job.state.final:
-        return Problem(
-            code,
-            f"The job has no {what} yet",
-            409,
-            f"It is {job.state}. Ask again when its state is succeeded; GET /v1/jobs/{job.id}/events tells when.",
-            state=job.state.value,
+        title = "The job has no report yet"
+        detail = (
+            f"It is {job.state}. Ask again when its state is succeeded; GET /v1/jobs/{job.id}/events tells when."
         )
-    why = "Its `error` says why." if job.state is JobState.FAILED else "Submit it again to have one."
-    return Problem(
-        code, f"The job has no {what}", 409, f"It has ended as {job.state}. {why}", state=job.state.value
-    )
+    else:
+        title = "The job has no report"
+        why = "Its `error` says why." if job.state is JobState.FAILED else "Submit it again to have one."
+        detail = f"It has ended as {job.state}. {why}"
+    return Problem("report-not-ready", title, 409, detail, state=job.state.value)

@@ -1,0 +1,53 @@
+"""HTTP on artifacts."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+
+from app.artifacts import service
+from app.artifacts.download import ArtifactResponse, not_modified
+from app.artifacts.schemas import ArtifactList, ArtifactResource
+from app.dependencies import PrincipalDep, SessionDep, SettingsDep
+from app.jobs import service as jobs_service
+from app.jobs.endpoints import JobId
+from app.openapi import problems
+
+router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["Artifacts"])
+
+
+@router.get("", summary="List a job's artifacts", responses=problems(404))
+def list_artifacts(job_id: JobId, session: SessionDep, principal: PrincipalDep) -> ArtifactList:
+    """The files that a job has published."""
+    job = jobs_service.get(session, principal.project, job_id)
+    data = [ArtifactResource.of(artifact) for artifact in service.of_job(session, job)]
+    return ArtifactList(
+        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=False
+    )
+
+
+@router.head("/{name:path}", include_in_schema=False)
+@router.get(
+    "/{name:path}",
+    summary="Download an artifact",
+    response_class=Response,
+    responses={
+        **problems(404, 410, 416),
+        200: {"description": "The file.", "content": {"application/octet-stream": {}}},
+        206: {"description": "The part that the `Range` header asks for."},
+        304: {"description": "The file is the one that `If-None-Match` names."},
+    },
+)
+def download(
+    job_id: JobId,
+    name: Annotated[str, Path(description="The artifact's name.", examples=["model.safetensors"])],
+    request: Request,
+    session: SessionDep,
+    settings: SettingsDep,
+    principal: PrincipalDep,
+) -> Response:
+    """The file's bytes. Resume with `Range` and `If-Range`; the ETag is the file's sha256 and never changes."""
+    job = jobs_service.get(session, principal.project, job_id)
+    artifact = service.named(session, job, name)
+    if not_modified(request.headers, artifact.sha256):
+        return Response(status_code=304, headers={"ETag": f'"{artifact.sha256}"'})
+    return ArtifactResponse(service.path_of(settings, job, artifact), artifact, request.headers)

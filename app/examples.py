@@ -1,0 +1,94 @@
+"""Examples for the OpenAPI document."""
+
+from typing import Any
+
+from pydantic import ConfigDict
+
+from eggs_core.spec import PruneSpec
+
+JOB_ID = "job_01jv3k0s9e6x7q2m4n8p5r1t0w"
+SPEC: dict[str, Any] = PruneSpec(model="smollm2-135m-instruct").model_dump(mode="json")
+REPORT: dict[str, Any] = {
+    "schema_version": 1,
+    "model": {
+        "reference": "smollm2-135m-instruct",
+        "revision": None,
+        "architecture": "LlamaForCausalLM",
+        "parameters": 134515008,
+        "blocks": 30,
+        "dtype": "bfloat16",
+        "fingerprint": "8f14e45fceea167a5a36dedd4bea2543f4a1d3c1d6c9a1b8b1f6a3a7f7c5b2e0",
+    },
+    "method": "eggs",
+    "pattern": "2:4",
+    "min_degree": 4,
+    "perplexity": {"dense": 20.4, "pruned": 130.1, "ratio": 6.38, "tokens": 16368},
+    "sparsity": {"pruned_layers": 0.5, "model": 0.39, "by_layer_type": {"q_proj": 0.5, "down_proj": 0.5}},
+    "bytes": {
+        "dense_checkpoint": 269060552,
+        "pruned_checkpoint": 269060552,
+        "peak_resident": 1288490188,
+        "peak_device": None,
+    },
+    "seconds": {"load": 4.1, "prune": 71.9, "evaluate": 24.3, "total": 101.2},
+    "expansion": {
+        "min_input_degree": 4,
+        "mean_input_degree": 288.0,
+        "channels_cut_off": 0,
+        "max_second_singular_value": 0.31,
+    },
+    "layers": [
+        {
+            "name": "model.layers.0.self_attn.q_proj",
+            "type": "q_proj",
+            "block": 0,
+            "shape": [576, 576],
+            "sparsity": 0.5,
+            "kept_importance": 0.998,
+            "relative_output_error": 0.012,
+            "min_input_degree": 4,
+            "mean_input_degree": 288.0,
+            "channels_cut_off": 0,
+            "second_singular_value": 0.28,
+            "calibration_tokens": 32768,
+            "importance": "ria",
+        }
+    ],
+    "notes": [],
+    "calibration": {
+        "source": "pydocs",
+        "fingerprint": "1b4f0e9851971998e732078544c96b36c3d01cedf7caa332359d6f1d83567014",
+        "windows": 32,
+        "sequence_length": 1024,
+        "seed": 0,
+    },
+    "evaluation": {
+        "source": "pydocs",
+        "fingerprint": "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
+        "windows": 16,
+        "sequence_length": 1024,
+        "seed": None,
+    },
+    "spec": SPEC,
+    "versions": {"eggs": "0.1.0", "python": "3.11.7", "torch": "2.11.0", "transformers": "5.3.0"},
+    "device": "cpu",
+    "threads": 2,
+}
+
+
+def example(value: dict[str, Any]) -> ConfigDict:
+    """Configuration of a pydantic model that has this example."""
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
+def example_list(*items: dict[str, Any]) -> ConfigDict:
+    """The same for a page that holds these items."""
+    return example(
+        {
+            "object": "list",
+            "data": list(items),
+            "first_id": items[0]["id"],
+            "last_id": items[-1]["id"],
+            "has_more": False,
+        }
+    )

@@ -1,0 +1,139 @@
+"""HTTP on jobs."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from app.dependencies import CeleryDep, PrincipalDep, SessionDep, SessionsDep, SettingsDep
+from app.jobs import service, sse
+from app.jobs.models import JobState
+from app.jobs.schemas import (
+    JOB_ID_PATTERN,
+    MAX_SEQUENCE,
+    JobCreate,
+    JobEventList,
+    JobEventResource,
+    JobList,
+    JobResource,
+)
+from app.openapi import problems
+from app.queue import ring
+from eggs_core.report import Report
+
+router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
+
+JobId = Annotated[str, Path(description="The job's id.", examples=["job_01jv3k0s9e6x7q2m4n8p5r1t0w"])]
+
+
+@router.post("", status_code=201, summary="Submit a job", responses=problems(403, 422))
+def submit(
+    body: JobCreate,
+    request: Request,
+    response: Response,
+    background: BackgroundTasks,
+    session: SessionDep,
+    settings: SettingsDep,
+    principal: PrincipalDep,
+    celery: CeleryDep,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            description="Any text that is new for each job you mean. Sent again with the same body, it gives the "
+            "job it made the first time, with `Idempotent-Replayed: true`.",
+        ),
+    ] = None,
+) -> JobResource:
+    """Checks the request and queues the job; a worker takes it as soon as one is free.
+
+    A model or text that cannot be had is refused here. What only shows in the model itself (a layer that the
+    pattern does not fit, say) fails the job early, with a problem in its `error`.
+    """
+    job, replayed = service.submit(session, settings, principal, body, idempotency_key)
+    response.headers["Location"] = str(request.url_for("get_job", job_id=job.id).path)
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    else:
+        background.add_task(ring, celery, job.id)  # runs after the answer, and so after the commit
+    return JobResource.of(job)
+
+
+@router.get("", summary="List jobs")
+def list_jobs(
+    session: SessionDep,
+    principal: PrincipalDep,
+    limit: Annotated[int, Query(ge=1, le=100, description="Jobs on a page.")] = 20,
+    after: Annotated[
+        str | None, Query(pattern=JOB_ID_PATTERN, description="`last_id` of the page before.")
+    ] = None,
+    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+) -> JobList:
+    """The project's jobs, newest first."""
+    jobs, more = service.page(session, principal.project, limit=limit, after=after, state=state)
+    data = [JobResource.of(job) for job in jobs]
+    return JobList(
+        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
+    )
+
+
+@router.get("/{job_id}", summary="Get a job", responses=problems(404))
+def get_job(job_id: JobId, session: SessionDep, principal: PrincipalDep) -> JobResource:
+    """One job, as it stands now."""
+    return JobResource.of(service.get(session, principal.project, job_id))
+
+
+@router.post("/{job_id}/cancel", summary="Cancel a job", responses=problems(404, 409))
+def cancel(job_id: JobId, session: SessionDep, principal: PrincipalDep) -> JobResource:
+    """A job that waits is cancelled at once; one that runs stops after the block at hand."""
+    return JobResource.of(service.cancel(session, principal.project, job_id))
+
+
+@router.get(
+    "/{job_id}/events",
+    summary="Read or follow a job's events",
+    response_model=JobEventList,
+    responses={
+        **problems(404),
+        200: {
+            "description": "A page of events; or, with `Accept: text/event-stream`, every event as it comes: `id` "
+            "is its number, `event` its type, `data` the event as JSON. The stream ends with the job.",
+            "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}}},
+        },
+    },
+)
+def events(
+    job_id: JobId,
+    request: Request,
+    session: SessionDep,
+    sessions: SessionsDep,
+    principal: PrincipalDep,
+    after: Annotated[int, Query(ge=0, le=MAX_SEQUENCE, description="`last_id` of the page before.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=100, description="Events on a page.")] = 20,
+    last_event_id: Annotated[
+        int | None,
+        Header(
+            alias="Last-Event-ID",
+            ge=0,
+            le=MAX_SEQUENCE,
+            description="For a stream: the last event that was received.",
+        ),
+    ] = None,
+) -> Any:
+    """What has happened to a job, oldest first: as pages, or live as server-sent events."""
+    job = service.get(session, principal.project, job_id)
+    if sse.MEDIA_TYPE in request.headers.get("accept", ""):
+        return sse.stream(sessions, principal.project, job_id, after if last_event_id is None else last_event_id)
+    found, more = service.events(session, job, after=after, limit=limit)
+    data = [JobEventResource.of(event) for event in found]
+    return JobEventList(
+        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
+    )
+
+
+@router.get("/{job_id}/report", summary="Get a job's report", response_model=Report, responses=problems(404, 409))
+def report(job_id: JobId, session: SessionDep, principal: PrincipalDep) -> JSONResponse:
+    """What came out of a job: sizes, sparsity, perplexity before and after, and figures for every layer."""
+    return JSONResponse(service.report(session, principal.project, job_id))

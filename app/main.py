@@ -1,0 +1,63 @@
+"""The web application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from app import health, openapi, problem_handlers
+from app.artifacts import endpoints as artifacts
+from app.body_limit import BodyLimit
+from app.catalog import endpoints as catalog
+from app.dashboard import endpoints as dashboard
+from app.db import make_engine, make_sessions
+from app.dispatcher import Dispatcher
+from app.jobs import endpoints as jobs
+from app.keys.middleware import KeyMiddleware
+from app.queue import make_celery
+from app.settings import Settings
+
+MAX_BODY_BYTES = 1 << 20
+
+DESCRIPTION = """
+Pruning as a service for large language models: submit a model, an N:M pattern and a text to measure on; get a
+pruned model and a report that says honestly what was lost.
+
+Every path under `/v1` needs an API key. Errors are `application/problem+json` (RFC 9457).
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application for these settings. The schema is expected to be current; `app.migrate` sees to that."""
+    engine = make_engine(settings.database_url)
+    sessions = make_sessions(engine)
+    celery = make_celery(settings)
+    dispatcher = Dispatcher(sessions, celery, settings.dispatch_interval_seconds)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        dispatcher.start()
+        yield
+        dispatcher.stop()
+        engine.dispose()
+
+    app = FastAPI(
+        title="eggs",
+        version=version("eggs"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.state.sessions = sessions
+    app.state.celery = celery
+    app.add_middleware(BodyLimit, most=MAX_BODY_BYTES)
+    app.add_middleware(KeyMiddleware, sessions=sessions)
+    problem_handlers.install(app)
+    openapi.install(app)
+    for router in (jobs.router, artifacts.router, catalog.router):
+        app.include_router(router, responses=openapi.problems(401, 422, 500, 503))
+    app.include_router(health.router)
+    app.include_router(dashboard.router)
+    return app

@@ -1,0 +1,106 @@
+"""Turns every exception that a request can end with into a problem document."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from app.ids import new_id
+from app.problems import MEDIA_TYPE, Problem, document, from_error, internal_error
+from eggs_core.errors import EggsError
+
+DATABASE_DOWN = (OperationalError, InterfaceError, PoolTimeout)
+_RETRY_AFTER_SECONDS = "5"
+_HTTP = {
+    404: ("not-found", "There is nothing at this path", "/openapi.json lists the paths, and /docs shows them."),
+    405: ("method-not-allowed", "This path does not take that method", "The Allow header says which it takes."),
+    413: ("content-too-large", "The request is too large", "Send less: no request here needs a megabyte."),
+}
+_MESSAGES = {
+    "missing": "This field is required.",
+    "extra_forbidden": "There is no such field. Check its spelling, or leave it out.",
+}
+
+logger = logging.getLogger(__name__)
+
+
+def install(app: FastAPI) -> None:
+    """Registers the handlers."""
+    for kind in (Problem, EggsError, RequestValidationError, HTTPException, *DATABASE_DOWN, Exception):
+        app.add_exception_handler(kind, _handle)
+
+
+def answer_to(error: Exception) -> JSONResponse:
+    """The answer to a request that ended with this exception."""
+    match error:
+        case Problem():
+            return _answer(error.document, error.headers)
+        case EggsError():
+            return _answer(from_error(error))
+        case RequestValidationError():
+            return _answer(_invalid_request(error))
+        case HTTPException():
+            status = error.status_code
+            code, title, detail = _HTTP.get(
+                status, (f"http-{status}", HTTPStatus(status).phrase, str(error.detail))
+            )
+            return _answer(document(code, title, status, detail), dict(error.headers or {}))
+    if isinstance(error, DATABASE_DOWN):
+        logger.error("The database cannot be reached: %s", error)
+        return _answer(
+            document(
+                "database-unavailable",
+                "The database cannot be reached",
+                503,
+                "Nothing was changed. Try again in a few seconds; if it stays so, tell the operator.",
+            ),
+            {"Retry-After": _RETRY_AFTER_SECONDS},
+        )
+    reference = new_id("req")
+    logger.error("A request failed, reference %s", reference, exc_info=error)
+    return _answer(internal_error(reference))
+
+
+async def _handle(request: Request, error: Exception) -> JSONResponse:
+    return answer_to(error)
+
+
+def _answer(content: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(content, content["status"], headers, media_type=MEDIA_TYPE)
+
+
+def _invalid_request(error: RequestValidationError) -> dict[str, Any]:
+    errors = [_describe(item) for item in error.errors()]
+    detail = " ".join(
+        f"{where}: {item['message']}" if (where := _where(item)) else item["message"] for item in errors
+    )
+    return document("invalid-request", "The request is not valid", 422, detail, errors=errors)
+
+
+def _describe(item: dict[str, Any]) -> dict[str, str]:
+    place, *path = item["loc"]
+    if item["type"] == "json_invalid":
+        return {"pointer": "", "message": f"The body is not valid JSON: {item['ctx']['error']}."}
+    message = _message(item)
+    if place == "body":
+        return {"pointer": "".join(f"/{part}" for part in path), "message": message}
+    return {"parameter": ".".join(map(str, path)), "message": message}
+
+
+def _message(item: dict[str, Any]) -> str:
+    if item["type"] in _MESSAGES:
+        return _MESSAGES[item["type"]]
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, Exception):  # one of our own: it says all, where pydantic adds "Value error, "
+        return str(cause)
+    return str(item["msg"]).removesuffix(".") + "."
+
+
+def _where(item: dict[str, str]) -> str:
+    return item.get("parameter") or item.get("pointer", "").removeprefix("/").replace("/", ".")

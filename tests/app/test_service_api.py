@@ -1,0 +1,158 @@
+"""The service as a whole: health, catalog, the OpenAPI document, failures on our side, and what it imports."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.jobs import repository
+from app.main import create_app
+from app.settings import Settings
+from eggs_core.sources import offered_models
+from tests.app.build import make_key
+from tests.app.test_jobs_api import code
+
+
+def test_ready(anonymous: TestClient) -> None:
+    response = anonymous.get("/readyz")
+    assert response.status_code == 200
+    assert response.json() == {"status": "ready", "database": "ok", "migrations": "current", "broker": "ok"}
+
+
+def test_not_ready_where_the_schema_is_old(anonymous: TestClient, sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    try:
+        response = anonymous.get("/readyz")
+    finally:
+        with sessions.begin() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    assert response.status_code == 503
+    assert response.json()["migrations"] == "behind"
+
+
+UNREACHABLE = ["sqlite:////nowhere/eggs.sqlite3", "postgresql+psycopg://eggs:hidden@127.0.0.1:1/eggs"]
+
+
+@pytest.mark.parametrize("url", UNREACHABLE)
+def test_a_database_that_is_down(url: str, tmp_path: Path) -> None:
+    app = create_app(Settings(data_dir=tmp_path, database_url=url, dispatch_interval_seconds=0.01))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["database"]) == (503, "unreachable")
+        assert client.get("/healthz").status_code == 200
+        token = f"eggs_{'0' * 26}_x"
+        response = client.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"})
+        assert (response.status_code, code(response)) == (503, "database-unavailable")
+        assert response.headers["retry-after"] == "5"
+        for secret in ("hidden", "nowhere", "127.0.0.1", "sqlite"):
+            assert secret not in response.text
+
+
+def test_a_broker_that_is_down(tmp_path: Path, settings: Settings, sessions: sessionmaker[Session]) -> None:
+    app = create_app(settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"}))
+    with TestClient(app) as client:
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["broker"]) == (200, "unreachable")
+        headers = {"Authorization": f"Bearer {make_key(sessions)[1]}"}
+        response = client.post("/v1/jobs", json={"model": "smollm2-135m-instruct"}, headers=headers)
+        assert response.status_code == 201
+
+
+def test_a_defect_of_ours_leaks_nothing(client: TestClient, sessions: sessionmaker[Session]) -> None:
+    # A stored request that no version of ours has written.
+    job_id = client.post("/v1/jobs", json={"model": "smollm2-135m-instruct"}).json()["id"]
+    with sessions.begin() as session:
+        job = repository.get(session, job_id)
+        assert job is not None
+        job.spec = {"secret": "/etc/shadow"}
+    response = client.get(f"/v1/jobs/{job_id}")
+    assert (response.status_code, code(response)) == (500, "internal-error")
+    assert response.json()["reference"].startswith("req_")
+    assert response.json()["reference"] in response.json()["detail"]
+    for secret in ("secret", "shadow", "Traceback", "pydantic"):
+        assert secret not in response.text
+
+
+def test_methods(client: TestClient) -> None:
+    page = client.get("/v1/methods").json()
+    assert [method["id"] for method in page["data"]] == ["eggs", "ria", "wanda", "magnitude"]
+    options = {method["id"]: [option["name"] for option in method["options"]] for method in page["data"]}
+    assert options == {"eggs": ["min_degree"], "ria": [], "wanda": [], "magnitude": []}
+
+
+def test_models(client: TestClient, settings: Settings) -> None:
+    folder = settings.model_roots[0] / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
+    page = client.get("/v1/models").json()
+    assert [model["id"] for model in page["data"]] == [model.id for model in offered_models(settings.model_roots)]
+    assert page["last_id"] == str(folder)
+    assert client.post("/v1/jobs", json={"model": page["last_id"]}).status_code == 201
+
+
+def test_every_schema_has_a_description_and_an_example(app: FastAPI) -> None:
+    schemas = app.openapi()["components"]["schemas"]
+    assert len(schemas) > 20
+    assert [name for name, schema in schemas.items() if not schema.get("description")] == []
+    assert [name for name, schema in schemas.items() if not schema.get("examples")] == []
+
+
+def test_every_operation_is_described(app: FastAPI) -> None:
+    document = app.openapi()
+    seen = set()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            seen.add(operation["operationId"])
+            assert operation["summary"], where
+            assert operation["description"], where
+            assert operation["tags"], where
+            if path.startswith("/v1"):
+                assert operation["security"] == [{"ApiKey": []}], where
+                for status in ("401", "422", "500", "503"):
+                    assert "application/problem+json" in operation["responses"][status]["content"], where
+            for parameter in operation.get("parameters", []):
+                assert parameter.get("description"), (where, parameter["name"])
+    assert len(seen) == sum(map(len, document["paths"].values()))
+
+
+def test_every_reference_in_the_document_leads_somewhere(app: FastAPI) -> None:
+    document = app.openapi()
+
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            return own + [ref for value in node.values() for ref in references(value)]
+        return [ref for value in node for ref in references(value)] if isinstance(node, list) else []
+
+    found = references(document)
+    assert found
+    for reference in found:
+        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+
+
+def test_docs(anonymous: TestClient) -> None:
+    assert "openapi.json" in anonymous.get("/docs").text
+    assert anonymous.get("/openapi.json").json()["info"]["title"] == "eggs"
+
+
+def test_the_api_imports_nothing_heavy_and_starts_fast() -> None:
+    program = (
+        "import sys, app.main, app.cli.main; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    best = float("inf")
+    for _ in range(3):
+        started = time.monotonic()
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        best = min(best, time.monotonic() - started)
+        assert result.stdout.strip() == "[]"
+    assert best < 2

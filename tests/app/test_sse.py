@@ -1,0 +1,104 @@
+"""Server-sent events over a real connection: live, resumed, and ended with the job."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+from httpx_sse import ServerSentEvent, connect_sse
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.examples import REPORT
+from app.jobs import leases
+from app.jobs.leases import Lease
+from tests.app.build import make_job
+from tests.app.conftest import RunningServer
+from tests.app.test_leases import must_claim
+
+Sessions = sessionmaker[Session]
+ACCEPT = {"Accept": "text/event-stream"}
+
+
+def progress(sessions: Sessions, lease: Lease, fraction: float) -> None:
+    with sessions.begin() as session:
+        leases.record_progress(session, lease, progress=fraction, stage="prune")
+
+
+def succeed(sessions: Sessions, lease: Lease) -> None:
+    with sessions.begin() as session:
+        leases.succeed(session, lease, report=REPORT, artifacts=[], artifacts_dir="x")
+
+
+def read(client: httpx.Client, job_id: str, most: int = 1000, **headers: str) -> list[ServerSentEvent]:
+    """The events of one connection, until it ends or `most` have come."""
+    received = []
+    with connect_sse(client, "GET", f"/v1/jobs/{job_id}/events", headers={**ACCEPT, **headers}) as source:
+        for event in source.iter_sse():
+            received.append(event)
+            if len(received) == most:
+                break
+    return received
+
+
+def test_events_arrive_while_the_job_runs_and_the_stream_ends_with_it(
+    server: RunningServer, sessions: Sessions
+) -> None:
+    job_id = make_job(sessions)
+    seen: list[dict[str, Any]] = []
+    with (
+        server.client() as client,
+        connect_sse(client, "GET", f"/v1/jobs/{job_id}/events", headers=ACCEPT) as source,
+    ):
+        events = source.iter_sse()
+        seen.append(json.loads(next(events).data))
+        lease = must_claim(sessions, job_id)
+        seen.append(json.loads(next(events).data))  # comes before the next step is made: it is live
+        progress(sessions, lease, 0.5)
+        seen.append(json.loads(next(events).data))
+        succeed(sessions, lease)
+        seen += [json.loads(event.data) for event in events]
+    assert [event["type"] for event in seen] == ["job.queued", "job.running", "job.progress", "job.succeeded"]
+    assert [event["id"] for event in seen] == [1, 2, 3, 4]
+    assert [event["progress"] for event in seen] == [0, 0, 0.5, 1]
+
+
+def test_a_stream_is_resumed_where_it_broke_off(server: RunningServer, sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    lease = must_claim(sessions, job_id)
+    for step in range(300):  # more than the server reads at once
+        progress(sessions, lease, step / 1000)
+    with server.client() as client:
+        first = read(client, job_id, most=7)
+        assert [event.id for event in first] == [str(number) for number in range(1, 8)]
+        succeed(sessions, lease)
+        rest = read(client, job_id, **{"Last-Event-ID": first[-1].id})
+        assert [event.id for event in rest] == [str(number) for number in range(8, 304)]
+        assert (rest[-1].event, rest[0].event) == ("job.succeeded", "job.progress")
+        assert read(client, job_id, **{"Last-Event-ID": rest[-1].id}) == []
+
+
+def test_a_stream_is_the_same_as_the_pages(server: RunningServer, sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    lease = must_claim(sessions, job_id)
+    progress(sessions, lease, 0.5)
+    succeed(sessions, lease)
+    with server.client() as client:
+        pages = client.get(f"/v1/jobs/{job_id}/events?limit=100").json()["data"]
+        streamed = read(client, job_id)
+        assert [json.loads(event.data) for event in streamed] == pages
+        assert [event.event for event in streamed] == [event["type"] for event in pages]
+
+
+def test_many_listeners_leave_room_for_requests(server: RunningServer, sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    lease = must_claim(sessions, job_id)
+    with server.client() as client, ThreadPoolExecutor(60) as pool:
+
+        def listen(_: int) -> int:
+            with server.client() as own:
+                return len(read(own, job_id))
+
+        listening = [pool.submit(listen, number) for number in range(60)]
+        assert client.get(f"/v1/jobs/{job_id}").status_code == 200
+        succeed(sessions, lease)
+        assert {future.result() for future in listening} == {3}

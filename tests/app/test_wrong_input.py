@@ -1,0 +1,165 @@
+"""Wrong input: each kind is refused with a problem that says what to do, and nothing is stored."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.settings import Settings
+from tests.app.test_jobs_api import BODY, code
+
+
+def submit(client: TestClient, **fields: Any) -> dict[str, Any]:
+    """The problem that this request is answered with."""
+    response = client.post("/v1/jobs", json={**BODY, **fields})
+    assert response.status_code in (403, 422)
+    code(response)
+    assert client.get("/v1/jobs").json()["data"] == []
+    document: dict[str, Any] = response.json()
+    return document
+
+
+def kind(problem: dict[str, Any]) -> str:
+    return str(problem["type"]).removeprefix("urn:eggs:problem:")
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer", "message"),
+    [
+        (
+            {"pattern": "2-4"},
+            "/pattern",
+            "'2-4' is not an N:M pattern. Write two numbers and a colon, such as 2:4.",
+        ),
+        ({"pattern": "5:4"}, "/pattern", "it must keep at least 1 and at most M of every M"),
+        ({"pattern": 24}, "/pattern", 'Write it as a string, such as "2:4".'),
+        ({"method": "obd"}, "/method", "Input should be 'eggs', 'ria', 'wanda' or 'magnitude'."),
+        ({"patern": "2:4"}, "/patern", "There is no such field. Check its spelling, or leave it out."),
+        ({"calibration": {"sample": 3}}, "/calibration/sample", "There is no such field."),
+        ({"calibration": {"samples": 0}}, "/calibration/samples", "greater than or equal to 1."),
+        ({"calibration": {"sequence_length": 10**9}}, "/calibration/sequence_length", "less than or equal to"),
+        (
+            {"method": "ria", "min_degree": 4},
+            "",
+            "min_degree belongs to method eggs; leave it out for method ria.",
+        ),
+        ({"min_degree": -1}, "/min_degree", "greater than or equal to 0."),
+        ({"model": ""}, "/model", "at least 1 character."),
+        ({"name": "x" * 129}, "/name", "at most 128 characters."),
+        ({"metadata": {str(i): "" for i in range(17)}}, "/metadata", "at most 16 items"),
+        ({"metadata": {"a": 1}}, "/metadata/a", "valid string."),
+        ({"name": "a\0b"}, "", "The request holds a NUL character (\\u0000). Remove it."),
+        ({"model": "/mod\0els"}, "", "NUL character"),
+        ({"metadata": {"a\0": "b"}}, "", "NUL character"),
+    ],
+)
+def test_fields(client: TestClient, fields: dict[str, Any], pointer: str, message: str) -> None:
+    problem = submit(client, **fields)
+    assert kind(problem) == "invalid-request"
+    (error,) = problem["errors"]
+    assert error["pointer"] == pointer
+    assert message in error["message"]
+    assert error["message"] in problem["detail"]
+    assert "Value error" not in problem["detail"]
+
+
+def test_a_missing_model(client: TestClient) -> None:
+    response = client.post("/v1/jobs", json={})
+    assert (response.status_code, code(response)) == (422, "invalid-request")
+    assert response.json()["errors"] == [{"pointer": "/model", "message": "This field is required."}]
+
+
+@pytest.mark.parametrize("body", ["{", "", "[]", '"text"', "null", "\\"])
+def test_a_body_that_is_no_object(client: TestClient, body: str) -> None:
+    response = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, code(response)) == (422, "invalid-request")
+
+
+def test_a_body_that_is_too_large(client: TestClient) -> None:
+    response = client.post("/v1/jobs", json={**BODY, "name": "x" * (1 << 20)})
+    assert (response.status_code, code(response)) == (413, "content-too-large")
+
+
+def test_a_body_with_a_lone_surrogate(client: TestClient) -> None:
+    body = json.dumps({**BODY, "name": "\ud800"})
+    response = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, code(response)) == (422, "invalid-request")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "after=nonsense", "after=%00", "state=lost"])
+def test_queries_on_jobs(client: TestClient, query: str) -> None:
+    response = client.get(f"/v1/jobs?{query}")
+    assert (response.status_code, code(response)) == (422, "invalid-request")
+    assert response.json()["errors"][0]["parameter"] == query.partition("=")[0]
+
+
+def test_queries_on_events(client: TestClient) -> None:
+    job_id = client.post("/v1/jobs", json=BODY).json()["id"]
+    for query in ("after=-1", "after=99999999999", "limit=0"):
+        assert client.get(f"/v1/jobs/{job_id}/events?{query}").status_code == 422
+    headers = {"Last-Event-ID": "x", "Accept": "text/event-stream"}
+    response = client.get(f"/v1/jobs/{job_id}/events", headers=headers)
+    assert response.json()["errors"][0]["parameter"] == "Last-Event-ID"
+
+
+def test_an_idempotency_key_that_is_too_long(client: TestClient) -> None:
+    response = client.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "x" * 256})
+    assert (response.status_code, code(response)) == (422, "invalid-request")
+
+
+def test_an_unknown_model(client: TestClient) -> None:
+    problem = submit(client, model="gpt-5")
+    assert kind(problem) == "model-not-found"
+    assert "GET /v1/models" in problem["detail"]
+
+
+def test_a_hub_model_where_the_hub_is_off(client: TestClient) -> None:
+    problem = submit(client, model="Qwen/Qwen3-0.6B")
+    assert kind(problem) == "model-not-found"
+    assert "does not use" in problem["detail"]
+
+
+def test_a_model_outside_the_roots(client: TestClient, settings: Settings, tmp_path: Path) -> None:
+    link = settings.model_roots[0] / "link"
+    link.symlink_to("/etc")
+    for path in ("/etc", f"{settings.model_roots[0]}/../..", str(link), "/"):
+        problem = submit(client, model=path)
+        assert (kind(problem), problem["status"]) == ("model-not-allowed", 403)
+        assert "EGGS_MODEL_ROOTS" in problem["detail"]
+
+
+def test_a_model_that_is_not_there(client: TestClient, settings: Settings) -> None:
+    assert kind(submit(client, model=str(settings.model_roots[0] / "missing"))) == "model-not-found"
+
+
+def test_a_pickled_checkpoint(client: TestClient, settings: Settings) -> None:
+    folder = settings.model_roots[0] / "old"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    problem = submit(client, model=str(folder))
+    assert kind(problem) == "unsafe-checkpoint"
+    assert "safe_serialization=True" in problem["detail"]
+
+
+@pytest.mark.parametrize("use", ["calibration", "evaluation"])
+def test_texts(client: TestClient, settings: Settings, use: str) -> None:
+    for source, message in (
+        ("wikitext", "Use pydocs, file:PATH or hub:ORG/NAME."),
+        ("file:/etc/passwd", "EGGS_TEXT_ROOTS"),
+        (f"file:{settings.text_roots[0]}/missing.txt", "Give an existing"),
+        ("hub:Salesforce/wikitext", "does not use"),
+    ):
+        problem = submit(client, **{use: {"source": source}})
+        assert kind(problem) == "text-not-found"
+        assert message in problem["detail"]
+
+
+def test_paths_that_are_not_there_and_methods_that_are_not_meant(client: TestClient) -> None:
+    nowhere = client.get("/v1/nowhere")
+    assert (nowhere.status_code, code(nowhere)) == (404, "not-found")
+    wrong = client.put("/v1/jobs", json={})
+    assert (wrong.status_code, code(wrong)) == (405, "method-not-allowed")
+    assert wrong.headers["allow"] in ("GET", "POST")
