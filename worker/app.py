@@ -20,8 +20,9 @@ def make_worker(settings: Settings) -> Celery:
         # Made at first use, in the pool's process: connections do not survive a fork.
         return make_sessions(make_engine(settings.database_url))
 
-    @celery.task(name=TASK_NAME, ignore_result=True)
     def prune(job_id: str) -> None:
         run_job(job_id, settings, sessions())
+
+    celery.task(name=TASK_NAME, ignore_result=True)(prune)
 
     return celery

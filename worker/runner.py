@@ -104,7 +104,8 @@ def _artifacts(folder: Path, checksums: str) -> Sequence[NewArtifact]:
     """The files that SHA256SUMS names, and itself."""
     from eggs_core.checkpoint import sha256
 
-    sums = dict(reversed(line.split("  ", 1)) for line in (folder / checksums).read_text().splitlines())
+    lines = (folder / checksums).read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     sums[checksums] = sha256(folder / checksums)
     return [
         NewArtifact(

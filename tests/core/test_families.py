@@ -12,7 +12,7 @@ from eggs_core.evaluate import perplexity
 from eggs_core.pipeline import prune
 from eggs_core.skeleton import Skeleton
 from eggs_core.spec import CalibrationSpec, EvaluationSpec, Method, PruneSpec
-from tests.core.conftest import FAMILIES, MakeModel
+from tests.tiny_models import FAMILIES, MakeModel
 
 SHORT = {"samples": 4, "sequence_length": 48}
 MOE = ("mixtral", "qwen3_moe")
@@ -115,7 +115,9 @@ def test_layers_that_share_inputs_see_the_same_tokens(make_model: MakeModel, tmp
 
 
 @pytest.mark.parametrize("method", Method)
-def test_methods_differ_and_magnitude_needs_no_activations(method: Method, make_model: MakeModel, tmp_path: Path) -> None:
+def test_methods_differ_and_magnitude_needs_no_activations(
+    method: Method, make_model: MakeModel, tmp_path: Path
+) -> None:
     spec = spec_for(make_model("llama"), method=method, min_degree=None)
     report = prune(spec, tmp_path / "out", cache_dir=tmp_path)
     assert {layer.importance for layer in report.layers} == {"ria" if method is Method.EGGS else str(method)}

@@ -85,7 +85,9 @@ def test_without_a_minimum_eggs_is_top_n(problem: tuple[Tensor, NMPattern, int])
 def test_more_than_possible_is_refused_by_name(problem: tuple[Tensor, NMPattern, int]) -> None:
     S, pattern, _ = problem
     largest = pattern.n * S.shape[0] // pattern.m
-    with pytest.raises(MinDegreeImpossible, match=rf"model\.layers\.0\.q_proj .* at most {largest} edges") as raised:
+    with pytest.raises(
+        MinDegreeImpossible, match=rf"model\.layers\.0\.q_proj .* at most {largest} edges"
+    ) as raised:
         eggs_mask(S, pattern, largest + 1, "model.layers.0.q_proj")
     assert "ignore" in str(raised.value)
 

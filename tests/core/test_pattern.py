@@ -18,7 +18,9 @@ def test_only_what_can_be_kept_is_a_pattern(n: int, m: int) -> None:
             NMPattern.parse(f"{n}:{m}")
 
 
-@pytest.mark.parametrize("text", ["", "2", "2:", ":4", "2/4", "2:4:8", "a:b", "2.0:4", "٢:٤", "0:4", "5:4", "2:33"])
+@pytest.mark.parametrize(
+    "text", ["", "2", "2:", ":4", "2/4", "2:4:8", "a:b", "2.0:4", "٢:٤", "0:4", "5:4", "2:33"]
+)
 def test_anything_else_is_refused_with_advice(text: str) -> None:
     with pytest.raises(InvalidPattern, match=r"such as 2:4|2:4 keeps 2 of 4"):
         NMPattern.parse(text)

@@ -1,0 +1,179 @@
+"""One job in this process, on both databases."""
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import Session, sessionmaker
+from transformers import AutoModelForCausalLM
+
+from app.artifacts import repository as artifacts_repository
+from app.db import utcnow
+from app.jobs import service
+from app.jobs.models import Job
+from app.settings import Settings
+from tests.app.build import events_of, make_job, read_job
+from tests.conftest import wait_for
+from tests.tiny_models import MakeModel
+from worker.runner import run_job
+
+SHORT = {"samples": 2, "sequence_length": 32}
+
+
+@pytest.fixture
+def request_body(settings: Settings, make_model: MakeModel) -> dict[str, Any]:
+    """A job that takes a moment; its model has many small blocks."""
+    (settings.model_roots[0] / "tiny").symlink_to(make_model("llama", num_hidden_layers=40))
+    settings.model_roots.append(make_model("llama", num_hidden_layers=40))
+    return {
+        "model": str(settings.model_roots[0] / "tiny"),
+        "min_degree": 2,
+        "calibration": SHORT,
+        "evaluation": SHORT,
+    }
+
+
+def in_thread(job_id: str, settings: Settings, sessions: sessionmaker[Session]) -> threading.Thread:
+    thread = threading.Thread(target=run_job, args=(job_id, settings, sessions))
+    thread.start()
+    return thread
+
+
+def in_progress(sessions: sessionmaker[Session], job_id: str) -> bool:
+    return read_job(sessions, job_id).progress > 0.05
+
+
+def test_a_job_is_pruned_and_published(
+    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
+) -> None:
+    job_id = make_job(sessions, **request_body)
+    run_job(job_id, settings, sessions)
+
+    job = read_job(sessions, job_id)
+    assert (job.state, job.progress, job.error, job.attempt) == ("succeeded", 1.0, None, 1)
+    events = events_of(sessions, job_id)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert [event.type for event in events if event.type != "job.progress"] == [
+        "job.queued",
+        "job.running",
+        "job.succeeded",
+    ]
+    steps = [event.progress for event in events if event.type == "job.progress"]
+    assert steps == sorted(steps)
+    assert len(steps) == 1 + 3 * 40, "a step for opening, and one for every block of every stage"
+
+    folder = settings.artifacts_dir / str(job.artifacts_dir)
+    with sessions() as session:
+        artifacts = {a.name: a for a in artifacts_repository.of_job(session, job_id)}
+    assert set(artifacts) == {file.name for file in folder.iterdir()}
+    for name, artifact in artifacts.items():
+        content = (folder / name).read_bytes()
+        assert (artifact.bytes, artifact.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert {"config.json", "report.json", "README.md", "SHA256SUMS", "tokenizer.json"} <= set(artifacts)
+    assert not list(settings.staging_dir.iterdir())
+    AutoModelForCausalLM.from_pretrained(folder)
+
+    run_job(job_id, settings, sessions)  # a late message
+    assert events_of(sessions, job_id)[-1].sequence == events[-1].sequence
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "advice"),
+    [
+        ({"calibration": {"samples": 2, "sequence_length": 512}}, "sequence-too-long", "at most 128 tokens"),
+        ({"calibration": {"samples": 9000, "sequence_length": 128}}, "not-enough-text", "need 1152000"),
+        ({"pattern": "5:7"}, "pattern-does-not-fit", "q_proj has 32 input channels"),
+        ({"min_degree": 17}, "min-degree-impossible", "at most"),
+    ],
+)
+def test_the_users_mistake_is_told_as_one(
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    request_body: dict[str, Any],
+    change: dict[str, Any],
+    code: str,
+    advice: str,
+) -> None:
+    job_id = make_job(sessions, **request_body | change)
+    run_job(job_id, settings, sessions)
+    job = read_job(sessions, job_id)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert (job.error["type"], job.error["status"]) == (f"urn:eggs:problem:{code}", 422)
+    assert advice in job.error["detail"]
+    assert not list(settings.staging_dir.glob("*"))
+
+
+def test_our_fault_is_told_as_ours_and_leaks_nothing(
+    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
+) -> None:
+    settings.staging_dir.write_text("a file where a folder should be")
+    job_id = make_job(sessions, **request_body)
+    run_job(job_id, settings, sessions)
+    job = read_job(sessions, job_id)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert (job.error["type"], job.error["status"]) == ("urn:eggs:problem:internal-error", 500)
+    assert str(settings.data_dir) not in str(job.error)
+    assert "Traceback" not in str(job.error)
+
+
+def test_no_disk_space(settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]) -> None:
+    settings.disk_reserve_bytes = 2**60
+    job_id = make_job(sessions, **request_body)
+    run_job(job_id, settings, sessions)
+    job = read_job(sessions, job_id)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert (job.error["type"], job.error["status"]) == ("urn:eggs:problem:no-space", 507)
+    assert "Make room" in job.error["detail"]
+
+
+def test_cancel_stops_between_blocks(
+    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
+) -> None:
+    settings.lease_seconds = 0.3  # so that a beat comes every 0.1 seconds
+    job_id = make_job(sessions, **request_body)
+    thread = in_thread(job_id, settings, sessions)
+    wait_for(lambda: in_progress(sessions, job_id))
+    with sessions.begin() as session:
+        service.cancel(session, project="default", job_id=job_id)
+    thread.join()
+    job = read_job(sessions, job_id)
+    assert (job.state, job.error) == ("cancelled", None)
+    assert job.progress < 1
+    assert not list(settings.staging_dir.iterdir())
+    assert not settings.artifacts_dir.exists()
+
+
+def test_an_attempt_that_lost_its_lease_leaves_no_trace(
+    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
+) -> None:
+    job_id = make_job(sessions, **request_body)
+    thread = in_thread(job_id, settings, sessions)
+    wait_for(lambda: in_progress(sessions, job_id))
+    later = utcnow().replace(year=utcnow().year + 1)
+    with sessions.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_token="another", lease_expires_at=later))
+    thread.join()
+    job = read_job(sessions, job_id)
+    assert (job.state, job.lease_token) == ("running", "another")
+    assert not list(settings.staging_dir.iterdir())
+    assert not list(settings.artifacts_dir.glob("*/*"))
+
+
+def test_leftovers_of_a_lost_attempt_are_removed(
+    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any], tmp_path: Path
+) -> None:
+    job_id = make_job(sessions, **request_body)
+    staged = settings.staging_dir / f"{job_id}.attempt-0"
+    unpublished = settings.artifacts_dir / job_id / "attempt-0"
+    for folder in (staged, unpublished):
+        folder.mkdir(parents=True)
+    run_job(job_id, settings, sessions)
+    assert read_job(sessions, job_id).state == "succeeded"
+    assert not staged.exists()
+    assert not unpublished.exists()
