@@ -115,7 +115,7 @@ class Skeleton:
         """Decoder block `index` with its weights on the device; they are dropped at the end."""
         block = self.blocks[index]
         self._load(self.checkpoint.read(self._names_in_block[index]))
-        _refuse_missing([name for name, p in block.named_parameters() if p.is_meta])
+        _refuse_missing([f"{self.block_names[index]}.{name}" for name, p in block.named_parameters() if p.is_meta])
         block.to(self.device)
         try:
             yield block

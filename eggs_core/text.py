@@ -115,10 +115,10 @@ def _read(path: Path, field: str, source: str) -> Iterator[str]:
     try:
         match path.suffix:
             case ".parquet":
-                yield from _parquet(path, field)
+                yield from map(_as_text, _parquet(path, field))
             case ".jsonl":
                 with path.open(encoding="utf-8") as lines:
-                    yield from (json.loads(line)[field] for line in lines if line.strip())
+                    yield from (_as_text(json.loads(line)[field]) for line in lines if line.strip())
             case _:
                 with path.open(encoding="utf-8") as stream:
                     yield from iter(lambda: "".join(itertools.islice(stream, 65536)), "")
@@ -130,7 +130,13 @@ def _read(path: Path, field: str, source: str) -> Iterator[str]:
         raise TextNotFound(f"{source} is not a readable {path.suffix} file of texts: {error}") from error
 
 
-def _parquet(path: Path, field: str) -> Iterator[str]:
+def _as_text(value: Any) -> str:
+    if not isinstance(value, str | None):
+        raise TypeError(f"its texts are of type {type(value).__name__}")
+    return value or ""
+
+
+def _parquet(path: Path, field: str) -> Iterator[Any]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
