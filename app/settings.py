@@ -52,6 +52,13 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, description="Times a job is started before it counts as failed.")
     disk_reserve_bytes: int = Field(268_435_456, ge=0, description="Disk space that a job must leave free.")
 
+    def environment(self) -> dict[str, str]:
+        """Environment variables that give another process the same settings."""
+        return {
+            f"EGGS_{name.upper()}": os.pathsep.join(map(str, value)) if isinstance(value, list) else str(value)
+            for name, value in self
+        }
+
     @property
     def artifacts_dir(self) -> Path:
         """Published artifacts, one folder per job."""

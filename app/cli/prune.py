@@ -1,0 +1,72 @@
+"""Commands that need no service: prune here and now, and list the models that are here."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from app.cli import options
+from app.cli.render import ProgressBar, console, report_tables
+from app.settings import get_settings
+from eggs_core.sources import offered_models
+from eggs_core.spec import PruneSpec
+
+
+def prune(
+    model: options.Model,
+    out: options.Out,
+    revision: options.Revision = None,
+    pattern: options.Pattern = None,
+    method: options.MethodOption = None,
+    min_degree: options.MinDegree = None,
+    ignore: options.Ignore = None,
+    calibration: options.Calibration = None,
+    calibration_samples: options.CalibrationSamples = None,
+    sequence_length: options.SequenceLength = None,
+    seed: options.Seed = None,
+    evaluation: options.Evaluation = None,
+    evaluation_samples: options.EvaluationSamples = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Take nothing from the Hugging Face Hub.")] = False,
+) -> None:
+    """Prune a model on this machine, without a service."""
+    spec = PruneSpec.model_validate(
+        options.request(
+            model=model,
+            revision=revision,
+            pattern=pattern,
+            method=method,
+            min_degree=min_degree,
+            ignore=ignore,
+            calibration=calibration,
+            calibration_samples=calibration_samples,
+            sequence_length=sequence_length,
+            seed=seed,
+            evaluation=evaluation,
+            evaluation_samples=evaluation_samples,
+        )
+    )
+    settings = get_settings()
+    with ProgressBar(model) as bar:
+        bar.update(0.0, "Loading")
+        # Only now: everything else on this command line works without torch.
+        from eggs_core import pipeline
+
+        report = pipeline.prune(
+            spec,
+            out,
+            progress=lambda event: bar.update(event.fraction, event.message),
+            cache_dir=settings.data_dir / "cache",
+            allow_hub=settings.allow_hub and not offline,
+        )
+    console.print(report_tables(report))
+    console.print(f"The pruned model and its report are in {out}", highlight=False, markup=False)
+
+
+def models() -> None:
+    """List the models that are here without a download."""
+    table = Table()
+    table.add_column("Model", overflow="fold")
+    table.add_column("Description")
+    for model in offered_models(get_settings().model_roots):
+        table.add_row(model.id, model.description)
+    console.print(table)

@@ -1,0 +1,184 @@
+"""What the command line shows: progress, reports, tables and errors."""
+
+import sys
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from eggs_core.report import Report
+
+console = Console()
+errors = Console(stderr=True)
+
+_STATE_COLOURS = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "red", "cancelled": "dim"}
+
+
+def show_error(title: str, detail: str) -> None:
+    """Says on standard error what went wrong and what to do."""
+    errors.print(f"[bold red]{escape(title)}[/]\n{escape(detail)}", highlight=False)
+
+
+class ProgressBar:
+    """A progress bar with the time left; where the output is no terminal, a line for each step instead."""
+
+    def __init__(self, title: str) -> None:
+        self._live = console.is_terminal
+        self._said = ""
+        self._progress = Progress(
+            TextColumn("[bold]{task.fields[title]}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[message]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=600,
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task(title, total=1.0, title=escape(title), message="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, fraction: float, message: str) -> None:
+        """Moves the bar to `fraction` (0 to 1) and says what is being done."""
+        self._progress.update(self._task, completed=fraction, message=escape(message))
+        if not self._live and message != self._said:
+            console.print(f"{fraction:6.1%}  {message}", highlight=False, markup=False)
+        self._said = message
+
+
+def report_tables(report: Report) -> RenderableType:
+    """A report as tables: what was run, what was lost, what it weighs, and how the masks expand."""
+    facts = _facts("Report")
+    facts.add_row("Model", f"{report.model.reference} ({report.model.architecture})")
+    degree = f", every input channel keeps {report.min_degree} edges" if report.min_degree else ""
+    facts.add_row("Pruned", f"{report.pattern} by {report.method}{degree}")
+    if report.perplexity is not None and report.evaluation is not None:
+        text = f"{report.evaluation.source}, {report.perplexity.tokens:,} tokens"
+        facts.add_row("Perplexity, dense", f"{report.perplexity.dense:.2f}  on {text}")
+        facts.add_row(
+            "Perplexity, pruned", f"{report.perplexity.pruned:.2f}  ({report.perplexity.ratio:.2f} times)"
+        )
+    else:
+        facts.add_row("Perplexity", "not measured")
+    facts.add_row(
+        "Sparsity", f"{report.sparsity.pruned_layers:.1%} of pruned layers, {report.sparsity.model:.1%} of all"
+    )
+    facts.add_row("Checkpoint, dense", _size(report.bytes.dense_checkpoint))
+    facts.add_row("Checkpoint, pruned", _size(report.bytes.pruned_checkpoint))
+    facts.add_row("Peak memory", _size(report.bytes.peak_resident))
+    if report.bytes.peak_device is not None:
+        facts.add_row("Peak memory, device", _size(report.bytes.peak_device))
+    facts.add_row("Device", f"{report.device}, {report.threads} threads")
+    for stage, seconds in report.seconds.items():
+        facts.add_row(f"Time, {stage}", f"{seconds:.1f} s")
+
+    expansion = _facts("Expansion")
+    expansion.add_row("Fewest edges of an input channel", str(report.expansion.min_input_degree))
+    expansion.add_row("Edges of an input channel, mean", f"{report.expansion.mean_input_degree:.1f}")
+    expansion.add_row("Input channels cut off", str(report.expansion.channels_cut_off))
+    expansion.add_row("Second singular value, largest", f"{report.expansion.max_second_singular_value:.3f}")
+
+    layers = Table(title="Layers by type", title_justify="left")
+    layers.add_column("Type")
+    for heading in ("Layers", "Sparsity", "Importance kept", "Output error", "Fewest edges"):
+        layers.add_column(heading, justify="right")
+    for kind, sparsity in report.sparsity.by_layer_type.items():
+        of_kind = [layer for layer in report.layers if layer.type == kind]
+        losses = [layer.relative_output_error for layer in of_kind if layer.relative_output_error is not None]
+        layers.add_row(
+            escape(kind),
+            str(len(of_kind)),
+            f"{sparsity:.1%}",
+            _mean([layer.kept_importance for layer in of_kind]),
+            _mean(losses),
+            str(min((layer.min_input_degree for layer in of_kind), default="")),
+        )
+    return Group(facts, layers, expansion, *(f"Note: {escape(note)}" for note in report.notes))
+
+
+def jobs_table(jobs: Iterable[dict[str, Any]]) -> Table:
+    """Jobs, one a line."""
+    table = Table()
+    for heading in ("Job", "State", "Done", "Model", "Pattern", "Method", "Name", "Created"):
+        table.add_column(heading, no_wrap=heading == "Job")
+    for job in jobs:
+        spec = job["spec"]
+        table.add_row(
+            job["id"],
+            state(job["state"]),
+            f"{job['progress']:.0%}",
+            escape(spec["model"]),
+            spec["pattern"],
+            spec["method"],
+            escape(job["name"] or ""),
+            job["created_at"][:19].replace("T", " "),
+        )
+    return table
+
+
+def job_facts(job: dict[str, Any]) -> Table:
+    """One job in full."""
+    table = _facts(job["id"])
+    table.add_row("State", state(job["state"]))
+    table.add_row("Progress", f"{job['progress']:.1%}" + (f", {escape(job['stage'])}" if job["stage"] else ""))
+    if job["estimated_seconds_left"] is not None:
+        table.add_row("Time left", f"about {job['estimated_seconds_left']:.0f} s")
+    table.add_row("Model", escape(job["spec"]["model"]))
+    table.add_row("Run", f"{job['spec']['pattern']} by {job['spec']['method']}")
+    for label, field in (("Name", "name"), ("Created", "created_at"), ("Started", "started_at")):
+        if job[field]:
+            table.add_row(label, escape(job[field]))
+    if job["finished_at"]:
+        table.add_row("Finished", job["finished_at"])
+    if job["error"]:
+        table.add_row("Error", escape(f"{job['error'].get('title', '')}\n{job['error'].get('detail', '')}"))
+    return table
+
+
+def state(text: str) -> str:
+    """A job's state in its colour."""
+    return f"[{_STATE_COLOURS.get(text, 'default')}]{text}[/]"
+
+
+def write_json(text: str) -> None:
+    """Writes JSON to standard output as it is, for other programs."""
+    sys.stdout.write(text + "\n")
+
+
+def _facts(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _mean(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.4f}" if values else "–"
+
+
+def _size(count: int) -> str:
+    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.4g} {units[0]}"

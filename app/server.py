@@ -1,0 +1,55 @@
+"""Runs the API, with a worker beside it: all that `eggs serve` does."""
+
+import logging
+import signal
+import sys
+
+import uvicorn
+
+from app.cli.render import console
+from app.db import make_engine, make_sessions
+from app.keys.service import create_first
+from app.main import create_app
+from app.migrate import upgrade
+from app.settings import Settings
+from app.supervisor import WorkerSupervisor
+
+
+def run(settings: Settings, *, with_worker: bool) -> None:
+    """Serves until it is told to stop by a signal, then stops all that it has started."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # uvicorn sends itself a signal again once it has shut down. This makes it an orderly end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+
+    for folder in (settings.data_dir, settings.artifacts_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    # Event streams last as long as their jobs; whoever reads one resumes it after the grace.
+    config = uvicorn.Config(
+        create_app(settings), host=settings.host, port=settings.port, timeout_graceful_shutdown=2
+    )
+    listener = config.bind_socket()  # ends the process where the port is taken, before there is a key to print
+    if (key := prepare_database(settings)) is not None:
+        console.print(f"API key, shown only this once: {key}", highlight=False, soft_wrap=True)
+    host, port, *_ = listener.getsockname()
+    console.print(f"The service is at http://{host}:{port}", highlight=False, soft_wrap=True)
+    supervisor = WorkerSupervisor(settings) if with_worker else None
+    try:
+        if supervisor is not None:
+            supervisor.start()
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        if supervisor is not None:
+            supervisor.stop()
+
+
+def prepare_database(settings: Settings) -> str | None:
+    """Brings the schema up to date; returns the first key if there was none."""
+    engine = make_engine(settings.database_url)
+    try:
+        upgrade(engine)
+        with make_sessions(engine).begin() as session:
+            return create_first(session)
+    finally:
+        engine.dispose()

@@ -1,0 +1,311 @@
+"""The command line against a real server: what it prints, what it refuses, and that it carries on."""
+
+import contextlib
+import hashlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.cli.client import ApiError, Client
+from app.examples import REPORT
+from app.jobs import leases
+from app.jobs.leases import Lease, NewArtifact
+from app.jobs.models import JobState
+from app.settings import Settings
+from tests.app.build import make_job, read_job
+from tests.app.conftest import RunningServer
+from tests.app.test_leases import must_claim
+from tests.conftest import wait_for
+
+Sessions = sessionmaker[Session]
+Eggs = Callable[..., subprocess.CompletedProcess[str]]
+MODEL = "smollm2-135m-instruct"
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """SQLite alone: over HTTP the kind of database makes no difference."""
+    from app.db import make_engine
+    from app.migrate import upgrade
+
+    url = f"sqlite:///{tmp_path / 'test.sqlite3'}"
+    upgrade(make_engine(url))
+    return url
+
+
+@pytest.fixture
+def eggs(server: RunningServer, tmp_path: Path) -> Eggs:
+    """Runs `eggs` with these arguments, as a user of the server would."""
+    environment = os.environ | {
+        "EGGS_URL": server.url,
+        "EGGS_API_KEY": server.key,
+        "EGGS_DATA_DIR": str(tmp_path / "client"),
+        "COLUMNS": "200",
+    }
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from app.cli.main import main; main()", *arguments],
+            env=environment | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def publish(sessions: Sessions, settings: Settings, lease: Lease, files: dict[str, bytes]) -> None:
+    """Ends the job with these files."""
+    folder = settings.artifacts_dir / lease.job_id
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    artifacts = [
+        NewArtifact(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()
+    ]
+    with sessions.begin() as session:
+        leases.succeed(session, lease, report=REPORT, artifacts=artifacts, artifacts_dir=lease.job_id)
+
+
+def refused(result: subprocess.CompletedProcess[str], *texts: str) -> None:
+    assert result.returncode == 1, result.stdout + result.stderr
+    for text in texts:
+        assert text in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_from_submission_to_files(eggs: Eggs, sessions: Sessions, settings: Settings, tmp_path: Path) -> None:
+    submitted = eggs("submit", MODEL, "--pattern", "4:8", "--name", "mine", "--calibration-samples", "3")
+    assert submitted.returncode == 0, submitted.stderr
+    job_id = submitted.stdout.strip()
+    spec = read_job(sessions, job_id).spec
+    assert (spec["pattern"], spec["calibration"]["samples"], spec["calibration"]["seed"]) == ("4:8", 3, 0)
+
+    listed = eggs("list")
+    assert job_id in listed.stdout
+    assert "mine" in listed.stdout
+    assert "queued" in eggs("status", job_id).stdout
+    refused(eggs("report", job_id), "The job has no report yet", "Ask again when")
+    refused(eggs("download", job_id, "--out", str(tmp_path / "out")), "The job has no files", "It is queued")
+
+    files = {"model.safetensors": os.urandom(3_000_000), "sub/config.json": b"{}", "empty": b""}
+    publish(sessions, settings, must_claim(sessions, job_id), files)
+    shown = eggs("report", job_id).stdout
+    for text in ("20.40", "130.10", "50.0%", "q_proj", "101.2 s", "Input channels cut off"):
+        assert text in shown
+    assert '"schema_version": 1' in eggs("report", job_id, "--json").stdout
+
+    out = tmp_path / "out"
+    downloaded = eggs("download", job_id, "--out", str(out))
+    assert downloaded.returncode == 0, downloaded.stderr
+    assert {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+
+
+def test_watch_follows_a_job_to_its_end(eggs: Eggs, sessions: Sessions, settings: Settings) -> None:
+    job_id = make_job(sessions)
+    with ThreadPoolExecutor() as pool:
+        watching = pool.submit(eggs, "watch", job_id)
+        lease = must_claim(sessions, job_id)
+        for block in (1, 2):
+            with sessions.begin() as session:
+                leases.record_progress(session, lease, progress=block / 3, stage="prune", message=f"Block {block}")
+        publish(sessions, settings, lease, {})
+        result = watching.result()
+    assert result.returncode == 0, result.stderr
+    assert "Block 1" in result.stdout
+    assert re.search(r"66\.7%\s+Block 2", result.stdout)
+    assert "100.0%" in result.stdout
+
+
+def test_waiting_for_a_job_that_fails(eggs: Eggs, sessions: Sessions) -> None:
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(eggs, "submit", MODEL, "--wait")
+
+        def fail_it() -> bool:
+            with sessions.begin() as session:
+                for job_id in leases.reoffer_candidates(session, 1):
+                    lease = leases.claim(session, job_id, 60, max_attempts=1)
+                    assert lease is not None
+                    leases.fail(session, lease, {"title": "Too little text", "detail": "3 of 32 windows"})
+                    return True
+            return False
+
+        wait_for(fail_it)
+        refused(waiting.result(), "Too little text", "3 of 32 windows")
+
+
+def test_cancel(eggs: Eggs, sessions: Sessions) -> None:
+    queued, running = make_job(sessions), make_job(sessions)
+    must_claim(sessions, running)
+    assert "is cancelled" in eggs("cancel", queued).stdout
+    assert "stops after the block at hand" in eggs("cancel", running).stdout
+    refused(eggs("cancel", queued), "The job is cancelled already", "submit it again")
+    assert read_job(sessions, queued).state is JobState.CANCELLED
+    refused(eggs("watch", queued), "The job was cancelled")
+
+
+def test_what_is_refused(eggs: Eggs) -> None:
+    refused(eggs("submit", "gpt-5"), "No such model", "GET /v1/models")
+    refused(eggs("submit", MODEL, "--pattern", "2-4"), "The request is not valid", "such as 2:4")
+    refused(eggs("status", "job_x"), "No such job")
+    refused(eggs("list", EGGS_API_KEY="eggs_wrong"), "The API key is not valid", "eggs keys create")
+    assert eggs("list", "--nonsense").returncode == 2
+    assert eggs("submit", MODEL, "--method", "obd").returncode == 2
+
+
+def test_what_is_refused_without_a_service(eggs: Eggs, tmp_path: Path) -> None:
+    refused(
+        eggs("prune", MODEL, "--out", str(tmp_path / "out"), "--pattern", "5:4"), "pattern", "5:4 is not an N:M"
+    )
+    refused(
+        eggs("prune", MODEL, "--out", str(tmp_path / "out"), "--method", "ria", "--min-degree", "2"),
+        "leave it out",
+    )
+    refused(eggs("keys", "revoke", "key_x"), "No such key")
+    refused(eggs("models", EGGS_PORT="many"), "port")
+    refused(eggs("keys", "list", EGGS_DATABASE_URL="postgresql+psycopg://x@127.0.0.1:1/x"), "The database")
+    assert MODEL in eggs("models").stdout
+
+
+def test_no_service_at_the_address(eggs: Eggs) -> None:
+    with pytest.raises(ApiError, match="no answer from http://127"):
+        Client("http://127.0.0.1:1", "eggs_x", patience=0).jobs()
+
+
+def test_keys(eggs: Eggs, tmp_path: Path) -> None:
+    token = eggs("keys", "create", "--name", "laptop").stdout.strip()
+    assert re.fullmatch(r"eggs_\w{26}_[0-9a-f]{64}", token)
+    listed = eggs("keys", "list").stdout
+    assert "laptop" in listed
+    assert token not in listed
+    key_id = f"key_{token.split('_')[1]}"
+    assert key_id in listed
+    assert "is revoked" in eggs("keys", "revoke", key_id).stdout
+
+
+class Cutter:
+    """A relay in front of the server that ends its first connections after so many bytes each."""
+
+    def __init__(self, target: str, cuts: list[int]) -> None:
+        host, _, port = target.removeprefix("http://").partition(":")
+        self._target = (host, int(port))
+        self._cuts = cuts
+        self.connections = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                most = self._cuts[self.connections] if self.connections < len(self._cuts) else 1 << 40
+                self.connections += 1
+                threading.Thread(target=self._relay, args=(client, most), daemon=True).start()
+
+    def _relay(self, client: socket.socket, most: int) -> None:
+        with client, socket.create_connection(self._target) as server, contextlib.suppress(OSError):
+            threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
+            while most > 0 and (data := server.recv(min(most, 65536))):
+                client.sendall(data)
+                most -= len(data)
+            client.shutdown(socket.SHUT_RDWR)
+
+    @staticmethod
+    def _pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+
+
+@pytest.fixture
+def cutter(server: RunningServer) -> Iterator[Callable[[list[int]], Cutter]]:
+    made: list[Cutter] = []
+
+    def make(cuts: list[int]) -> Cutter:
+        made.append(Cutter(server.url, cuts))
+        return made[-1]
+
+    yield make
+    for relay in made:
+        relay.close()
+
+
+def test_a_download_goes_on_where_it_broke_off(
+    server: RunningServer,
+    cutter: Callable[[list[int]], Cutter],
+    sessions: Sessions,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    job_id = make_job(sessions)
+    content = os.urandom(2_000_000)
+    publish(sessions, settings, must_claim(sessions, job_id), {"model.safetensors": content})
+    with Client(server.url, server.key) as direct:
+        (artifact,) = direct.artifacts(job_id)
+    relay = cutter([700_000, 500_000])
+    seen: list[int] = []
+    with Client(relay.url, server.key) as client:
+        path = client.download(job_id, artifact, tmp_path / "out", on_bytes=seen.append)
+        assert path.read_bytes() == content
+        assert relay.connections == 3
+        assert seen == sorted(seen)  # it never began again
+        client.download(job_id, artifact, tmp_path / "out")
+        assert relay.connections == 3  # nothing was left to fetch
+
+
+def test_a_damaged_download_is_not_kept(
+    server: RunningServer, sessions: Sessions, settings: Settings, tmp_path: Path
+) -> None:
+    job_id = make_job(sessions)
+    publish(sessions, settings, must_claim(sessions, job_id), {"model.safetensors": b"right"})
+    (settings.artifacts_dir / job_id / "model.safetensors").write_bytes(b"wrong")
+    with Client(server.url, server.key) as client:
+        (artifact,) = client.artifacts(job_id)
+        with pytest.raises(ApiError, match="does not have the checksum"):
+            client.download(job_id, artifact, tmp_path / "out")
+        for name in ("../outside", "/etc/outside", "a/../../outside", ""):
+            with pytest.raises(ApiError, match="points outside"):
+                client.download(job_id, artifact | {"name": name}, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_events_go_on_where_the_stream_broke_off(
+    server: RunningServer, cutter: Callable[[list[int]], Cutter], sessions: Sessions, settings: Settings
+) -> None:
+    job_id = make_job(sessions)
+    lease = must_claim(sessions, job_id)
+    for step in range(20):
+        with sessions.begin() as session:
+            leases.record_progress(session, lease, progress=step / 20, stage="prune")
+    publish(sessions, settings, lease, {})
+    relay = cutter([100, 1500, 1500])
+    with Client(relay.url, server.key) as client:
+        assert [event["id"] for event in client.events(job_id)] == list(range(1, 24))
+    assert relay.connections == 4
+
+
+def test_waiting_in_vain_ends_when_patience_does(server: RunningServer) -> None:
+    started = time.monotonic()
+    with (
+        Client("http://127.0.0.1:1", "x", patience=0.1) as client,
+        pytest.raises(ApiError, match="cannot be reached"),
+    ):
+        list(client.events("job_x"))
+    with Client(server.url, server.key) as client, pytest.raises(ApiError, match="No such job"):
+        list(client.events("job_x"))
+    assert time.monotonic() - started < 10

@@ -1,0 +1,184 @@
+"""`eggs serve` as a user runs it: one key, one worker, and nothing left behind however it ends."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from tests.conftest import wait_for
+
+EGGS = [sys.executable, "-c", "from app.cli.main import main; main()"]
+Start = Callable[..., "Service"]
+
+
+class Service:
+    """A running `eggs serve`, its standard output in a file."""
+
+    def __init__(self, data_dir: Path, *arguments: str) -> None:
+        self._output = data_dir.parent / f"output-{os.urandom(4).hex()}"
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*EGGS, "serve", "--data-dir", str(data_dir), "--port", "0", *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        wait_for(self._answers, seconds=60)
+        self.url = self._find(r"The service is at (\S+)")
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    @property
+    def key(self) -> str | None:
+        return self._find(r"(eggs_\w+_\w+)")
+
+    def worker(self) -> int | None:
+        """The process id of its worker."""
+        return next((pid for pid in children(self.process.pid) if "worker" in command_line(pid)), None)
+
+    def _find(self, pattern: str) -> str | None:
+        match = re.search(pattern, self.output)
+        return match[1] if match else None
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.output
+        url = self._find(r"The service is at (\S+)")
+        try:
+            return url is not None and httpx.get(f"{url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(stat.rpartition(")")[2].split()[1]) == pid:
+                found.append(int(entry.name))
+    return found
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def group(leader: int) -> list[int]:
+    """The living processes of a process group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[2]) == leader and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    running: list[Service] = []
+
+    def run(*arguments: str) -> Service:
+        running.append(Service(tmp_path / "data", *arguments))
+        return running[-1]
+
+    yield run
+    for service in running:
+        worker = service.worker()
+        service.process.kill()
+        service.process.wait()
+        if worker is not None and group(worker):
+            os.killpg(worker, signal.SIGKILL)
+
+
+def test_the_first_start_prints_a_key_once_and_no_later_one_does(start: Start, tmp_path: Path) -> None:
+    first = start("--no-worker")
+    key = first.key
+    assert key is not None
+    headers = {"Authorization": f"Bearer {key}"}
+    assert httpx.get(f"{first.url}/v1/jobs", headers=headers).status_code == 200
+    assert first.output.count(key) == 1
+    first.process.send_signal(signal.SIGINT)
+    assert first.process.wait(20) == 0
+
+    secret = key.rpartition("_")[2].encode()
+    stored = [path for path in (tmp_path / "data").rglob("*") if path.is_file() and secret in path.read_bytes()]
+    assert stored == []
+
+    second = start("--no-worker")
+    assert second.key is None
+    assert httpx.get(f"{second.url}/v1/jobs", headers=headers).status_code == 200
+    second.process.terminate()
+    assert second.process.wait(20) == 0
+    assert "Traceback" not in first.output + second.output
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_the_worker_ends_with_the_service(start: Start, end: signal.Signals) -> None:
+    service = start()
+    worker = wait_for(service.worker)
+    wait_for(lambda: " ready." in service.output, seconds=60)
+    assert group(worker)
+    service.process.send_signal(end)
+    service.process.wait(20)
+    wait_for(lambda: not group(worker))
+
+
+def test_a_worker_that_dies_is_started_again(start: Start) -> None:
+    service = start()
+    worker = wait_for(service.worker)
+    os.killpg(worker, signal.SIGKILL)
+    assert wait_for(lambda: service.worker() not in (None, worker))
+    service.process.terminate()
+    assert service.process.wait(20) == 0
+
+
+def test_a_port_that_is_taken(start: Start, tmp_path: Path) -> None:
+    port = start("--no-worker").url.rpartition(":")[2]
+    second = subprocess.run(
+        [*EGGS, "serve", "--port", port],
+        env=os.environ | Settings(data_dir=tmp_path / "other").environment() | {"EGGS_PORT": port},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert second.returncode != 0
+    assert "Address already in use" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_settings_survive_the_way_to_another_process(tmp_path: Path) -> None:
+    settings = Settings(
+        data_dir=tmp_path,
+        model_roots=[tmp_path / "a", tmp_path / "b"],
+        allow_hub=False,
+        lease_seconds=1.5,
+        database_url="postgresql+psycopg://user:pa%20ss@host/db",
+    )
+    program = "from app.settings import Settings; print(Settings().model_dump_json())"
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | settings.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+    )
+    assert Settings.model_validate_json(result.stdout) == settings
