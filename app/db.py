@@ -62,8 +62,13 @@ def make_engine(database_url: str) -> Engine:
     return engine
 
 
-def make_sessions(engine: Engine) -> sessionmaker[Session]:
-    """A factory of sessions; `with sessions.begin() as session` is one transaction."""
+def make_sessions(engine: Engine, *, read_only: bool = False) -> sessionmaker[Session]:
+    """A factory of sessions; `with sessions.begin() as session` is one transaction.
+
+    Read-only ones wait for no writer and hold none up, also on SQLite.
+    """
+    if read_only:
+        engine = engine.execution_options(read_only=True, postgresql_readonly=True)
     return sessionmaker(engine, expire_on_commit=False)
 
 
@@ -78,4 +83,5 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> N
 def _begin_sqlite(connection: Connection) -> None:
     # Takes the write lock at once: a transaction that reads and then writes would otherwise fail with
     # "database is locked", without waiting, when another one wrote in between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    read_only = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

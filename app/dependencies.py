@@ -16,8 +16,8 @@ def _settings(request: Request) -> Settings:
     return request.app.state.settings  # type: ignore[no-any-return]
 
 
-def _sessions(request: Request) -> sessionmaker[Session]:
-    return request.app.state.sessions  # type: ignore[no-any-return]
+def _readers(request: Request) -> sessionmaker[Session]:
+    return request.app.state.readers  # type: ignore[no-any-return]
 
 
 def _celery(request: Request) -> Celery:
@@ -25,7 +25,8 @@ def _celery(request: Request) -> Celery:
 
 
 def _session(request: Request) -> Iterator[Session]:
-    with _sessions(request).begin() as session:
+    reads = request.method in ("GET", "HEAD")
+    with (request.app.state.readers if reads else request.app.state.sessions).begin() as session:
         yield session
 
 
@@ -48,7 +49,7 @@ def _principal(
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
-SessionsDep = Annotated[sessionmaker[Session], Depends(_sessions)]
+ReadersDep = Annotated[sessionmaker[Session], Depends(_readers)]
 CeleryDep = Annotated[Celery, Depends(_celery)]
 # scope="function": commits before the answer is sent, so that a failed commit is not answered with success.
 SessionDep = Annotated[Session, Depends(_session, scope="function")]

@@ -5,7 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from app.dependencies import CeleryDep, SessionsDep
+from app.dependencies import CeleryDep, ReadersDep
 from app.examples import example
 from app.migrate import is_current
 from app.problem_handlers import DATABASE_DOWN
@@ -48,12 +48,12 @@ def healthz() -> Health:
     summary="Can requests be served?",
     responses={503: {"model": Readiness, "description": "Not ready."}},
 )
-def readyz(response: Response, sessions: SessionsDep, celery: CeleryDep) -> Readiness:
+def readyz(response: Response, readers: ReadersDep, celery: CeleryDep) -> Readiness:
     """200 where the database answers and its schema is current, else 503."""
     database: Literal["ok", "unreachable"] = "ok"
     migrations: Literal["current", "behind", "unknown"] = "unknown"
     try:
-        with sessions.begin() as session:
+        with readers.begin() as session:
             migrations = "current" if is_current(session.connection()) else "behind"
     except DATABASE_DOWN:
         database = "unreachable"

@@ -1,5 +1,6 @@
 """The web application."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -32,6 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The application for these settings. The schema is expected to be current; `app.migrate` sees to that."""
     engine = make_engine(settings.database_url)
     sessions = make_sessions(engine)
+    readers = make_sessions(engine, read_only=True)
     celery = make_celery(settings)
     dispatcher = Dispatcher(sessions, celery, settings.dispatch_interval_seconds)
 
@@ -51,9 +53,11 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.sessions = sessions
+    app.state.readers = readers
+    app.state.stopping = threading.Event()
     app.state.celery = celery
     app.add_middleware(BodyLimit, most=MAX_BODY_BYTES)
-    app.add_middleware(KeyMiddleware, sessions=sessions)
+    app.add_middleware(KeyMiddleware, readers=readers, sessions=sessions)
     problem_handlers.install(app)
     openapi.install(app)
     for router in (jobs.router, artifacts.router, catalog.router):

@@ -2,9 +2,11 @@
 
 import logging
 import signal
+import socket
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from app.cli.render import console
 from app.db import make_engine, make_sessions
@@ -13,6 +15,21 @@ from app.main import create_app
 from app.migrate import upgrade
 from app.settings import Settings
 from app.supervisor import WorkerSupervisor
+
+
+class Server(uvicorn.Server):
+    """uvicorn, except that it ends event streams when it stops: they last as long as their jobs otherwise."""
+
+    def __init__(self, app: FastAPI, host: str, port: int, *, log_level: str = "info") -> None:
+        super().__init__(
+            uvicorn.Config(app, host=host, port=port, log_level=log_level, timeout_graceful_shutdown=5)
+        )
+        self._stopping = app.state.stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stops the server."""
+        self._stopping.set()
+        await super().shutdown(sockets)
 
 
 def run(settings: Settings, *, with_worker: bool) -> None:
@@ -25,11 +42,10 @@ def run(settings: Settings, *, with_worker: bool) -> None:
 
     for folder in (settings.data_dir, settings.artifacts_dir):
         folder.mkdir(parents=True, exist_ok=True)
-    # Event streams last as long as their jobs; whoever reads one resumes it after the grace.
-    config = uvicorn.Config(
-        create_app(settings), host=settings.host, port=settings.port, timeout_graceful_shutdown=2
-    )
-    listener = config.bind_socket()  # ends the process where the port is taken, before there is a key to print
+    server = Server(create_app(settings), settings.host, settings.port)
+    listener = (
+        server.config.bind_socket()
+    )  # ends the process where the port is taken, before there is a key to print
     if (key := prepare_database(settings)) is not None:
         console.print(f"API key, shown only this once: {key}", highlight=False, soft_wrap=True)
     host, port, *_ = listener.getsockname()
@@ -38,7 +54,7 @@ def run(settings: Settings, *, with_worker: bool) -> None:
     try:
         if supervisor is not None:
             supervisor.start()
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     finally:
         if supervisor is not None:
             supervisor.stop()

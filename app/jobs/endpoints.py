@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.dependencies import CeleryDep, PrincipalDep, SessionDep, SessionsDep, SettingsDep
+from app.dependencies import CeleryDep, PrincipalDep, ReadersDep, SessionDep, SettingsDep
 from app.jobs import service, sse
 from app.jobs.models import JobState
 from app.jobs.schemas import (
@@ -108,7 +108,7 @@ def events(
     job_id: JobId,
     request: Request,
     session: SessionDep,
-    sessions: SessionsDep,
+    readers: ReadersDep,
     principal: PrincipalDep,
     after: Annotated[int, Query(ge=0, le=MAX_SEQUENCE, description="`last_id` of the page before.")] = 0,
     limit: Annotated[int, Query(ge=1, le=100, description="Events on a page.")] = 20,
@@ -125,7 +125,8 @@ def events(
     """What has happened to a job, oldest first: as pages, or live as server-sent events."""
     job = service.get(session, principal.project, job_id)
     if sse.MEDIA_TYPE in request.headers.get("accept", ""):
-        return sse.stream(sessions, principal.project, job_id, after if last_event_id is None else last_event_id)
+        last = after if last_event_id is None else last_event_id
+        return sse.stream(readers, principal.project, job_id, last, request.app.state.stopping)
     found, more = service.events(session, job, after=after, limit=limit)
     data = [JobEventResource.of(event) for event in found]
     return JobEventList(

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from threading import Event
 
 from fastapi.sse import format_sse_event
 from sqlalchemy.orm import Session, sessionmaker
@@ -22,20 +23,24 @@ _BATCH = 200
 logger = logging.getLogger(__name__)
 
 
-def stream(sessions: sessionmaker[Session], project: str, job_id: str, after: int) -> StreamingResponse:
-    """Sends the events after number `after` as they come, until the job has ended."""
+def stream(
+    readers: sessionmaker[Session], project: str, job_id: str, after: int, stopping: Event
+) -> StreamingResponse:
+    """Sends the events after number `after` as they come, until the job has ended or the server is stopping."""
     return StreamingResponse(
-        _lines(sessions, project, job_id, after),
+        _lines(readers, project, job_id, after, stopping),
         media_type=MEDIA_TYPE,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _lines(sessions: sessionmaker[Session], project: str, job_id: str, after: int) -> AsyncIterator[bytes]:
+async def _lines(
+    readers: sessionmaker[Session], project: str, job_id: str, after: int, stopping: Event
+) -> AsyncIterator[bytes]:
     sent_at = time.monotonic()
-    while True:
+    while not stopping.is_set():
         try:
-            events, ended = await run_in_threadpool(_read, sessions, project, job_id, after)
+            events, ended = await run_in_threadpool(_read, readers, project, job_id, after)
         except DATABASE_DOWN:
             logger.exception("The event stream of %s is cut short; its reader will resume it", job_id)
             return
@@ -54,10 +59,10 @@ async def _lines(sessions: sessionmaker[Session], project: str, job_id: str, aft
 
 
 def _read(
-    sessions: sessionmaker[Session], project: str, job_id: str, after: int
+    readers: sessionmaker[Session], project: str, job_id: str, after: int
 ) -> tuple[list[JobEventResource], bool]:
     """The next events, and whether they are the last ones."""
-    with sessions.begin() as session:
+    with readers.begin() as session:
         # The job before its events: whoever sees it ended then sees the event that tells of it.
         job = service.get(session, project, job_id)
         events, more = service.events(session, job, after=after, limit=_BATCH)

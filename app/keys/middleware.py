@@ -16,8 +16,9 @@ PROTECTED = "/v1"
 class KeyMiddleware:
     """Puts the `Principal` of a request under /v1 into its state, or answers 401."""
 
-    def __init__(self, app: ASGIApp, sessions: sessionmaker[Session]) -> None:
+    def __init__(self, app: ASGIApp, readers: sessionmaker[Session], sessions: sessionmaker[Session]) -> None:
         self.app = app
+        self.readers = readers
         self.sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,15 +37,16 @@ class KeyMiddleware:
                 "An API key is needed", "Send it as `Authorization: Bearer eggs_…`; `eggs keys create` makes one."
             )
         scheme, _, token = authorization.partition(" ")
-        with self.sessions.begin() as session:
-            if (
-                scheme.lower() == "bearer"
-                and (principal := service.authenticate(session, token.strip())) is not None
-            ):
-                return principal
-        raise _unauthorized(
-            "The API key is not valid", "It is unknown or was revoked; `eggs keys create` makes a new one."
-        )
+        with self.readers.begin() as session:
+            key = service.authenticate(session, token.strip()) if scheme.lower() == "bearer" else None
+        if key is None:
+            raise _unauthorized(
+                "The API key is not valid", "It is unknown or was revoked; `eggs keys create` makes a new one."
+            )
+        if not service.use_is_noted(key):
+            with self.sessions.begin() as session:
+                service.note_use(session, key)
+        return Principal(key.id, key.project)
 
 
 def _unauthorized(title: str, detail: str) -> Problem:

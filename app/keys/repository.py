@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.keys.models import ApiKey
@@ -30,10 +30,9 @@ def count(session: Session) -> int:
     return session.scalars(select(func.count()).select_from(ApiKey)).one()
 
 
-def touch(session: Session, key_id: str, now: datetime, unless_since: datetime) -> None:
-    """Notes the use of a key, unless one was noted since."""
-    stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < unless_since)
+def touch(session: Session, key_id: str, now: datetime) -> None:
+    """Stores when a key was used last."""
     session.execute(
-        update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_at=now),
+        update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=now),
         execution_options={"synchronize_session": False},
     )

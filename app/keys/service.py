@@ -44,8 +44,8 @@ def create_first(session: Session) -> str | None:
     return create(session, name="first")[1] if repository.count(session) == 0 else None
 
 
-def authenticate(session: Session, token: str) -> Principal | None:
-    """Who sends this token; None for one that is unknown or revoked."""
+def authenticate(session: Session, token: str) -> ApiKey | None:
+    """The key that this token belongs to; None for one that is unknown or revoked. Only reads."""
     kind, _, rest = token.partition("_")
     key_id = f"key_{rest.partition('_')[0]}"
     if kind != "eggs" or not is_id("key", key_id):
@@ -53,10 +53,17 @@ def authenticate(session: Session, token: str) -> Principal | None:
     key = repository.get(session, key_id)
     if key is None or key.revoked_at is not None or not hmac.compare_digest(key.token_hash, _hash(token)):
         return None
-    now = utcnow()
-    if key.last_used_at is None or key.last_used_at < now - _NOTE_USE_EVERY:
-        repository.touch(session, key.id, now, unless_since=now - _NOTE_USE_EVERY)
-    return Principal(key.id, key.project)
+    return key
+
+
+def use_is_noted(key: ApiKey) -> bool:
+    """Whether the use of a key need not be noted again so soon."""
+    return key.last_used_at is not None and key.last_used_at > utcnow() - _NOTE_USE_EVERY
+
+
+def note_use(session: Session, key: ApiKey) -> None:
+    """Notes that a key was used."""
+    repository.touch(session, key.id, utcnow())
 
 
 def revoke(session: Session, key_id: str) -> ApiKey:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.main import create_app
+from app.server import Server
 from app.settings import Settings
 from tests.app.build import make_key
 from tests.conftest import wait_for
@@ -48,9 +48,7 @@ class RunningServer:
 @pytest.fixture
 def server(app: FastAPI, sessions: sessionmaker[Session]) -> Iterator[RunningServer]:
     """The application behind uvicorn, on a free port."""
-    running = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1)
-    )
+    running = Server(app, "127.0.0.1", 0, log_level="warning")
     thread = threading.Thread(target=running.run)
     thread.start()
     wait_for(lambda: running.started)

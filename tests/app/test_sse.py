@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 from httpx_sse import ServerSentEvent, connect_sse
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -102,3 +103,15 @@ def test_many_listeners_leave_room_for_requests(server: RunningServer, sessions:
         assert client.get(f"/v1/jobs/{job_id}").status_code == 200
         succeed(sessions, lease)
         assert {future.result() for future in listening} == {3}
+
+
+def test_a_server_that_stops_ends_its_streams(server: RunningServer, app: FastAPI, sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    with (
+        server.client() as client,
+        connect_sse(client, "GET", f"/v1/jobs/{job_id}/events", headers=ACCEPT) as source,
+    ):
+        events = source.iter_sse()
+        assert next(events).event == "job.queued"
+        app.state.stopping.set()
+        assert list(events) == []
