@@ -23,7 +23,7 @@ REPORT: dict[str, Any] = {
     "pattern": "2:4",
     "min_degree": 4,
     "perplexity": {"dense": 20.4, "pruned": 130.1, "ratio": 6.38, "tokens": 16368},
-    "sparsity": {"pruned_layers": 0.5, "model": 0.39, "by_layer_type": {"q_proj": 0.5, "down_proj": 0.5}},
+    "sparsity": {"pruned_layers": 0.5, "model": 0.39, "by_layer_type": {"q_proj": 0.5}},
     "bytes": {
         "dense_checkpoint": 269060552,
         "pruned_checkpoint": 269060552,

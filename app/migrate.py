@@ -11,13 +11,15 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
+import migrations
+
 _LOCK_KEY = 0x65676773  # "eggs"
 
 
 def alembic_config(connection: Connection) -> Config:
     """Alembic's configuration, for commands that run on this connection."""
     config = Config()
-    config.set_main_option("script_location", "migrations:")
+    config.set_main_option("script_location", next(iter(migrations.__path__)).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
