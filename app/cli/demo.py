@@ -1,0 +1,95 @@
+"""`eggs demo`: a real language model through a real service, from submission to verified files."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.client import ApiError, Client
+from app.cli.jobs import download_all, follow
+from app.cli.render import console, report_tables
+from app.settings import Settings
+from eggs_core.report import Report
+
+MODEL = "smollm2-135m-instruct"
+REPORT = Path("demo-report.json")
+
+
+def demo(
+    data_dir: Annotated[Path, typer.Option(help="Folder for everything the demo keeps.")] = Path("eggs-data/demo"),
+    samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 32,
+    evaluation_samples: Annotated[int, typer.Option(min=1, help="Held-out windows.")] = 16,
+    sequence_length: Annotated[int, typer.Option(min=8, help="Tokens in a window.")] = 1024,
+) -> None:
+    """Prune SmolLM2-135M to 2:4 through a service started for the purpose; writes demo-report.json."""
+    settings = Settings(data_dir=data_dir, port=0)
+    request = {
+        "model": MODEL,
+        "name": "demo",
+        "pattern": "2:4",
+        "method": "eggs",
+        "calibration": {"samples": samples, "sequence_length": sequence_length},
+        "evaluation": {"samples": evaluation_samples, "sequence_length": sequence_length},
+    }
+    with _service(settings) as (url, key), Client(url, key) as client:
+        console.print(f"The service runs at {url}; its log is {data_dir / 'demo.log'}", highlight=False)
+        job: dict[str, Any] = client.submit(request)
+        console.print(f"Submitted {job['id']}: {MODEL}, 2:4, method eggs", highlight=False)
+        follow(client, job["id"])
+        folder = data_dir / "downloads" / job["id"]
+        artifacts = client.artifacts(job["id"])
+        download_all(client, job["id"], artifacts, folder)
+        console.print(f"{len(artifacts)} files, all verified, are in {folder}", highlight=False)
+        report = Report.model_validate(client.report(job["id"]))
+    console.print(report_tables(report))
+    REPORT.write_bytes((folder / "report.json").read_bytes())
+    console.print(f"The report is in {REPORT}.", highlight=False)
+
+
+@contextmanager
+def _service(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Runs `eggs serve` on a free port, with a key of the demo's own; stops it and ends the key."""
+    # Only now: the commands that talk to a service start faster without the database's libraries.
+    from app.db import make_engine, make_sessions
+    from app.keys import service as keys
+    from app.server import prepare_database
+
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    prepare_database(settings)
+    engine = make_engine(settings.database_url)
+    sessions = make_sessions(engine)
+    with sessions.begin() as session:
+        api_key, token = keys.create(session, name="demo")
+    log = settings.data_dir / "demo.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve"],
+            env=os.environ | settings.environment(),
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
+        )
+    try:
+        yield _address(process, log), token
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        with sessions.begin() as session:
+            keys.revoke(session, api_key.id)
+        engine.dispose()
+
+
+def _address(process: subprocess.Popen[str], log: Path) -> str:
+    """The address that the service says it listens on."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if match := re.search(r"The service is at (\S+)", line):
+            return match[1]
+    raise ApiError("The service did not start", f"Its log says why: {log}")

@@ -1,0 +1,115 @@
+"""Peak memory of a run against the number of decoder blocks of the model: it must not grow with them.
+
+    python -m benchmarks.memory [--hidden 1024] [--blocks 8 16 32 64]
+
+Each depth is pruned in a process of its own, from a randomly initialised Llama saved in shards by block.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig
+
+from benchmarks.results import keep
+
+SAMPLES, LENGTH = 8, 256
+
+
+def save_model(folder: Path, blocks: int, hidden: int) -> None:
+    """Writes a model without ever holding it whole, with the byte-level vocabulary of its tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from eggs_core.checkpoint import CheckpointWriter
+
+    alphabet = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    inner, vocabulary = 4 * hidden, len(alphabet)
+    LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=blocks,
+        num_attention_heads=hidden // 64,
+        max_position_embeddings=LENGTH,
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+    ).save_pretrained(folder)
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).mul_(0.02).bfloat16()
+
+    writer = CheckpointWriter(folder, blocks + 1)
+    ones = torch.ones(hidden, dtype=torch.bfloat16)
+    writer.write(0, {"model.embed_tokens.weight": random(vocabulary, hidden), "model.norm.weight": ones})
+    for i in range(blocks):
+        attention = {f"self_attn.{name}_proj": random(hidden, hidden) for name in "qkvo"}
+        mlp = {
+            "gate_proj": random(inner, hidden),
+            "up_proj": random(inner, hidden),
+            "down_proj": random(hidden, inner),
+        }
+        layers = attention | {f"mlp.{name}": weight for name, weight in mlp.items()}
+        tensors = {f"model.layers.{i}.{name}.weight": weight for name, weight in layers.items()}
+        tensors[f"model.layers.{i}.input_layernorm.weight"] = ones
+        tensors[f"model.layers.{i}.post_attention_layernorm.weight"] = ones.clone()
+        writer.write(i + 1, tensors)
+    writer.finish()
+
+
+def prune(folder: Path, out: Path) -> None:
+    """Prunes and prints the report's figures as JSON; runs in a process of its own."""
+    from eggs_core.pipeline import prune as run
+    from eggs_core.spec import CalibrationSpec, EvaluationSpec, PruneSpec
+
+    text = {"samples": SAMPLES, "sequence_length": LENGTH}
+    spec = PruneSpec(model=str(folder), calibration=CalibrationSpec(**text), evaluation=EvaluationSpec(**text))
+    report = run(spec, out, cache_dir=out)
+    print(json.dumps({"bytes": report.bytes.model_dump(), "seconds": report.seconds["total"]}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[8, 16, 32, 64])
+    parser.add_argument("--prune", nargs=2, type=Path, metavar=("MODEL", "OUT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.prune:
+        prune(*arguments.prune)
+        return
+    rows = []
+    for blocks in arguments.blocks:
+        with tempfile.TemporaryDirectory() as scratch:
+            model, out = Path(scratch, "model"), Path(scratch, "out")
+            model.mkdir()
+            save_model(model, blocks, arguments.hidden)
+            command = [sys.executable, "-m", "benchmarks.memory", "--prune", str(model), str(out)]
+            figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        rows.append(
+            {
+                "blocks": blocks,
+                "checkpoint MiB": figures["bytes"]["dense_checkpoint"] / 2**20,
+                "peak resident MiB": figures["bytes"]["peak_resident"] / 2**20,
+                "peak GPU MiB": (figures["bytes"]["peak_device"] or 0) / 2**20,
+                "seconds": figures["seconds"],
+            }
+        )
+    growth = rows[-1]["peak resident MiB"] / rows[0]["peak resident MiB"]
+    keep(
+        "memory",
+        f"python -m benchmarks.memory --hidden {arguments.hidden} --blocks {' '.join(map(str, arguments.blocks))}",
+        rows,
+        f"From {rows[0]['blocks']} to {rows[-1]['blocks']} blocks peak memory grows {growth:.3f} times.",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Where a benchmark leaves its figures: `benchmarks/results/NAME.json`, and a table in `NAME.md`."""
+
+import json
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def keep(name: str, command: str, rows: list[dict[str, Any]], summary: str) -> None:
+    """Writes the figures with device, versions and date, and prints the table."""
+    versions = {"python": platform.python_version()} | {
+        library: version(library) for library in ("torch", "transformers")
+    }
+    setting = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    figures = {"command": command, "setting": setting, "summary": summary, "rows": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+    columns = list(rows[0])
+    lines = [
+        f"# {name}",
+        "",
+        f"`{command}`",
+        "",
+        f"{setting['date']}, {setting['device']}, {setting['threads']} threads, "
+        + ", ".join(f"{library} {number}" for library, number in versions.items()),
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in rows),
+        "",
+        summary,
+    ]
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{line.split(':', 1)[1].strip()} ({platform.machine()})"
+    return platform.machine()
