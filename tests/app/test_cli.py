@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.cli.client import ApiError, Client
 from app.examples import REPORT
-from app.jobs import leases
+from app.jobs import leases, sse
 from app.jobs.leases import Lease, NewArtifact
 from app.jobs.models import JobState
 from app.settings import Settings
@@ -29,6 +29,7 @@ from tests.conftest import wait_for
 
 Sessions = sessionmaker[Session]
 Eggs = Callable[..., subprocess.CompletedProcess[str]]
+ACCEPT = {"Accept": sse.MEDIA_TYPE}
 MODEL = "smollm2-135m-instruct"
 
 
@@ -297,6 +298,28 @@ def test_events_go_on_where_the_stream_broke_off(
     with Client(relay.url, server.key) as client:
         assert [event["id"] for event in client.events(job_id)] == list(range(1, 24))
     assert relay.connections == 4
+
+
+def test_keep_alives_are_no_events(
+    server: RunningServer, sessions: Sessions, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "_KEEP_ALIVE_SECONDS", 0)
+    job_id = make_job(sessions)
+    lease = must_claim(sessions, job_id)
+    with server.client() as raw, raw.stream("GET", f"/v1/jobs/{job_id}/events", headers=ACCEPT) as response:
+        assert ": keep-alive" in response.iter_lines()
+    with Client(server.url, server.key) as client:
+        events = client.events(job_id)
+        assert [next(events)["id"], next(events)["id"]] == [1, 2]
+        with ThreadPoolExecutor() as pool:
+            third = pool.submit(next, events)
+            with (
+                server.client() as raw,
+                raw.stream("GET", f"/v1/jobs/{job_id}/events", headers=ACCEPT) as response,
+            ):
+                assert ": keep-alive" in response.iter_lines()  # and so the client above has had one too
+            publish(sessions, settings, lease, {})
+            assert third.result()["type"] == "job.succeeded"
 
 
 def test_waiting_in_vain_ends_when_patience_does(server: RunningServer) -> None:
