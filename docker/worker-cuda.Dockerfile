@@ -1,0 +1,20 @@
+# The worker on an NVIDIA GPU; run it with --gpus. Build from the repository: docker build -f docker/worker-cuda.Dockerfile -t eggs-worker-cuda .
+FROM python:3.12-slim
+
+RUN useradd --create-home --uid 10001 eggs && install -d -o eggs -g eggs /data
+WORKDIR /srv/eggs
+# This build of torch brings the CUDA libraries it needs; the host has the driver.
+ARG TORCH=torch==2.13.0
+RUN pip install --no-cache-dir ${TORCH}
+COPY pyproject.toml constraints.txt README.md ./
+COPY eggs_core eggs_core
+COPY app app
+COPY worker worker
+COPY migrations migrations
+RUN pip install --no-cache-dir --constraint constraints.txt ".[worker]"
+
+USER eggs
+ENV EGGS_DATA_DIR=/data
+VOLUME /data
+STOPSIGNAL SIGTERM
+CMD ["python", "-m", "worker"]
