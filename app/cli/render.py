@@ -31,7 +31,7 @@ def show_error(title: str, detail: str) -> None:
 
 
 class ProgressBar:
-    """A progress bar with the time left; where the output is no terminal, a line for each step instead."""
+    """A progress bar with the time left; where the output is no terminal, a line for each step with it instead."""
 
     def __init__(self, title: str) -> None:
         self._live = console.is_terminal
@@ -63,7 +63,9 @@ class ProgressBar:
         """Moves the bar to `fraction` (0 to 1) and says what is being done."""
         self._progress.update(self._task, completed=fraction, message=escape(message))
         if not self._live and message != self._said:
-            console.print(f"{fraction:6.1%}  {message}", highlight=False, markup=False)
+            left = self._progress.tasks[0].time_remaining
+            time_left = f", about {left:.0f} s left" if left else ""
+            console.print(f"{fraction:6.1%}  {message}{time_left}", highlight=False, markup=False)
         self._said = message
 
 

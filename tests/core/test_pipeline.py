@@ -1,5 +1,6 @@
 """Whole runs: what they leave behind, that they repeat to the byte, and what wrong input is told."""
 
+import gc
 import json
 import subprocess
 from collections.abc import Callable
@@ -278,3 +279,24 @@ def test_an_output_that_exists_is_not_touched(make_model: MakeModel, tmp_path: P
 def test_min_degree_is_for_eggs_alone(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="min_degree belongs to method eggs"):
         spec_for(make_model("llama"), method=Method.RIA, min_degree=4)
+
+
+def test_what_is_in_memory_does_not_grow_with_the_blocks(make_model: MakeModel, tmp_path: Path) -> None:
+    live: dict[tuple[str, int], int] = {}
+
+    def measure(event: ProgressEvent) -> None:
+        if "block" in event.data:
+            storages = {
+                t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+                for t in gc.get_objects()
+                if type(t) in (torch.Tensor, torch.nn.Parameter) and not t.is_meta
+            }
+            live[event.stage, event.data["block"]] = sum(storages.values())
+
+    folder = make_model("llama", num_hidden_layers=12)
+    prune(spec_for(folder), tmp_path / "out", cache_dir=tmp_path, progress=measure)
+    block = sum(p.nbytes for p in load_file(folder / "model.safetensors").values()) / 12
+    for stage in ("evaluate_dense", "prune", "evaluate_pruned"):
+        of_stage = [size for (name, _), size in live.items() if name == stage]
+        assert len(of_stage) == 12
+        assert max(of_stage[1:]) - min(of_stage[1:]) < block / 2, stage

@@ -1,0 +1,57 @@
+"""The README's first command, on the real language model, with less text than `make demo` takes."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from eggs_core.report import Report
+
+TOP_LEVEL = {
+    "schema_version",
+    "model",
+    "method",
+    "pattern",
+    "min_degree",
+    "perplexity",
+    "sparsity",
+    "bytes",
+    "seconds",
+}
+
+
+def test_demo(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    arguments = ["--samples", "4", "--evaluation-samples", "2", "--sequence-length", "256"]
+    command = [sys.executable, "-m", "app.cli", "demo", "--data-dir", str(data_dir), *arguments]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "all verified" in run.stdout
+    assert "Perplexity, pruned" in run.stdout
+    assert "s left" in run.stdout
+
+    content = json.loads((tmp_path / "demo-report.json").read_text())
+    assert content.keys() >= TOP_LEVEL
+    report = Report.model_validate(content)
+    assert report.perplexity is not None
+    assert 1 < report.perplexity.dense < report.perplexity.pruned
+    assert report.sparsity.pruned_layers == pytest.approx(0.5, abs=1e-3)
+    assert len(report.layers) == 30 * 7
+    assert report.expansion.min_input_degree >= report.min_degree == 4
+
+    (folder,) = (data_dir / "downloads").iterdir()
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    assert model.generate(**prompt, max_new_tokens=4, do_sample=False).shape[1] == prompt.input_ids.shape[1] + 4
+
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "demo-report.json"}
+    left = [p for p in psutil.process_iter(["cmdline", "environ"]) if str(tmp_path) in str(p.info)]
+    assert not left, "the demo left processes behind"
