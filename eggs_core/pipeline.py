@@ -25,6 +25,11 @@ from eggs_core.summary import report_of
 from eggs_core.text import Part, token_windows
 
 CHECKSUMS = "SHA256SUMS"
+_DOING = {
+    "evaluate_dense": "Evaluating the dense model",
+    "prune": "Pruning",
+    "evaluate_pruned": "Evaluating the pruned model",
+}
 
 
 def prune(
@@ -80,7 +85,8 @@ def prune(
 
     def evaluate(skeleton: Skeleton, tokens: Tensor, stage: str) -> tuple[float, int]:
         def on_block(index: int) -> None:
-            meter.advance(stage, tokens.numel(), f"block {index + 1} of {blocks}", block=index, blocks=blocks)
+            message = f"{_DOING[stage]}, block {index + 1} of {blocks}"
+            meter.advance(stage, tokens.numel(), message, block=index, blocks=blocks)
 
         with clock.stage(stage):
             return perplexity(skeleton, tokens, on_block)
@@ -90,7 +96,7 @@ def prune(
         meter.advance(
             "prune",
             PASSES * calibration.numel(),
-            f"block {index + 1} of {blocks}",
+            f"{_DOING['prune']}, block {index + 1} of {blocks}",
             block=index,
             blocks=blocks,
             min_input_degree=min((report.min_input_degree for report in reports), default=None),
