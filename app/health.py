@@ -5,10 +5,10 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from app.db import DATABASE_DOWN
 from app.dependencies import CeleryDep, ReadersDep
 from app.examples import example
 from app.migrate import is_current
-from app.problem_handlers import DATABASE_DOWN
 from app.queue import waiting_messages
 
 router = APIRouter(tags=["Health"])

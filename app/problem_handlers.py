@@ -7,15 +7,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from app.db import DATABASE_DOWN
 from app.ids import new_id
 from app.problems import MEDIA_TYPE, Problem, document, from_error, internal_error
 from eggs_core.errors import EggsError
 
-DATABASE_DOWN = (OperationalError, InterfaceError, PoolTimeout)
 _RETRY_AFTER_SECONDS = "5"
 _HTTP = {
     404: ("not-found", "There is nothing at this path", "/openapi.json lists the paths, and /docs shows them."),

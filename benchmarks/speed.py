@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from benchmarks.results import keep
 from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.gguf import converted_folder
-from eggs_core.prune import prune_blocks
+from eggs_core.prune import plan, prune_blocks
 from eggs_core.skeleton import Skeleton
 from eggs_core.sources import resolve_model
 from eggs_core.spec import CalibrationSpec, PruneSpec
@@ -53,7 +53,7 @@ def pruning(folder: Path, spec: PruneSpec, tokens: Tensor) -> float:
         started = time.perf_counter()
         skeleton = Skeleton(Checkpoint(folder), DEVICE)
         writer = CheckpointWriter(Path(out), len(skeleton.blocks) + 1)
-        prune_blocks(skeleton, spec, tokens, writer, lambda index, reports: None)
+        prune_blocks(skeleton, spec, plan(skeleton, spec), tokens, writer, lambda index, reports: None)
         writer.finish()
         return time.perf_counter() - started
 

@@ -1,8 +1,10 @@
 """Checkpoints as folders of safetensors shards: read tensor by tensor, written shard by shard."""
 
+import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -43,7 +45,7 @@ class Checkpoint:
                     self.file_of.update(dict.fromkeys(tensors.keys(), file))
             except (SafetensorError, OSError) as error:
                 raise BrokenCheckpoint(
-                    f"{file.name} is not a readable safetensors file ({error}). Save or upload it again."
+                    f"{file.name} is not a readable safetensors file. Save or upload it again."
                 ) from error
         if not self.file_of:
             raise BrokenCheckpoint("The checkpoint holds no tensor. Save or upload it again.")
@@ -107,7 +109,12 @@ class CheckpointWriter:
         """Writes shard number `shard`, counted from 0."""
         name = f"model-{shard + 1:05d}-of-{self._shards:05d}.safetensors"
         partial = self._folder / f".{name}.partial"
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, {"format": "pt"})
+        try:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, {"format": "pt"})
+        except SafetensorError as error:
+            if "os error 28" in str(error):  # ENOSPC, which safetensors has no error of its own for
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
         partial.rename(self._folder / name)
         self._weight_map.update(dict.fromkeys(tensors, name))
         self._total_size += sum(tensor.nbytes for tensor in tensors.values())

@@ -6,10 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from eggs_core.errors import BrokenCheckpoint
 from eggs_core.skeleton import Skeleton
 from eggs_core.stream import BlockCall, BlockStream
 
 _HEAD_TOKENS = 1024
+_LARGEST_EXPONENT = 700.0
 
 
 @torch.no_grad()
@@ -20,6 +22,9 @@ def perplexity(
 
     tokens: (windows, L) int64. `on_block` is called after each decoder block with its index. Returns the
     perplexity and the number of tokens predicted. Log-probabilities in float32, their sum in float64.
+
+    A perplexity beyond e**700, near the end of what a float holds, is given as e**700.
+    Raises `BrokenCheckpoint` where the model's logits are not finite.
     """
     stream = BlockStream(skeleton, tokens)
     hidden = stream.embed()
@@ -40,4 +45,10 @@ def perplexity(
         ):
             total += nn.functional.cross_entropy(chunk.float(), target, reduction="sum").double().cpu()
     predicted = tokens.shape[0] * (tokens.shape[1] - 1)
-    return math.exp(float(total) / predicted), predicted
+    mean = float(total) / predicted
+    if not math.isfinite(mean):
+        raise BrokenCheckpoint(
+            "The model gives logits that are not finite on the evaluation text. Check its weights; where they are "
+            "float16, the same weights in bfloat16 may do."
+        )
+    return math.exp(min(mean, _LARGEST_EXPONENT)), predicted

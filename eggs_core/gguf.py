@@ -29,10 +29,14 @@ def converted_folder(file: Path, cache_dir: Path) -> Path:
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
         try:
-            model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        except (ValueError, KeyError, IndexError, OSError, NotImplementedError) as error:
-            raise BrokenCheckpoint(f"{file.name} cannot be converted from GGUF: {error}") from error
+            options = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **options)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+        except Exception as error:  # the reader fails in any way on a stranger's file
+            raise BrokenCheckpoint(
+                f"{file.name} cannot be converted from GGUF. Check that it is whole, and that transformers reads "
+                "its architecture."
+            ) from error
         # The weights are dequantised, so what the config says of their quantisation holds no more.
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config

@@ -1,5 +1,6 @@
 """What comes from the Hugging Face Hub: checkpoints without pickles, and data set files."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,18 +17,24 @@ from huggingface_hub.errors import (
 )
 
 from eggs_core.checkpoint import COMPANIONS, WEIGHTS
-from eggs_core.errors import EggsError, HubUnavailable, ModelNotFound, TextNotFound
+from eggs_core.errors import EggsError, HubUnavailable, ModelNotFound, TextNotFound, UnsafeCheckpoint
 from eggs_core.sources import TEXT_SUFFIXES
 
 
 def model_folder(repo_id: str, revision: str | None, cache_dir: Path) -> Path:
     """Downloads a repository's safetensors, config and tokenizer; returns the snapshot, named by its commit.
 
-    Raises `ModelNotFound` or `HubUnavailable`.
+    Raises `ModelNotFound`, `UnsafeCheckpoint` or `HubUnavailable`.
     """
     with _explained(repo_id, ModelNotFound):
         patterns = [WEIGHTS, "*.safetensors.index.json", *COMPANIONS]
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, cache_dir=cache_dir))
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, cache_dir=cache_dir))
+    if not any(folder.glob(WEIGHTS)):
+        raise UnsafeCheckpoint(
+            f"{repo_id} has no safetensors file, and pickled weights can run code when read. Choose a revision "
+            "or a repository that has safetensors."
+        )
+    return folder
 
 
 def dataset_file(source: str, part: str, cache_dir: Path) -> Path:
@@ -64,4 +71,6 @@ def _explained(what: str, not_found: type[EggsError]) -> Iterator[None]:
     except EntryNotFoundError as error:
         raise not_found(f"The Hugging Face Hub has no such file in {what}. Check its name.") from error
     except (HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
+            raise  # this machine's trouble, not the Hub's
         raise HubUnavailable(f"The Hugging Face Hub could not be reached for {what}. Try again later.") from error

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from eggs_core.errors import UnsupportedModel
+
 
 @dataclass(frozen=True, slots=True)
 class PrunableLayer:
@@ -51,12 +53,21 @@ class PrunableLayer:
 
 
 def prunable_layers(block: nn.Module, block_name: str, ignore: Sequence[str]) -> list[PrunableLayer]:
-    """The layers of `block` that no shell pattern of `ignore` matches, in module order."""
-    return [
-        layer
-        for layer in _matrices(block, block_name)
-        if not any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in ignore)
-    ]
+    """The layers of `block` that no shell pattern of `ignore` matches, in module order.
+
+    Raises `UnsupportedModel`, naming the module, for fused experts whose orientation cannot be told.
+    """
+
+    def ignored(name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore)
+
+    for name in _unknown_experts(block, block_name):
+        if not ignored(name):
+            raise UnsupportedModel(
+                f"{name} holds its experts in a form that cannot be pruned here. Leave them dense by adding "
+                f'"{name}" to ignore.'
+            )
+    return [layer for layer in _matrices(block, block_name) if not ignored(layer.name)]
 
 
 def _matrices(block: nn.Module, block_name: str) -> Iterator[PrunableLayer]:
@@ -65,9 +76,25 @@ def _matrices(block: nn.Module, block_name: str) -> Iterator[PrunableLayer]:
         if isinstance(module, (nn.Linear, Conv1D)):
             yield PrunableLayer(name, name, module, "weight", None, isinstance(module, Conv1D))
             continue
+        if not _says_its_orientation(module):
+            continue
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if parameter.ndim == 3:  # (experts, C_out, C_in), or the last two the other way round
-                transposed = bool(getattr(module, "is_transposed", False))
+                transposed = bool(module.is_transposed)
                 for expert in range(parameter.shape[0]):
                     layer_name = f"{name}.{parameter_name}.{expert}"
                     yield PrunableLayer(layer_name, name, module, parameter_name, expert, transposed)
+
+
+def _says_its_orientation(module: nn.Module) -> bool:
+    # transformers gives this to every experts module that shares its interface. Other parameters of three
+    # dimensions are convolution kernels and the like, which are no matrices.
+    return hasattr(module, "is_transposed")
+
+
+def _unknown_experts(block: nn.Module, block_name: str) -> Iterator[str]:
+    for relative_name, module in block.named_modules():
+        if "Experts" in type(module).__name__ and not _says_its_orientation(module):
+            for parameter_name, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim == 3:
+                    yield f"{block_name}.{relative_name}.{parameter_name}"

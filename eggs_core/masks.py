@@ -99,7 +99,8 @@ def _raise_degrees(mask: Tensor, S: Tensor, m: int, min_degree: int) -> None:
     for g in (kept.sum(dim=0) < min_degree).any(dim=1).nonzero().flatten().tolist():
         group, score = kept[:, g], scores[:, g]  # (C_out, M) views
         degree = group.sum(dim=0)
-        while (poorest := int(degree.argmin())) is not None and degree[poorest] < min_degree:
+        while int(degree.min()) < min_degree:
+            poorest = int(degree.argmin())
             loss = score - score[:, poorest : poorest + 1]
             exchangeable = group & ~group[:, poorest : poorest + 1] & (degree > min_degree)
             cheapest = int(loss.masked_fill(~exchangeable, torch.inf).argmin())

@@ -25,6 +25,7 @@ from eggs_core.summary import report_of
 from eggs_core.text import Part, token_windows
 
 CHECKSUMS = "SHA256SUMS"
+_LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
 _DOING = {
     "evaluate_dense": "Evaluating the dense model",
     "prune": "Pruning",
@@ -106,7 +107,7 @@ def prune(
     dense_perplexity = evaluate(dense, held_out, "evaluate_dense") if held_out is not None else None
     with clock.stage("prune"):
         writer = CheckpointWriter(out, blocks + 1)
-        prune_blocks(dense, spec, calibration, writer, on_pruned_block)
+        prune_blocks(dense, spec, layers, calibration, writer, on_pruned_block)
         writer.finish()
         copy_companions(folder, out)
     pruned = Checkpoint(out)
@@ -160,14 +161,15 @@ def _folder(model: ModelRef, revision: str | None, cache_dir: Path) -> Path:
 def _tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except Exception as error:  # a stranger's files fail in any way
         raise BrokenCheckpoint(
             "The model has no tokenizer that transformers can read. Save its tokenizer into the same folder."
         ) from error
 
 
 def _check_length(skeleton: Skeleton, text: TextSpec) -> None:
-    longest = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)
+    config = skeleton.config.get_text_config()
+    longest = next((n for name in _LENGTH_LIMITS if isinstance(n := getattr(config, name, None), int)), None)
     if longest is not None and text.sequence_length > longest:
         raise SequenceTooLong(
             f"sequence_length is {text.sequence_length}, and this model takes at most {longest} tokens. Ask for "

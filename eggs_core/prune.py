@@ -40,17 +40,17 @@ def plan(skeleton: Skeleton, spec: PruneSpec) -> list[list[PrunableLayer]]:
 def prune_blocks(
     skeleton: Skeleton,
     spec: PruneSpec,
+    layers: list[list[PrunableLayer]],
     tokens: Tensor,
     writer: CheckpointWriter,
     on_block: Callable[[int, list[LayerReport]], None],
 ) -> None:
-    """Prunes every block of `skeleton` on calibration `tokens` (windows, L), writing a shard for each.
+    """Prunes the `layers` that were planned, on calibration `tokens` (windows, L), writing a shard for each block.
 
     Shard 0 holds what lies outside the blocks, unchanged. Each block is measured on what the pruned blocks
     before it make of the tokens. `on_block` is called with each block's index and figures once its shard is
     on disk, and may raise to stop the run.
     """
-    layers = plan(skeleton, spec)
     stream = BlockStream(skeleton, tokens)
     hidden = stream.embed()
     writer.write(0, skeleton.checkpoint.read(skeleton.names_outside))

@@ -11,7 +11,7 @@ SCHEMA_VERSION: Literal[1] = 1
 
 
 class ReportModel(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class ModelInfo(ReportModel):
@@ -23,7 +23,7 @@ class ModelInfo(ReportModel):
     parameters: int
     blocks: int
     dtype: str
-    fingerprint: str = Field(description="sha256 over the names, sizes and bytes of the checkpoint's files.")
+    fingerprint: str = Field(description="sha256 over the names and contents of the checkpoint's files.")
 
 
 class TextInfo(ReportModel):

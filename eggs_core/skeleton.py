@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -50,9 +50,10 @@ class Skeleton:
         try:
             with init_empty_weights(include_buffers=False):
                 model: PreTrainedModel = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype)
-        except ValueError as error:
+        except Exception as error:  # a stranger's config makes the model's constructor fail in any way
             raise UnsupportedModel(
-                f"transformers knows no causal language model for {self.config.model_type!r} without remote code."
+                f"transformers can build no causal language model of type {self.config.model_type!r} from "
+                "config.json without remote code. Check the values in it."
             ) from error
         self.model = model.eval().requires_grad_(False)
         # The other implementations hide the products with single experts from view.
@@ -86,6 +87,7 @@ class Skeleton:
         pattern = re.compile(re.escape(self.block_names[0]).removesuffix("0") + r"(\d+)\.")
         names: list[list[str]] = [[] for _ in self.blocks]
         self.names_outside: list[str] = []
+        self.uncounted_blocks: set[int] = set()
         for name, target in self._target_of.items():
             match = pattern.match(target)
             if match is None:
@@ -94,6 +96,7 @@ class Skeleton:
                 names[int(match[1])].append(name)
             else:  # a block that the config does not count, such as a multi-token prediction head
                 self.names_outside.append(name)
+                self.uncounted_blocks.add(int(match[1]))
         return names
 
     def load_outside(self) -> None:
@@ -159,23 +162,33 @@ class Skeleton:
             # The parameters that share a conversion with a changed one go back together with it.
             self.model._weight_conversions = self._transforms
             updates |= revert_weight_conversion(self.model, converted)
-        for name, tensor in updates.items():
+        for own_name, tensor in updates.items():
+            name = own_name if own_name in tensors else self._prefix_changed(own_name)
             stored = tensors[name]
             if stored.shape != tensor.shape:
                 raise AssertionError(f"{name}: {tuple(tensor.shape)} written for {tuple(stored.shape)}")
             tensors[name] = tensor.to("cpu", stored.dtype)
         return tensors
 
+    def _prefix_changed(self, name: str) -> str:
+        """`name` without the base model's prefix, or with it: checkpoints of a bare base model lack it."""
+        prefix = f"{self.model.base_model_prefix}."
+        return name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
+
 
 def _config(checkpoint: Checkpoint) -> Any:
     try:
         config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except Exception as error:  # a stranger's config fails in any way
         raise UnsupportedModel(
-            "config.json names no model type that transformers can build without remote code."
+            "config.json names no model type that transformers can build without remote code, or has wrong values."
         ) from error
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedModel("This checkpoint is quantised already. Prune the original weights instead.")
+    # Encoders can be built with a causal head too, and would be measured as what they are not.
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if config.is_encoder_decoder or encoder:
+        raise UnsupportedModel(f"{config.model_type} is not a decoder-only language model.")
     return config
 
 
@@ -196,7 +209,7 @@ def _decoder_blocks(model: PreTrainedModel) -> tuple[nn.ModuleList, str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
-    if not lists:
+    if not lists or not count:
         raise UnsupportedModel(f"No list of {count} decoder blocks was found in {type(model).__name__}.")
     _, name, blocks = max(lists, key=lambda entry: entry[0])
     return blocks, name

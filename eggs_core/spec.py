@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from eggs_core.pattern import NMPattern
 
 DEFAULT_MIN_DEGREE = 4
-DEFAULT_IGNORE = ("*embed*", "*lm_head", "*.gate", "*.router*", "*shared_expert_gate")
+DEFAULT_IGNORE = ("*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*shared_expert_gate")
 
 Reference = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
 

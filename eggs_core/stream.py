@@ -30,12 +30,15 @@ class BlockCall:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         self.output = self._forward(hidden, *self._args, **self._kwargs)
-        states: Tensor = self.output[0] if isinstance(self.output, tuple) else self.output
-        return states
+        return _first(self.output)
 
 
 Visit = Callable[[int, nn.Module, BlockCall], None]
 """Called with a block's index, the block with its weights loaded, and how to call it; calls it at least once."""
+
+
+Form = tuple[type[tuple[Any, ...]] | type[list[Any]] | None, tuple[Any, ...]]
+"""How a block returns its hidden states: alone (None), or first in a tuple or list, and with what after them."""
 
 
 class BlockStream:
@@ -48,7 +51,7 @@ class BlockStream:
             d for d in range(1, windows + 1) if windows % d == 0 and (d == 1 or d * length <= MAX_BATCH_TOKENS)
         )
         self.batches = [batch.to(skeleton.device) for batch in torch.split(tokens, size)]
-        self._tails: list[tuple[Any, ...] | None] = []
+        self._forms: list[Form] = []
         skeleton.load_outside()
 
     def embed(self) -> list[Tensor]:
@@ -75,21 +78,27 @@ class BlockStream:
     def run(self, visit: Visit) -> None:
         """Visits every block in order, loaded."""
         blocks = self._skeleton.blocks
-        self._tails = []
+        self._forms = []
+        last: list[Tensor] = []
 
         def forward_of(index: int) -> Callable[..., Any]:
             block = blocks[index]
             own_forward = block.forward
 
-            def forward(_: Tensor, *args: Any, **kwargs: Any) -> Any:
+            def forward(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+                if last and states is not last.pop():
+                    raise UnsupportedModel(
+                        "This model changes the hidden states between its decoder blocks, which block streaming "
+                        "does not carry."
+                    )
                 call = BlockCall(own_forward, args, kwargs)
                 with self._skeleton.loaded(index):
                     visit(index, block, call)
-                output = call.output
-                self._tails.append(output[1:] if isinstance(output, tuple) else None)
+                self._forms.append(_form(call.output))
+                last.append(_first(call.output))
                 if index == len(blocks) - 1:
                     raise _Stop
-                return output
+                return call.output
 
             return forward
 
@@ -101,8 +110,9 @@ class BlockStream:
         blocks = self._skeleton.blocks
 
         def forward_of(index: int) -> Callable[..., Any]:
-            tail = self._tails[index]
-            return lambda *args, **kwargs: hidden if tail is None else (hidden, *tail)
+            kind, rest = self._forms[index]
+            replayed = hidden if kind is None else kind((hidden, *rest))
+            return lambda *args, **kwargs: replayed
 
         with _replaced_forwards(blocks, forward_of):
             logits: Tensor = self._skeleton.model(input_ids=self.batches[batch], use_cache=False).logits
@@ -114,6 +124,16 @@ class BlockStream:
         except _Stop:
             return
         raise UnsupportedModel(f"{type(self._skeleton.model).__name__} did not call its decoder blocks.")
+
+
+def _first(output: Any) -> Tensor:
+    """The hidden states in what a block returns: a tensor, or a tuple or list that begins with it."""
+    states: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return states
+
+
+def _form(output: Any) -> "Form":
+    return (type(output), tuple(output[1:])) if isinstance(output, tuple | list) else (None, ())
 
 
 class _Stop(Exception):

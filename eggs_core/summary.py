@@ -53,7 +53,7 @@ def report_of(
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
         expansion=_expansion(layers),
         layers=layers,
-        notes=_notes(spec, layers),
+        notes=_notes(spec, skeleton, layers),
         calibration=_text_info(spec.calibration, calibration, seed=spec.calibration.seed),
         evaluation=None if held_out is None or spec.evaluation is None else _text_info(spec.evaluation, held_out),
         spec=spec,
@@ -95,13 +95,18 @@ def _expansion(layers: list[LayerReport]) -> Expansion:
     )
 
 
-def _notes(spec: PruneSpec, layers: list[LayerReport]) -> list[str]:
+def _notes(spec: PruneSpec, skeleton: Skeleton, layers: list[LayerReport]) -> list[str]:
     notes = []
     unseen = [layer.name for layer in layers if layer.calibration_tokens == 0]
     if unseen:
         notes.append(
-            f"{len(unseen)} expert matrices saw no calibration token and were ranked by their weights alone, such "
-            f"as {unseen[0]}. More calibration samples reach more experts."
+            f"{len(unseen)} matrices, of experts that no token was routed to, saw no calibration token and were "
+            f"ranked by their weights alone, such as {unseen[0]}. More calibration samples reach more experts."
+        )
+    if skeleton.uncounted_blocks:
+        notes.append(
+            f"The checkpoint holds {len(skeleton.uncounted_blocks)} blocks more than config.json counts; they "
+            "were copied as they are."
         )
     if not layers:
         notes.append("No layer was pruned: the ignore patterns match them all.")

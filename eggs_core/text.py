@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.parquet
 import torch
 from torch import Tensor
 
@@ -129,8 +130,10 @@ def _read(path: Path, field: str, source: str) -> Iterator[str]:
         raise TextNotFound(
             f"{source} has a record without the field {field!r}. Name its text with text_field."
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError, pyarrow.ArrowException) as error:
         raise TextNotFound(f"{source} is not a readable {path.suffix} file of texts: {error}") from error
+    except OSError as error:  # pyarrow gives one, with the path, for damaged data
+        raise TextNotFound(f"{source} cannot be read. Check that the file is whole.") from error
 
 
 def _as_text(value: Any) -> str:
@@ -140,8 +143,6 @@ def _as_text(value: Any) -> str:
 
 
 def _parquet(path: Path, field: str) -> Iterator[Any]:
-    import pyarrow.parquet
-
     with pyarrow.parquet.ParquetFile(path) as file:
         if field not in file.schema_arrow.names:
             raise KeyError(field)

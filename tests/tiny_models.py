@@ -42,6 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "stablelm": {},
     "olmo2": {},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16},
     "qwen3_moe": {
         "head_dim": 8,
         "moe_intermediate_size": 16,
@@ -80,7 +81,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTo
     def make(family: str, *, max_shard_size: str = "5GB", dtype: str = "float32", **changes: Any) -> Path:
         key = repr((family, max_shard_size, dtype, sorted(changes.items())))
         if key not in made:
-            values = COMMON | FAMILIES[family] | changes
+            values = COMMON | FAMILIES.get(family, {}) | changes
             config = AutoConfig.for_model(family, **values)
             transformers.set_seed(0)
             model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))

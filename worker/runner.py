@@ -1,5 +1,6 @@
 """Runs one job from claim to publication."""
 
+import errno
 import logging
 import mimetypes
 import shutil
@@ -7,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import problems
+from app.db import DATABASE_DOWN
 from app.ids import new_id
-from app.jobs import leases
+from app.jobs import leases, repository
 from app.jobs.leases import Lease, LeaseLost, NewArtifact
+from app.jobs.models import JobState
 from app.settings import Settings
-from eggs_core.errors import Cancelled, EggsError
+from eggs_core.errors import Cancelled, EggsError, NoSpace
 from worker.heart import Heart
 
 logger = logging.getLogger(__name__)
@@ -28,11 +30,14 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session]) ->
     """
     with sessions.begin() as session:
         lease = leases.claim(session, job_id, settings.lease_seconds, max_attempts=settings.max_attempts)
+        job = repository.get(session, job_id)
     if lease is None:
         logger.info("%s is not to be had: another worker has it, or it has ended", job_id)
+        if job is not None and job.state in (JobState.FAILED, JobState.CANCELLED):
+            _remove_leftovers(settings, job_id)
         return
     logger.info("%s: attempt %d", job_id, lease.attempt)
-    _remove_leftovers(settings, lease)
+    _remove_leftovers(settings, job_id)
     try:
         with Heart(sessions, lease, settings.lease_seconds) as heart:
             try:
@@ -42,13 +47,13 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session]) ->
                     leases.confirm_cancelled(session, lease)
             except EggsError as error:
                 _fail(sessions, lease, problems.from_error(error))
-            except (LeaseLost, OperationalError):
-                # Without the database nothing can be said of the job; it is offered again after its lease.
+            except (LeaseLost, *DATABASE_DOWN):
+                # Without the database nothing can be said of the job, not even whether it was published: it
+                # is offered again after its lease, or has succeeded.
                 raise
-            except Exception:
-                reference = new_id("err")
-                logger.exception("%s failed; reference %s", job_id, reference)
-                _fail(sessions, lease, problems.internal_error(reference))
+            except Exception as error:
+                _remove_leftovers(settings, job_id)
+                _fail(sessions, lease, _problem(error, job_id))
     except LeaseLost:
         logger.warning("%s: attempt %d lost its lease and is given up", job_id, lease.attempt)
         shutil.rmtree(settings.artifacts_dir / _attempt_folder(lease), ignore_errors=True)
@@ -63,15 +68,19 @@ def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], leas
 
     def on_progress(event: ProgressEvent) -> None:
         heart.check()
-        with sessions.begin() as session:
-            leases.record_progress(
-                session,
-                lease,
-                progress=event.fraction,
-                stage=event.stage,
-                message=event.message,
-                data=event.data,
-            )
+        try:
+            with sessions.begin() as session:
+                leases.record_progress(
+                    session,
+                    lease,
+                    progress=event.fraction,
+                    stage=event.stage,
+                    message=event.message,
+                    data=event.data,
+                )
+        except DATABASE_DOWN:
+            # The work goes on; whether it still counts is for the heart to find out.
+            logger.warning("Progress of %s could not be recorded: the database does not answer", lease.job_id)
 
     staging = _staging(settings, lease)
     report = prune(
@@ -126,6 +135,17 @@ def _media_type(name: str) -> str:
     return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
+def _problem(error: Exception, job_id: str) -> dict[str, Any]:
+    """What the user is told of an error that nobody foresaw; the log has the rest."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return problems.from_error(
+            NoSpace("The disk ran full in the middle of the job. Make room and submit again.")
+        )
+    reference = new_id("err")
+    logger.error("%s failed; reference %s", job_id, reference, exc_info=error)
+    return problems.internal_error(reference)
+
+
 def _fail(sessions: sessionmaker[Session], lease: Lease, problem: dict[str, Any]) -> None:
     with sessions.begin() as session:
         leases.fail(session, lease, problem)
@@ -140,8 +160,8 @@ def _staging(settings: Settings, lease: Lease) -> Path:
     return settings.staging_dir / f"{lease.job_id}.attempt-{lease.attempt}"
 
 
-def _remove_leftovers(settings: Settings, lease: Lease) -> None:
+def _remove_leftovers(settings: Settings, job_id: str) -> None:
     """What earlier attempts left: they have lost their leases and can publish no more."""
-    for folder in settings.staging_dir.glob(f"{lease.job_id}.attempt-*"):
+    for folder in settings.staging_dir.glob(f"{job_id}.attempt-*"):
         shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(settings.artifacts_dir / lease.job_id, ignore_errors=True)
+    shutil.rmtree(settings.artifacts_dir / job_id, ignore_errors=True)

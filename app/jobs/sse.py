@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from app.db import DATABASE_DOWN
 from app.jobs import service
 from app.jobs.schemas import JobEventResource
-from app.problem_handlers import DATABASE_DOWN
 
 MEDIA_TYPE = "text/event-stream"
 _POLL_SECONDS = 0.5

@@ -5,9 +5,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.db import DATABASE_DOWN
 from app.keys import service
 from app.keys.service import Principal
-from app.problem_handlers import DATABASE_DOWN, answer_to
+from app.problem_handlers import answer_to
 from app.problems import Problem
 
 PROTECTED = "/v1"

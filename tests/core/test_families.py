@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from eggs_core.checkpoint import Checkpoint
+from eggs_core.errors import UnsupportedModel
 from eggs_core.evaluate import perplexity
 from eggs_core.pipeline import prune
 from eggs_core.skeleton import Skeleton
@@ -80,7 +81,8 @@ def _weight(model: torch.nn.Module, name: str) -> torch.Tensor:
     """The weight that a report's layer names, as (C_out, C_in)."""
     if name.rsplit(".", 1)[-1].isdigit():
         parameter, expert = name.rsplit(".", 1)
-        return model.get_parameter(parameter)[int(expert)]
+        weight = model.get_parameter(parameter)[int(expert)]
+        return weight.T if model.get_submodule(parameter.rsplit(".", 1)[0]).is_transposed else weight
     module = model.get_submodule(name)
     return module.weight.T if type(module).__name__ == "Conv1D" else module.weight
 
@@ -107,6 +109,48 @@ def test_expert_without_tokens_is_ranked_by_weights_alone(make_model: MakeModel,
     assert all(layer.importance == "weight-only" and layer.relative_output_error is None for layer in unseen)
     assert all(layer.importance == "ria" and layer.relative_output_error is not None for layer in seen)
     assert any("saw no calibration token" in note for note in report.notes)
+
+
+def test_experts_of_unknown_orientation_are_refused_by_name(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = make_model("llama4_text", head_dim=8, num_local_experts=2, intermediate_size_mlp=64)
+    with pytest.raises(UnsupportedModel, match=r"layers\.0\.feed_forward\.experts\.gate_up_proj.*to ignore"):
+        prune(spec_for(folder), tmp_path / "out", cache_dir=tmp_path)
+    report = prune(spec_for(folder, ignore=("*.experts.*", "*.router")), tmp_path / "out", cache_dir=tmp_path)
+    assert {layer.type for layer in report.layers} >= {"q_proj", "down_proj"}
+
+
+def test_convolutions_are_no_experts(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = make_model(
+        "qwen3_next",
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        linear_num_key_heads=2,
+        linear_num_value_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        layer_types=["linear_attention", "full_attention"],
+    )
+    report = prune(spec_for(folder), tmp_path / "out", cache_dir=tmp_path)
+    assert not any("conv" in layer.name for layer in report.layers)
+    assert any("linear_attn" in layer.name for layer in report.layers)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt2", "llama"])
+def test_checkpoints_of_the_base_model_alone(family: str, make_model: MakeModel, tmp_path: Path) -> None:
+    """Their names lack the base model's prefix; their output head is the embedding."""
+    folder = make_model(family, tie_word_embeddings=True)
+    base = tmp_path / "base"
+    AutoModel.from_pretrained(folder).save_pretrained(base)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(base)
+    prune(spec_for(folder), tmp_path / "whole", cache_dir=tmp_path)
+    prune(spec_for(base), tmp_path / "out", cache_dir=tmp_path)
+    assert stored(tmp_path / "out").keys() == stored(base).keys()
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole").state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in whole.items())
 
 
 def test_layers_that_share_inputs_see_the_same_tokens(make_model: MakeModel, tmp_path: Path) -> None:

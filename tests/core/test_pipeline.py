@@ -2,6 +2,8 @@
 
 import gc
 import json
+import math
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +207,10 @@ def _no_tokenizer(folder: Path) -> None:
         file.unlink()
 
 
+def _broken_tokenizer_config(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text("[]")
+
+
 def _no_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 
@@ -228,7 +234,13 @@ def _no_config(folder: Path) -> None:
         (_broken_index, BrokenCheckpoint, "not a shard index"),
         (_broken_config, UnsupportedModel, "config.json"),
         (_config(model_type="no-such-family"), UnsupportedModel, "remote code"),
-        (_config(model_type="t5"), UnsupportedModel, "no causal language model"),
+        (_config(model_type="t5"), UnsupportedModel, "not a decoder-only"),
+        (_config(model_type="bert"), UnsupportedModel, "not a decoder-only"),
+        (_config(hidden_size="wide"), UnsupportedModel, "wrong values"),
+        (_config(num_attention_heads=0), UnsupportedModel, "wrong values"),
+        (_config(hidden_act="no such"), UnsupportedModel, "Check the values"),
+        (_config(num_hidden_layers=0), UnsupportedModel, "No list of 0 decoder blocks"),
+        (_broken_tokenizer_config, BrokenCheckpoint, "tokenizer"),
         (_config(quantization_config={"quant_method": "fp8"}), UnsupportedModel, "quantised already"),
         (_config(vocab_size=64), BrokenCheckpoint, "tokenizer"),
         (_no_tokenizer, BrokenCheckpoint, "tokenizer"),
@@ -279,6 +291,39 @@ def test_an_output_that_exists_is_not_touched(make_model: MakeModel, tmp_path: P
 def test_min_degree_is_for_eggs_alone(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="min_degree belongs to method eggs"):
         spec_for(make_model("llama"), method=Method.RIA, min_degree=4)
+
+
+def test_a_model_that_overflows_is_told_so(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(make_model("llama"), folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][:] = 1e38
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(BrokenCheckpoint, match="logits that are not finite"):
+        prune(spec_for(folder), tmp_path / "out", cache_dir=tmp_path)
+
+
+def test_perplexity_beyond_floats_is_cut_off(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(make_model("llama"), folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][:] = 1e4
+    save_file(weights, folder / "model.safetensors")
+    report = prune(spec_for(folder), tmp_path / "out", cache_dir=tmp_path)
+    assert report.perplexity is not None
+    assert report.perplexity.dense == pytest.approx(math.exp(700))
+    assert Report.model_validate_json((tmp_path / "out" / "report.json").read_text()) == report
+
+
+def test_blocks_that_the_config_does_not_count_are_kept_and_noted(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(make_model("llama", num_hidden_layers=3), folder)
+    _config(num_hidden_layers=2)(folder)
+    report = prune(spec_for(folder), tmp_path / "out", cache_dir=tmp_path)
+    assert {layer.block for layer in report.layers} == {0, 1}
+    assert any("1 blocks more" in note for note in report.notes)
+    kept = load_file(tmp_path / "out" / "model-00001-of-00003.safetensors")
+    assert any(name.startswith("model.layers.2.") for name in kept)
 
 
 def test_what_is_in_memory_does_not_grow_with_the_blocks(make_model: MakeModel, tmp_path: Path) -> None:

@@ -106,6 +106,21 @@ def test_unreadable_texts_say_why(
     binary.write_bytes(b"\xff\xfe\x00")
     false = tmp_path / "false.parquet"
     false.write_text("no parquet")
+    damaged = tmp_path / "damaged.parquet"
+    content = bytearray(files["parquet"].read_bytes())
+    content[64:2000] = bytes(len(content[64:2000]))
+    damaged.write_bytes(bytes(content))
+    deep = tmp_path / "deep.jsonl"
+    deep.write_text("[" * 200_000 + "\n")
+    nothing = tmp_path / "nulls.jsonl"
+    nothing.write_text('{"text": null}\n')
+    spec = EvaluationSpec(source=f"file:{nothing}", samples=1, sequence_length=32)
+    with pytest.raises(NotEnoughText, match="0 tokens"):
+        windows(spec, "evaluation", tokenizer)
+    for path in (damaged, deep):
+        spec = EvaluationSpec(source=f"file:{path}", samples=1, sequence_length=32, text_field="body")
+        with pytest.raises(TextNotFound):
+            windows(spec, "evaluation", tokenizer)
     refused("no text file at", f"file:{tmp_path / 'missing.txt'}")
     table = tmp_path / "table.csv"
     table.write_text("a,b")
