@@ -5,7 +5,6 @@ from datetime import timedelta
 from threading import Event, Thread
 
 from celery import Celery
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import utcnow
@@ -18,7 +17,7 @@ MOST_PER_ROUND = 100
 logger = logging.getLogger(__name__)
 
 
-def dispatch(sessions: sessionmaker[Session], celery: Celery, queued_for: timedelta) -> list[str]:
+def dispatch(readers: sessionmaker[Session], celery: Celery, queued_for: timedelta) -> list[str]:
     """One round; returns the jobs that it rang for.
 
     It rings only as often as there are more claimable jobs than messages, for the oldest of them. However long
@@ -28,7 +27,7 @@ def dispatch(sessions: sessionmaker[Session], celery: Celery, queued_for: timede
     if waiting is None:
         logger.warning("The broker cannot be reached; jobs wait until it can")
         return []
-    with sessions.begin() as session:
+    with readers.begin() as session:
         missing = min(repository.count_claimable(session, utcnow()) - waiting, MOST_PER_ROUND)
         jobs = reoffer_candidates(session, missing, queued_for=queued_for) if missing > 0 else []
     return [job_id for job_id in jobs if ring(celery, job_id)]
@@ -37,8 +36,8 @@ def dispatch(sessions: sessionmaker[Session], celery: Celery, queued_for: timede
 class Dispatcher:
     """Runs a round every `interval` seconds, in a thread, from `start` to `stop`."""
 
-    def __init__(self, sessions: sessionmaker[Session], celery: Celery, interval: float) -> None:
-        self._sessions = sessions
+    def __init__(self, readers: sessionmaker[Session], celery: Celery, interval: float) -> None:
+        self._readers = readers
         self._celery = celery
         self._interval = interval
         self._stopped = Event()
@@ -56,6 +55,6 @@ class Dispatcher:
     def _run(self) -> None:
         while not self._stopped.wait(self._interval):
             try:
-                dispatch(self._sessions, self._celery, timedelta(seconds=self._interval))
-            except SQLAlchemyError:
-                logger.exception("The dispatcher could not read the database; it tries again")
+                dispatch(self._readers, self._celery, timedelta(seconds=self._interval))
+            except Exception:  # whatever it is: jobs whose message was lost start only while this thread lives
+                logger.exception("The dispatcher could not finish a round; it tries again")

@@ -35,7 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
     sessions = make_sessions(engine)
     readers = make_sessions(engine, read_only=True)
     celery = make_celery(settings)
-    dispatcher = Dispatcher(sessions, celery, settings.dispatch_interval_seconds)
+    dispatcher = Dispatcher(readers, celery, settings.dispatch_interval_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

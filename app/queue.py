@@ -5,6 +5,8 @@ database, and the dispatcher rings again for jobs that nobody has come for.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
@@ -16,6 +18,10 @@ TASK_NAME = "eggs.prune"
 _TIMEOUT_SECONDS = 2
 
 logger = logging.getLogger(__name__)
+
+
+class BrokerDown(Exception):
+    """The broker cannot be reached, or does not do what it is asked."""
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -59,7 +65,7 @@ def ring(celery: Celery, job_id: str) -> bool:
     try:
         with _connect(celery) as connection:
             celery.send_task(TASK_NAME, args=[job_id], connection=connection, ignore_result=True, retry=False)
-    except (OperationalError, ChannelError, OSError) as error:
+    except BrokerDown as error:
         logger.warning("The broker cannot be reached; %s will be offered again: %s", job_id, error)
         return False
     return True
@@ -74,12 +80,19 @@ def waiting_messages(celery: Celery) -> int | None:
             except ChannelError:
                 return 0  # nothing has ever been sent, or all of it was taken
             return int(queue.message_count)
-    except (OperationalError, OSError):
+    except BrokerDown:
         return None
 
 
-def _connect(celery: Celery) -> Any:
+@contextmanager
+def _connect(celery: Celery) -> Iterator[Any]:
+    """A connection; all that can go wrong on it, in its transport's own exceptions, is raised as `BrokerDown`."""
     connection = celery.connection_for_write()
-    # Without a bound, kombu retries for minutes, and a request would wait for it.
-    connection.ensure_connection(max_retries=1, timeout=_TIMEOUT_SECONDS, interval_start=0)
-    return connection
+    failures = (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
+    try:
+        with connection:
+            # Without a bound, kombu retries for minutes, and a request would wait for it.
+            connection.ensure_connection(max_retries=1, timeout=_TIMEOUT_SECONDS, interval_start=0)
+            yield connection
+    except failures as error:
+        raise BrokerDown(str(error)) from error

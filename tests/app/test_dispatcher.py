@@ -2,11 +2,15 @@
 
 from datetime import timedelta
 
+import pytest
 from celery import Celery
+from fastapi.testclient import TestClient
 from kombu import Exchange, Queue
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.dispatcher import Dispatcher, dispatch
+from app.jobs.models import Job
+from app.main import create_app
 from app.queue import make_celery, ring, waiting_messages
 from app.settings import Settings
 from tests.app.build import make_job
@@ -72,3 +76,27 @@ def test_rounds_go_on_until_stopped(sessions: Sessions, settings: Settings) -> N
     dispatcher.stop()
     drain(celery, settings)
     assert waiting_messages(celery) == 0
+
+
+def test_the_rounds_survive_what_nobody_foresaw(
+    sessions: Sessions, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    celery = make_celery(settings)
+    transport = celery.conf.broker_transport
+    celery.conf.broker_transport = "no-such-transport"
+    dispatcher = Dispatcher(sessions, celery, interval=0.01)
+    dispatcher.start()
+    wait_for(lambda: "could not finish a round" in caplog.text)
+    celery.conf.broker_transport = transport
+    make_job(sessions)
+    wait_for(lambda: waiting_messages(celery))
+    dispatcher.stop()
+
+
+def test_the_rounds_wait_for_no_writer(sessions: Sessions, settings: Settings) -> None:
+    job_id = make_job(sessions)
+    app = create_app(settings.model_copy(update={"dispatch_interval_seconds": 0.01}))
+    with sessions.begin() as writer:
+        assert writer.get(Job, job_id)
+        with TestClient(app):
+            wait_for(lambda: waiting_messages(app.state.celery), seconds=10)

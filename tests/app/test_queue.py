@@ -1,9 +1,12 @@
 """The doorbell on each broker: it rings once, and one that is down delays nobody."""
 
 import os
+import socketserver
+import threading
 import time
 import uuid
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from kombu import Exchange, Queue
@@ -50,6 +53,51 @@ def test_a_broker_that_is_down_delays_nobody(url: str, tmp_path: Path) -> None:
     assert not ring(celery, "job_1")
     assert waiting_messages(celery) is None
     assert time.monotonic() - started < 5
+
+
+class FailingRedis(socketserver.ThreadingTCPServer):
+    """A server that greets as Redis does, and answers any command after that with an error, or by hanging up."""
+
+    daemon_threads = True
+
+    def __init__(self, error: str | None) -> None:
+        super().__init__(("127.0.0.1", 0), _Conversation)
+        self.error = error
+        self.url = f"redis://127.0.0.1:{self.server_address[1]}/0"
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Conversation(socketserver.StreamRequestHandler):
+    GREETING: ClassVar = {"PING": "+PONG", "HELLO": "%1\r\n+proto\r\n:3", "CLIENT": "+OK", "SELECT": "+OK"}
+
+    def handle(self) -> None:
+        assert isinstance(self.server, FailingRedis)
+        while parts := self.rfile.readline():
+            command, *_ = [self._part() for _ in range(int(parts[1:]))]
+            answer = self.GREETING.get(command, self.server.error)
+            if answer is None:
+                return
+            self.wfile.write(f"{answer}\r\n".encode())
+
+    def _part(self) -> str:
+        length = int(self.rfile.readline()[1:])
+        return self.rfile.read(length + len("\r\n")).decode().strip()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [None, "-LOADING Redis is loading", "-READONLY You can't write", "-MISCONF Errors writing to disk"],
+    ids=["hangs up", "loading", "read only", "disk full"],
+)
+def test_a_broker_that_answers_and_then_fails_counts_as_down(error: str | None, tmp_path: Path) -> None:
+    with FailingRedis(error) as server:
+        celery = make_celery(Settings(data_dir=tmp_path, broker_url=server.url))
+        assert not ring(celery, "job_1")
+        assert waiting_messages(celery) is None
 
 
 def test_files_left_by_a_killed_writer_are_no_messages(tmp_path: Path) -> None:
