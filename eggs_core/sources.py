@@ -3,13 +3,16 @@
 import importlib.util
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from eggs_core.errors import ModelNotAllowed, ModelNotFound, TextNotFound, UnsafeCheckpoint
+from eggs_core.errors import EggsError, ModelNotAllowed, ModelNotFound, TextNotFound, UnsafeCheckpoint
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+# A data set, or a file in it: no part of the file's path is empty or only dots, so that it stays in the data set.
+HUB_DATA = re.compile(rf"{HUB_ID.pattern}(/(?!\.*(/|$))[^/\\\0]+)*", re.ASCII)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
 
@@ -34,19 +37,23 @@ class ModelRef:
 
 
 def offered_models(roots: Sequence[Path]) -> list[ModelRef]:
-    """The models this installation offers without a download: packaged ones and those right under `roots`."""
-    models = [ref for name in _PACKAGED if (ref := _packaged(name)) is not None]
-    for root in roots:
-        for path in sorted(root.iterdir()) if root.is_dir() else ():
-            if path.suffix == ".gguf" or (path / "config.json").is_file():
-                models.append(ModelRef(str(path), "local", path, f"{path.name}, in the folder {root.name}"))
+    """The models this installation offers without a download: packaged ones and those right under `roots`.
+
+    The id of each is a reference that `resolve_model` takes as it is.
+    """
+    names = [*_PACKAGED, *(path.name for root in roots if root.is_dir() for path in sorted(root.iterdir()))]
+    models = []
+    for name in dict.fromkeys(names):
+        with suppress(EggsError):
+            models.append(resolve_model(name, roots, allow_hub=False))
     return models
 
 
 def resolve_model(reference: str, roots: Sequence[Path] | None, *, allow_hub: bool = True) -> ModelRef:
     """What `reference` means: a packaged model's id, a path, or `ORG/NAME` on the Hugging Face Hub.
 
-    `roots` are the folders that paths may lie in, links resolved; None allows every path (the command line).
+    `roots` are the folders that paths may lie in, links resolved, and that relative paths are looked for in; None
+    allows every path, and relative ones start from the working directory (the command line).
     Raises `ModelNotFound`, `ModelNotAllowed`, or `UnsafeCheckpoint` where a folder has only pickled weights.
     """
     if (packaged := _packaged(reference)) is not None:
@@ -54,17 +61,16 @@ def resolve_model(reference: str, roots: Sequence[Path] | None, *, allow_hub: bo
     if reference in _PACKAGED:
         package = _PACKAGED[reference][0].replace("_", "-")
         raise ModelNotFound(f"{reference} is carried by the package {package}, which is not installed here.")
-    path = Path(reference).expanduser()
-    if path.is_absolute() or reference.startswith((".", "~")) or (roots is None and path.exists()):
-        path = _inside(path, roots, ModelNotAllowed, "model")
-        if not path.exists():
-            raise ModelNotFound(f"There is no model at {reference}. Give an existing folder or GGUF file.")
-        _check_files(path, reference)
-        return ModelRef(reference, "local", path, path.name)
+    if (path := _find(reference, reference, roots, ModelNotAllowed)) is not None:
+        try:
+            _check_files(path, reference)
+        except OSError as error:
+            raise ModelNotFound(f"The files of {reference} cannot be read here.") from error
+        return ModelRef(reference, "local", path, f"{path.name}, in the folder {path.parent.name}")
     if not HUB_ID.fullmatch(reference):
         raise ModelNotFound(
-            f"{reference!r} is neither a model of this installation, nor a path, nor a Hub id like ORG/NAME. "
-            "GET /v1/models (or `eggs models`) lists what is offered here."
+            f"{reference!r} is neither a model of this installation, nor an existing folder or GGUF file, nor a "
+            "Hub id like ORG/NAME. GET /v1/models (or `eggs models`) lists what is offered here."
         )
     if not allow_hub:
         raise ModelNotFound(
@@ -76,8 +82,8 @@ def resolve_model(reference: str, roots: Sequence[Path] | None, *, allow_hub: bo
 
 def resolve_text_file(source: str, roots: Sequence[Path] | None) -> Path:
     """The file that `file:PATH` names. Raises `TextNotFound`, also where it lies outside `roots`."""
-    path = _inside(Path(source.removeprefix("file:")).expanduser(), roots, TextNotFound, "text")
-    if not path.is_file():
+    path = _find(source.removeprefix("file:"), source, roots, TextNotFound)
+    if path is None or not path.is_file():
         raise TextNotFound(f"There is no text file at {source}. Give an existing .txt, .jsonl or .parquet file.")
     if path.suffix not in TEXT_SUFFIXES:
         raise TextNotFound(f"{source} is not a text this service reads. Give a .txt, .jsonl or .parquet file.")
@@ -89,12 +95,12 @@ def check_text_source(source: str, roots: Sequence[Path] | None, *, allow_hub: b
     if source.startswith("file:"):
         resolve_text_file(source, roots)
     elif source.startswith("hub:"):
+        if not HUB_DATA.fullmatch(source.removeprefix("hub:")):
+            raise TextNotFound(f"{source} is not a Hub data set. Write hub:ORG/NAME or hub:ORG/NAME/FILE.")
         if not allow_hub:
             raise TextNotFound(
                 f"{source} would come from the Hugging Face Hub, which this installation does not use."
             )
-        if not HUB_ID.fullmatch("/".join(source.removeprefix("hub:").split("/")[:2])):
-            raise TextNotFound(f"{source} is not a Hub data set. Write hub:ORG/NAME or hub:ORG/NAME/FILE.")
     elif source != "pydocs":
         raise TextNotFound(f"{source!r} is not a text source. Use pydocs, file:PATH or hub:ORG/NAME.")
 
@@ -109,16 +115,35 @@ def _packaged(reference: str) -> ModelRef | None:
     return ModelRef(reference, "package", Path(spec.origin).parent / file, description)
 
 
-def _inside(
-    path: Path, roots: Sequence[Path] | None, error: type[ModelNotAllowed] | type[TextNotFound], what: str
-) -> Path:
-    resolved = path.resolve()
-    if roots is not None and not any(resolved.is_relative_to(root.resolve()) for root in roots):
-        raise error(
-            f"{path} is outside the folders that a {what} may be read from. Put it into one of them, or ask the "
-            "operator to add its folder to EGGS_MODEL_ROOTS or EGGS_TEXT_ROOTS."
-        )
-    return resolved
+def _find(
+    path: str,
+    reference: str,
+    roots: Sequence[Path] | None,
+    outside: type[ModelNotAllowed] | type[TextNotFound],
+) -> Path | None:
+    """What lies at `path`, links resolved: None if nothing does, or if it is no path at all.
+
+    Raises `outside` where a path leaves the roots, whether or not something lies there.
+    """
+    try:
+        if roots is None:
+            found = Path(path).expanduser().resolve()
+            return found if found.exists() else None
+        # An absolute path is the same under each root.
+        resolved = [(root / path).resolve() for root in roots]
+        allowed = [p for p in resolved if any(p.is_relative_to(root.resolve()) for root in roots)]
+        if allowed or not resolved:
+            return next((p for p in allowed if p.exists()), None)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ):  # a name too long, a NUL character, links in a circle, no such home
+        return None
+    raise outside(
+        f"{reference} is outside the folders that may be read from. Put it into one of them, or ask the operator "
+        "to add its folder to EGGS_MODEL_ROOTS or EGGS_TEXT_ROOTS."
+    )
 
 
 def _check_files(path: Path, reference: str) -> None:

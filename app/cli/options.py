@@ -18,7 +18,12 @@ Pattern = Annotated[str | None, typer.Option(help="N:M, such as 2:4: keep 2 of 4
 MethodOption = Annotated[Method | None, typer.Option("--method", help="How weights are chosen.")]
 MinDegree = Annotated[int | None, typer.Option(help="Edges that every input channel keeps (method eggs).")]
 Ignore = Annotated[list[str] | None, typer.Option(help="Leave layers of this name dense; may be given again.")]
-Calibration = Annotated[str | None, typer.Option(help="pydocs, file:PATH or hub:ORG/NAME.")]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        help="pydocs, file:PATH or hub:ORG/NAME; a service takes PATH from its own texts, not from here."
+    ),
+]
 CalibrationSamples = Annotated[int | None, typer.Option(help="Windows of calibration text.")]
 SequenceLength = Annotated[int | None, typer.Option(help="Tokens in a window, in calibration and evaluation.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the calibration windows.")]

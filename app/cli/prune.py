@@ -63,10 +63,11 @@ def prune(
 
 
 def models() -> None:
-    """List the models that are here without a download."""
+    """List the models that are here without a download: a service takes the id, `eggs prune` the path too."""
     table = Table()
     table.add_column("Model", overflow="fold")
     table.add_column("Description")
+    table.add_column("Path", overflow="fold")
     for model in offered_models(get_settings().model_roots):
-        table.add_row(model.id, model.description)
+        table.add_row(model.id, model.description, str(model.path) if model.kind == "local" else "")
     console.print(table)

@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.jobs import repository
 from app.main import create_app
 from app.settings import Settings
-from eggs_core.sources import offered_models
 from tests.app.build import make_key
 from tests.app.test_jobs_api import code
 
@@ -89,14 +88,18 @@ def test_methods(client: TestClient) -> None:
 
 
 def test_models(client: TestClient, settings: Settings) -> None:
-    folder = settings.model_roots[0] / "mine"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"")
+    for name in ("mine", "broken"):
+        folder = settings.model_roots[0] / name
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    (settings.model_roots[0] / "mine" / "model.safetensors").write_bytes(b"")
+    (settings.model_roots[0] / "tiny.gguf").write_bytes(b"")
     page = client.get("/v1/models").json()
-    assert [model["id"] for model in page["data"]] == [model.id for model in offered_models(settings.model_roots)]
-    assert page["last_id"] == str(folder)
-    assert client.post("/v1/jobs", json={"model": page["last_id"]}).status_code == 201
+    ids = [model["id"] for model in page["data"]]
+    assert ids == ["smollm2-135m-instruct", "mine", "tiny.gguf"]
+    assert (page["first_id"], page["last_id"]) == (ids[0], ids[-1])
+    for model in ids:
+        assert client.post("/v1/jobs", json={"model": model}).status_code == 201
 
 
 def test_every_schema_has_a_description_and_an_example(app: FastAPI) -> None:

@@ -157,6 +157,41 @@ def test_texts(client: TestClient, settings: Settings, use: str) -> None:
         assert message in problem["detail"]
 
 
+NO_PATHS = ["~", "~nosuchuser", "~/x", "x" * 300, "models/" + "x" * 300, "a/../b", "loop", "loop/x", "a b\n"]
+
+
+@pytest.mark.parametrize("path", NO_PATHS)
+def test_what_is_no_path_here(client: TestClient, settings: Settings, path: str) -> None:
+    for root in (*settings.model_roots, *settings.text_roots):
+        (root / "loop").symlink_to("loop")
+    for problem, expected in (
+        (submit(client, model=path), "model-not-found"),
+        (submit(client, model=str(settings.model_roots[0] / path)), "model-not-found"),
+        (submit(client, calibration={"source": f"file:{path}"}), "text-not-found"),
+        (submit(client, calibration={"source": f"file:{settings.text_roots[0] / path}"}), "text-not-found"),
+    ):
+        assert kind(problem) == expected
+        assert str(Path.home()) not in problem["detail"]
+
+
+def test_a_way_out_of_the_roots_is_told_as_it_was_given(client: TestClient, settings: Settings) -> None:
+    for root in (*settings.model_roots, *settings.text_roots):
+        (root / "link").symlink_to("/etc")
+    for path in ("..", "../models/../..", "link", "link/passwd"):
+        for problem in (submit(client, model=path), submit(client, calibration={"source": f"file:{path}"})):
+            assert kind(problem) in ("model-not-allowed", "text-not-found")
+            assert f"{path} is outside the folders" in problem["detail"]
+            assert str(settings.data_dir) not in problem["detail"]
+            assert "/etc" not in problem["detail"]
+
+
+@pytest.mark.parametrize("source", ["a", "a/b/", "a/b/../../x", "a/b/./x.txt", "a/b//x.txt", "../b", "a/b/x\\y"])
+def test_what_is_no_hub_data_set(client: TestClient, source: str) -> None:
+    problem = submit(client, calibration={"source": f"hub:{source}"})
+    assert kind(problem) == "text-not-found"
+    assert "Write hub:ORG/NAME" in problem["detail"]
+
+
 def test_paths_that_are_not_there_and_methods_that_are_not_meant(client: TestClient) -> None:
     nowhere = client.get("/v1/nowhere")
     assert (nowhere.status_code, code(nowhere)) == (404, "not-found")
