@@ -2,11 +2,13 @@
 
 import hashlib
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import create_engine, text, update
+from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, sessionmaker
 from transformers import AutoModelForCausalLM
 
@@ -177,3 +179,49 @@ def test_leftovers_of_a_lost_attempt_are_removed(
     assert read_job(sessions, job_id).state == "succeeded"
     assert not staged.exists()
     assert not unpublished.exists()
+
+
+def test_leftovers_of_a_job_that_ended_are_removed(
+    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
+) -> None:
+    """The attempts are used up: nobody starts the job again, so nobody would overwrite them."""
+    job_id = make_job(sessions, **request_body)
+    staged = settings.staging_dir / f"{job_id}.attempt-3"
+    unpublished = settings.artifacts_dir / job_id / "attempt-3"
+    for folder in (staged, unpublished):
+        folder.mkdir(parents=True)
+    long_ago = utcnow() - timedelta(hours=1)
+    lost = {"state": "running", "attempt": 3, "lease_token": "lost", "lease_expires_at": long_ago}
+    with sessions.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(**lost))
+    run_job(job_id, settings, sessions)
+    assert read_job(sessions, job_id).state == "failed"
+    assert not staged.exists()
+    assert not unpublished.exists()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_an_outage_of_the_database_costs_no_work(
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    request_body: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Connections are cut and refused for a while in the middle of a job; the same attempt goes on."""
+    url = make_url(settings.database_url)
+    server = create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    job_id = make_job(sessions, **request_body)
+    thread = in_thread(job_id, settings, sessions)
+    wait_for(lambda: in_progress(sessions, job_id))
+    with server.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS false"))
+        try:
+            cut = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+            connection.execute(cut, {"name": url.database})
+            wait_for(lambda: "could not be recorded" in caplog.text)
+        finally:
+            connection.execute(text(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS true"))
+    server.dispose()
+    thread.join()
+    job = read_job(sessions, job_id)
+    assert (job.state, job.attempt) == ("succeeded", 1)
