@@ -86,11 +86,11 @@ class Client:
                         source.response.read()
                     _check(source.response)
                     for message in source.iter_sse():
+                        deadline = time.monotonic() + self._patience
                         if not message.data:
                             continue  # a keep-alive comment: httpx-sse makes an empty message of it
                         event: Json = json.loads(message.data)
                         after = event["id"]
-                        deadline = time.monotonic() + self._patience
                         yield event
                         if event["type"] in ENDS:
                             return

@@ -322,6 +322,26 @@ def test_keep_alives_are_no_events(
             assert third.result()["type"] == "job.succeeded"
 
 
+def test_a_long_quiet_phase_costs_no_patience(
+    server: RunningServer,
+    cutter: Callable[[list[int]], Cutter],
+    sessions: Sessions,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sse, "_KEEP_ALIVE_SECONDS", 0)
+    monkeypatch.setattr(sse, "_POLL_SECONDS", 0.02)
+    job_id = make_job(sessions)
+    relay = cutter([4000])  # one event, and keep-alives for longer than the client has patience
+    started = time.monotonic()
+    with Client(relay.url, server.key, patience=1) as client, ThreadPoolExecutor() as pool:
+        following = pool.submit(lambda: [event["type"] for event in client.events(job_id)])
+        wait_for(lambda: relay.connections == 2 or following.done())
+        assert time.monotonic() - started > 1
+        publish(sessions, settings, must_claim(sessions, job_id), {})
+        assert following.result() == ["job.queued", "job.running", "job.succeeded"]
+
+
 def test_waiting_in_vain_ends_when_patience_does(server: RunningServer) -> None:
     started = time.monotonic()
     with (
