@@ -14,7 +14,6 @@ from app.db import utcnow
 from app.jobs import repository
 from app.jobs.models import Job, JobState
 
-ENDS = ("job.succeeded", "job.failed", "job.cancelled")
 _NO_LEASE = {"lease_token": None, "lease_expires_at": None}
 
 
