@@ -11,6 +11,7 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app import problems
@@ -35,6 +36,13 @@ __all__ = [
     "reoffer_candidates",
     "succeed",
 ]
+
+_OUTDATED = problems.document(
+    "request-outdated",
+    "The request is not valid any more",
+    422,
+    "It was stored by another version of the service, which took what this one does not. Submit the job again.",
+)
 
 
 class LeaseLost(Exception):
@@ -62,8 +70,8 @@ class Lease:
 def claim(session: Session, job_id: str, lease_seconds: float, *, max_attempts: int) -> Lease | None:
     """Takes a job that is queued, or whose worker was lost; None if there is nothing to take.
 
-    A lost job is not started again but ended where the user has asked to cancel it, or where it has cost
-    `max_attempts` workers already.
+    A job whose stored request is not valid any more is ended as failed. A lost job is not started again but ended
+    where the user has asked to cancel it, or where it has cost `max_attempts` workers already.
     """
     now = utcnow()
     lost = repository.lease_lost(now)
@@ -81,7 +89,14 @@ def claim(session: Session, job_id: str, lease_seconds: float, *, max_attempts: 
         token=token,
         expires_at=now + timedelta(seconds=lease_seconds),
     )
-    return None if job is None else Lease(job.id, token, job.attempt, PruneSpec.model_validate(job.spec))
+    if job is None:
+        return None
+    try:
+        spec = PruneSpec.model_validate(job.spec)
+    except ValidationError:
+        transitions.failed(session, job_id, repository.leased(token), problem=_OUTDATED)
+        return None
+    return Lease(job.id, token, job.attempt, spec)
 
 
 def heartbeat(session: Session, lease: Lease, lease_seconds: float) -> Heartbeat:

@@ -77,6 +77,21 @@ def test_a_claim_carries_the_request(sessions: Sessions) -> None:
     assert (str(lease.spec.pattern), lease.spec.method, lease.job_id) == ("4:8", "wanda", job_id)
 
 
+def test_a_job_whose_request_no_longer_holds_fails(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    with sessions.begin() as session:
+        job = repository.get(session, job_id)
+        assert job is not None
+        job.spec = {**job.spec, "sparsity": 0.5}  # as a version with another field might have stored it
+    assert claim(sessions, job_id) is None
+    job = read_job(sessions, job_id)
+    assert (job.state, job.lease_token) == (JobState.FAILED, None)
+    assert job.error is not None
+    assert job.error["type"] == "urn:eggs:problem:request-outdated"
+    with sessions() as session:
+        assert leases.reoffer_candidates(session, 10) == []
+
+
 def test_nothing_to_claim(sessions: Sessions) -> None:
     assert claim(sessions, "job_unknown") is None
     job_id = make_job(sessions)
