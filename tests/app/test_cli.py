@@ -332,7 +332,7 @@ def test_a_long_quiet_phase_costs_no_patience(
     monkeypatch.setattr(sse, "_KEEP_ALIVE_SECONDS", 0)
     monkeypatch.setattr(sse, "_POLL_SECONDS", 0.02)
     job_id = make_job(sessions)
-    relay = cutter([4000])  # one event, and keep-alives for longer than the client has patience
+    relay = cutter([2500])  # one event, and keep-alives for longer than the client has patience
     started = time.monotonic()
     with Client(relay.url, server.key, patience=1) as client, ThreadPoolExecutor() as pool:
         following = pool.submit(lambda: [event["type"] for event in client.events(job_id)])
