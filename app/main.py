@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app import health, openapi, problem_handlers
 from app.artifacts import endpoints as artifacts
@@ -44,7 +45,8 @@ def create_app(settings: Settings) -> FastAPI:
         dispatcher.stop()
         engine.dispose()
 
-    app = FastAPI(
+    # FastAPI itself, except that /docs loads nothing from elsewhere.
+    app = FastAPIOffline(
         title="eggs",
         version=version("eggs"),
         description=DESCRIPTION,

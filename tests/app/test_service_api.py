@@ -1,5 +1,6 @@
 """The service as a whole: health, catalog, the OpenAPI document, failures on our side, and what it imports."""
 
+import re
 import subprocess
 import sys
 import time
@@ -144,7 +145,13 @@ def test_every_reference_in_the_document_leads_somewhere(app: FastAPI) -> None:
 
 
 def test_docs(anonymous: TestClient) -> None:
-    assert "openapi.json" in anonymous.get("/docs").text
+    page = anonymous.get("/docs").text
+    assert "openapi.json" in page
+    files = re.findall(r'(?:src|href)="(.*?)"', page)
+    assert len(files) == 3
+    for file in files:
+        assert file.startswith("/")  # from this server, so that the page is there without the internet too
+        assert anonymous.get(file).status_code == 200
     assert anonymous.get("/openapi.json").json()["info"]["title"] == "eggs"
 
 
