@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from app.db import utcnow
 from app.examples import JOB_ID, SPEC, example, example_list
@@ -122,7 +122,10 @@ class JobResource(BaseModel):
     progress: float = Field(ge=0, le=1, description="Share of the work that is done; it never falls.")
     stage: str | None = Field(description="What the worker is at, or was at when it failed.")
     attempt: int = Field(description="How many workers have taken the job; more than 1 if one was lost.")
-    spec: PruneSpec = Field(description="The run, with every default filled in.")
+    spec: PruneSpec | dict[str, Any] = Field(
+        description="The run, with every default filled in; as it was stored where another version of the service "
+        "did so and it is not valid any more."
+    )
     error: dict[str, Any] | None = Field(description="For a failed job, the problem (RFC 9457) that ended it.")
     created_at: datetime
     started_at: datetime | None = Field(description="When the first worker took the job.")
@@ -145,7 +148,7 @@ class JobResource(BaseModel):
             progress=job.progress,
             stage=job.stage,
             attempt=job.attempt,
-            spec=PruneSpec.model_validate(job.spec),
+            spec=_spec(job),
             error=job.error,
             created_at=job.created_at,
             started_at=job.started_at,
@@ -215,6 +218,13 @@ class JobEventList(BaseModel):
     first_id: int | None = Field(description="Id of the first event on this page.")
     last_id: int | None = Field(description="Id of the last event on this page.")
     has_more: bool = Field(description="Whether there are more after this page, as of now.")
+
+
+def _spec(job: Job) -> PruneSpec | dict[str, Any]:
+    try:
+        return PruneSpec.model_validate(job.spec)
+    except ValidationError:
+        return job.spec
 
 
 def _seconds_left(job: Job) -> float | None:

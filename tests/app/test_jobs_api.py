@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
+from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.examples import REPORT
 from app.jobs import leases
+from app.jobs.models import Job
 from app.queue import make_celery, waiting_messages
 from app.settings import Settings
 from eggs_core.report import Report
@@ -51,6 +53,17 @@ def test_a_submitted_job_is_queued_and_the_bell_rung(client: TestClient, setting
     assert datetime.fromisoformat(job["created_at"]).tzinfo == UTC
     assert client.get(response.headers["location"]).json() == job
     assert waiting_messages(make_celery(settings)) == 1
+
+
+def test_a_job_whose_request_no_longer_holds_can_still_be_read(client: TestClient, sessions: Sessions) -> None:
+    job_id = client.post("/v1/jobs", json=BODY).json()["id"]
+    other = {"model": "tiny", "sparsity": 0.5}  # as a version with other fields might have stored it
+    with sessions.begin() as session:
+        session.execute(update(Job).values(spec=other))
+        assert leases.claim(session, job_id, 60, max_attempts=3) is None
+    job = client.get(f"/v1/jobs/{job_id}").json()
+    assert (job["spec"], job["state"], job["error"]["status"]) == (other, "failed", 422)
+    assert client.get("/v1/jobs").json()["data"] == [job]
 
 
 def test_the_links_of_a_job_lead_somewhere(client: TestClient, sessions: Sessions) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.jobs import repository
+from app.jobs.models import Job
 from app.main import create_app
 from app.settings import Settings
 from tests.app.build import make_key
@@ -67,12 +67,10 @@ def test_a_broker_that_is_down(tmp_path: Path, settings: Settings, sessions: ses
 
 
 def test_a_defect_of_ours_leaks_nothing(client: TestClient, sessions: sessionmaker[Session]) -> None:
-    # A stored request that no version of ours has written.
+    # A stored job that no version of ours has written.
     job_id = client.post("/v1/jobs", json={"model": "smollm2-135m-instruct"}).json()["id"]
     with sessions.begin() as session:
-        job = repository.get(session, job_id)
-        assert job is not None
-        job.spec = {"secret": "/etc/shadow"}
+        session.execute(update(Job).values(metadata_={"secret": ["/etc/shadow"]}))
     response = client.get(f"/v1/jobs/{job_id}")
     assert (response.status_code, code(response)) == (500, "internal-error")
     assert response.json()["reference"].startswith("req_")
