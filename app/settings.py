@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 # Absolute, because the worker may run in another folder than the server that hands it these settings.
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -78,6 +78,17 @@ class Settings(BaseSettings):
     def broker_dir(self) -> Path:
         """Messages of the embedded queue."""
         return self.data_dir / "broker"
+
+
+class EmbeddedSettings(Settings):
+    """The defaults, whatever the environment says."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed."""
+        return (init_settings,)
 
 
 @lru_cache

@@ -5,7 +5,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ import typer
 from app.cli.client import ApiError, Client
 from app.cli.jobs import download_all, follow
 from app.cli.render import console, report_tables
-from app.settings import Settings
+from app.settings import EmbeddedSettings, Settings
 from eggs_core.report import Report
 
 MODEL = "smollm2-135m-instruct"
@@ -29,7 +30,7 @@ def demo(
     sequence_length: Annotated[int, typer.Option(min=8, help="Tokens in a window.")] = 1024,
 ) -> None:
     """Prune SmolLM2-135M to 2:4 through a service started for the purpose; writes demo-report.json."""
-    settings = Settings(data_dir=data_dir, port=0)
+    settings = EmbeddedSettings(data_dir=data_dir, port=0)
     request = {
         "model": MODEL,
         "name": "demo",
@@ -68,28 +69,36 @@ def _service(settings: Settings) -> Iterator[tuple[str, str]]:
     with sessions.begin() as session:
         api_key, token = keys.create(session, name="demo")
     log = settings.data_dir / "demo.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
+    with (
+        log.open("w", buffering=1) as output,
+        subprocess.Popen(
             [sys.executable, "-m", "app.cli", "serve"],
             env=os.environ | settings.environment(),
             stdout=subprocess.PIPE,
             stderr=output,
             text=True,
-        )
-    try:
-        yield _address(process, log), token
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        with sessions.begin() as session:
-            keys.revoke(session, api_key.id)
-        engine.dispose()
+        ) as process,
+    ):
+        assert process.stdout is not None
+        # A service whose output nobody reads would stop at its next line once the pipe is full.
+        drain = threading.Thread(target=output.writelines, args=(process.stdout,))
+        try:
+            address = _address(process.stdout, log)
+            drain.start()
+            yield address, token
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            if drain.is_alive():
+                drain.join()
+            with sessions.begin() as session:
+                keys.revoke(session, api_key.id)
+            engine.dispose()
 
 
-def _address(process: subprocess.Popen[str], log: Path) -> str:
+def _address(output: Iterable[str], log: Path) -> str:
     """The address that the service says it listens on."""
-    assert process.stdout is not None
-    for line in process.stdout:
+    for line in output:
         if match := re.search(r"The service is at (\S+)", line):
             return match[1]
     raise ApiError("The service did not start", f"Its log says why: {log}")

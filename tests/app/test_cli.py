@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.cli import demo
 from app.cli.client import ApiError, Client
 from app.examples import REPORT
 from app.jobs import leases, sse
 from app.jobs.leases import Lease, NewArtifact
 from app.jobs.models import JobState
-from app.settings import Settings
+from app.settings import EmbeddedSettings, Settings
 from tests.app.build import make_job, read_job
 from tests.app.conftest import RunningServer
 from tests.app.test_leases import must_claim
@@ -352,3 +354,18 @@ def test_waiting_in_vain_ends_when_patience_does(server: RunningServer) -> None:
     with Client(server.url, server.key) as client, pytest.raises(ApiError, match="No such job"):
         list(client.events("job_x"))
     assert time.monotonic() - started < 10
+
+
+def test_the_service_of_the_demo_may_say_as_much_as_it_likes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EGGS_DATABASE_URL", "postgresql+psycopg://x@127.0.0.1:1/x")
+    monkeypatch.setenv("EGGS_PORT", "many")
+    path = "/healthz?" + "x" * 2000
+    with (
+        demo._service(EmbeddedSettings(data_dir=tmp_path, port=0)) as (url, _),
+        httpx.Client(base_url=url) as client,
+    ):
+        for _ in range(100):  # each with a line in the log, which together no pipe can hold
+            assert client.get(path).status_code == 200
+    assert (tmp_path / "demo.log").read_text().count(path) == 100
