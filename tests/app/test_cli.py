@@ -363,9 +363,11 @@ def test_the_service_of_the_demo_may_say_as_much_as_it_likes(
     monkeypatch.setenv("EGGS_PORT", "many")
     path = "/healthz?" + "x" * 2000
     with (
-        demo._service(EmbeddedSettings(data_dir=tmp_path, port=0)) as (url, _),
-        httpx.Client(base_url=url) as client,
+        demo._service(EmbeddedSettings(data_dir=tmp_path, port=0)) as (url, key),
+        Client(url, key) as client,
+        httpx.Client(base_url=url) as http,
     ):
+        assert client.jobs() == []  # waits until it listens
         for _ in range(100):  # each with a line in the log, which together no pipe can hold
-            assert client.get(path).status_code == 200
+            assert http.get(path).status_code == 200
     assert (tmp_path / "demo.log").read_text().count(path) == 100
