@@ -38,11 +38,11 @@ class Settings(BaseSettings):
     queue_name: str = Field("eggs", description="The queue that doorbell messages go to.")
     model_roots: Paths = Field(
         default_factory=lambda data: [data["data_dir"] / "models"],
-        description=f"Models are read only from these folders, where relative paths start; separated by {os.pathsep!r}.",
+        description=f"Models are read from these folders only, relative paths too; separated by {os.pathsep!r}.",
     )
     text_roots: Paths = Field(
         default_factory=lambda data: [data["data_dir"] / "texts"],
-        description=f"Texts are read only from these folders, where relative paths start; separated by {os.pathsep!r}.",
+        description=f"Texts are read from these folders only, relative paths too; separated by {os.pathsep!r}.",
     )
     allow_hub: bool = Field(True, description="Whether models and texts may come from the Hugging Face Hub.")
     host: str = Field("127.0.0.1", description="Address the server listens on.")
