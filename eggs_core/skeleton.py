@@ -5,7 +5,6 @@ own loader brings checkpoint tensors into it, so that renamed and fused weights 
 experts, say) need no code here, and its inverse brings them back to the checkpoint's names.
 """
 
-import ctypes
 import inspect
 import re
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
+from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import BrokenCheckpoint, UnsupportedModel
 
@@ -43,6 +43,7 @@ class Skeleton:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        memory.map_large_tensors()
         self.checkpoint = checkpoint
         self.device = device
         self.config = _config(checkpoint)
@@ -129,7 +130,7 @@ class Skeleton:
                     if parameter is not None:
                         empty = torch.empty_like(parameter, device="meta")
                         module._parameters[name] = nn.Parameter(empty, requires_grad=False)
-            _give_memory_back()
+            memory.give_back()
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         load_config = LoadStateDictConfig(
@@ -223,13 +224,6 @@ def _move_own_tensors(module: nn.Module, device: torch.device) -> None:
     for name, buffer in module._buffers.items():
         if buffer is not None and not buffer.is_meta:
             module._buffers[name] = buffer.to(device)
-
-
-def _give_memory_back() -> None:
-    """Returns freed pages to the system. glibc keeps them otherwise, and its heaps grow with every block."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _refuse_missing(names: list[str]) -> None:
