@@ -9,7 +9,6 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -70,7 +69,9 @@ def _explained(what: str, not_found: type[EggsError]) -> Iterator[None]:
         raise HubUnavailable(f"The Hugging Face Hub could not be reached for {what}. Try again later.") from error
     except EntryNotFoundError as error:
         raise not_found(f"The Hugging Face Hub has no such file in {what}. Check its name.") from error
-    except (HfHubHTTPError, OSError) as error:
+    except EggsError:
+        raise
+    except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
             raise  # this machine's trouble, not the Hub's
         raise HubUnavailable(f"The Hugging Face Hub could not be reached for {what}. Try again later.") from error

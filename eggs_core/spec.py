@@ -67,7 +67,7 @@ class PruneSpec(Spec):
 
     model: Reference = Field(
         description="A model of this installation (`GET /v1/models`), a folder or GGUF file under an allowed "
-        "root, or a Hugging Face Hub id.",
+        "root (relative paths start there), or a Hugging Face Hub id.",
         examples=["smollm2-135m-instruct", "Qwen/Qwen3-0.6B"],
     )
     revision: str | None = Field(None, max_length=256, description="Branch, tag or commit of a Hub model.")
