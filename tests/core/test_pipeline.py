@@ -271,7 +271,7 @@ def test_wrong_requests_are_refused_before_any_work(make_model: MakeModel, tmp_p
         assert not list(out.glob("*")), "work was done"
 
     refused(ModelNotFound, "neither a model", spec_for("no such model"))
-    refused(ModelNotFound, "no model at", spec_for(tmp_path / "missing"))
+    refused(ModelNotFound, "nor an existing folder or GGUF file", spec_for(tmp_path / "missing"))
     refused(ModelNotAllowed, "outside the folders", spec_for(folder), model_roots=[tmp_path])
     refused(PatternDoesNotFit, 'q_proj.*adding "model.layers.0', spec_for(folder, pattern=NMPattern(2, 5)))
     long = CalibrationSpec(samples=1, sequence_length=129)
