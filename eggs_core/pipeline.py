@@ -27,9 +27,9 @@ from eggs_core.text import Part, token_windows
 CHECKSUMS = "SHA256SUMS"
 _LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
 _DOING = {
-    "evaluate_dense": "Evaluating the dense model",
+    "evaluate_dense": "Evaluating dense",
     "prune": "Pruning",
-    "evaluate_pruned": "Evaluating the pruned model",
+    "evaluate_pruned": "Evaluating pruned",
 }
 
 

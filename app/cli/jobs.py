@@ -142,7 +142,7 @@ def download_all(client: Client, job_id: str, artifacts: list[dict[str, Any]], o
 
 
 def _shown(client: Client, job_id: str) -> Iterator[dict[str, Any]]:
-    with ProgressBar(job_id) as bar:
+    with ProgressBar("Job") as bar:
         for event in client.events(job_id):
             bar.update(event["progress"], event["message"])
             yield event

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from eggs_core.report import Report
 
@@ -38,13 +38,15 @@ class ProgressBar:
         self._said = ""
         self._progress = Progress(
             TextColumn("[bold]{task.fields[title]}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=16),
             TaskProgressColumn(),
-            TextColumn("{task.fields[message]}"),
+            # The one column that gives way on a narrow terminal: the times must be readable.
+            TextColumn("{task.fields[message]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
+            expand=True,
             speed_estimate_period=600,
             disable=not self._live,
         )
