@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from eggs_core.errors import UnsupportedModel
 from eggs_core.skeleton import Skeleton
 
-MAX_BATCH_TOKENS = 4096
+# On a CPU larger batches only cost: their activations are taken from the system anew for every product
+# (`eggs_core.memory`), which made a pass half as long again at 4096.
+MAX_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 
 
 class BlockCall:
@@ -47,9 +49,8 @@ class BlockStream:
     def __init__(self, skeleton: Skeleton, tokens: Tensor) -> None:
         self._skeleton = skeleton
         windows, length = tokens.shape
-        size = max(
-            d for d in range(1, windows + 1) if windows % d == 0 and (d == 1 or d * length <= MAX_BATCH_TOKENS)
-        )
+        most = MAX_BATCH_TOKENS[skeleton.device.type]
+        size = max(d for d in range(1, windows + 1) if windows % d == 0 and (d == 1 or d * length <= most))
         self.batches = [batch.to(skeleton.device) for batch in torch.split(tokens, size)]
         self._forms: list[Form] = []
         skeleton.load_outside()
