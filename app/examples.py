@@ -9,7 +9,7 @@ from eggs_core.spec import PruneSpec
 JOB_ID = "job_01jv3k0s9e6x7q2m4n8p5r1t0w"
 SPEC: dict[str, Any] = PruneSpec(model="smollm2-135m-instruct").model_dump(mode="json")
 REPORT: dict[str, Any] = {
-    "schema_version": 1,
+    "schema_version": 2,
     "model": {
         "reference": "smollm2-135m-instruct",
         "revision": None,
@@ -20,9 +20,52 @@ REPORT: dict[str, Any] = {
         "fingerprint": "8f14e45fceea167a5a36dedd4bea2543f4a1d3c1d6c9a1b8b1f6a3a7f7c5b2e0",
     },
     "method": "eggs",
+    "effort": "balanced",
     "pattern": "2:4",
     "min_degree": 4,
-    "perplexity": {"dense": 20.4, "pruned": 130.1, "ratio": 6.38, "tokens": 16368},
+    "evaluation": {
+        "texts": [
+            {
+                "text": {
+                    "source": "pydocs",
+                    "fingerprint": "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
+                    "windows": 16,
+                    "sequence_length": 1024,
+                    "seed": None,
+                },
+                "perplexity": {
+                    "dense": 20.4,
+                    "pruned": 130.1,
+                    "ratio": 6.38,
+                    "tokens": 16368,
+                    "pruned_interval": {"low": 118.9, "high": 142.5},
+                    "ratio_interval": {"low": 6.11, "high": 6.66},
+                },
+                "kl_divergence": 1.87,
+                "top1_agreement": 0.45,
+                "over_seeds": {"mean": 131.4, "standard_deviation": 1.9},
+            }
+        ],
+        "repeats": [{"seed": 0, "perplexities": [130.1]}],
+        "generations": [
+            {
+                "prompt": "The import statement combines two operations; it searches for",
+                "dense": " the named module, then it binds the results of that search",
+                "pruned": " the name of the module, and then the name of the module",
+            }
+        ],
+        "tasks": [
+            {
+                "name": "hellaswag",
+                "metric": "acc_norm",
+                "dense": 0.431,
+                "pruned": 0.318,
+                "dense_stderr": 0.0049,
+                "pruned_stderr": 0.0046,
+                "examples": 10042,
+            }
+        ],
+    },
     "sparsity": {"pruned_layers": 0.5, "model": 0.39, "by_layer_type": {"q_proj": 0.5}},
     "bytes": {
         "dense_checkpoint": 269060552,
@@ -35,7 +78,9 @@ REPORT: dict[str, Any] = {
         "min_input_degree": 4,
         "mean_input_degree": 288.0,
         "channels_cut_off": 0,
-        "max_second_singular_value": 0.31,
+        "max_second_singular_value": 0.078,
+        "max_ramanujan_ratio": 0.66,
+        "min_neighbourhood_ratio": 0.68,
     },
     "layers": [
         {
@@ -46,10 +91,14 @@ REPORT: dict[str, Any] = {
             "sparsity": 0.5,
             "kept_importance": 0.998,
             "relative_output_error": 0.012,
+            "min_degree": 4,
+            "duality_gap": 0.0,
             "min_input_degree": 4,
             "mean_input_degree": 288.0,
             "channels_cut_off": 0,
-            "second_singular_value": 0.28,
+            "second_singular_value": 0.078,
+            "ramanujan_bound": 0.118,
+            "neighbourhood_ratio": 0.68,
             "calibration_tokens": 32768,
             "importance": "ria",
         }
@@ -61,13 +110,6 @@ REPORT: dict[str, Any] = {
         "windows": 32,
         "sequence_length": 1024,
         "seed": 0,
-    },
-    "evaluation": {
-        "source": "pydocs",
-        "fingerprint": "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
-        "windows": 16,
-        "sequence_length": 1024,
-        "seed": None,
     },
     "spec": SPEC,
     "versions": {"eggs": "0.1.0", "python": "3.11.7", "torch": "2.11.0", "transformers": "5.3.0"},

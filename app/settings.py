@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         default_factory=lambda data: [data["data_dir"] / "texts"],
         description=f"Texts are read from these folders only, relative paths too; separated by {os.pathsep!r}.",
     )
+    task_roots: Paths = Field(
+        default_factory=lambda data: [data["data_dir"] / "tasks"],
+        description="Task files, and the Python functions they name, are read from these folders only, relative "
+        f"paths too; separated by {os.pathsep!r}.",
+    )
     allow_hub: bool = Field(True, description="Whether models and texts may come from the Hugging Face Hub.")
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on.")
@@ -51,6 +56,12 @@ class Settings(BaseSettings):
     dispatch_interval_seconds: float = Field(5, gt=0, description="Pause between rounds of the dispatcher.")
     max_attempts: int = Field(3, ge=1, description="Times a job is started before it counts as failed.")
     disk_reserve_bytes: int = Field(268_435_456, ge=0, description="Disk space that a job must leave free.")
+    processes: int = Field(
+        1,
+        ge=1,
+        description="Processes in which a worker prunes a job: as many as it has GPUs. They share the calibration "
+        "windows and the layers; see the README.",
+    )
 
     def environment(self) -> dict[str, str]:
         """Environment variables that give another process the same settings."""

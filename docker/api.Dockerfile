@@ -1,7 +1,7 @@
 # The API, without torch. Build from the repository: docker build -f docker/api.Dockerfile -t eggs-api .
 FROM python:3.12-slim
 
-RUN useradd --create-home --uid 10001 eggs && install -d -o eggs -g eggs /data /data/models /data/texts
+RUN useradd --create-home --uid 10001 eggs && install -d -o eggs -g eggs /data /data/models /data/texts /data/tasks
 WORKDIR /srv/eggs
 COPY pyproject.toml constraints.txt README.md ./
 COPY eggs_core eggs_core

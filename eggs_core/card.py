@@ -2,20 +2,18 @@
 
 import json
 
-from eggs_core.report import Report
+from eggs_core.report import Report, TextEvaluation
 
 
 def model_card(report: Report) -> str:
     """README.md in the form the Hugging Face Hub reads. Holds no times, so that it repeats to the byte."""
     quality = ""
-    if report.perplexity is not None and report.evaluation is not None:
-        p = report.perplexity
+    if report.evaluation is not None:
+        rows = "".join(_row(text) for text in report.evaluation.texts)
         quality = (
             "\n## What was lost\n\n"
-            f"Perplexity on {report.evaluation.windows} windows of {report.evaluation.sequence_length} tokens of "
-            f"`{report.evaluation.source}`:\n\n"
-            "| dense | pruned | ratio |\n|---|---|---|\n"
-            f"| {p.dense:.3f} | {p.pruned:.3f} | {p.ratio:.3f} |\n"
+            "| text | windows | perplexity, dense | pruned | ratio (95%) | KL divergence | top-1 agreement |\n"
+            f"|---|---|---|---|---|---|---|\n{rows}"
         )
     notes = "".join(f"- {note}\n" for note in report.notes)
     return f"""---
@@ -47,3 +45,13 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
   `SHA256SUMS` the checksums of all files.
 {notes}
 """
+
+
+def _row(measured: TextEvaluation) -> str:
+    text, p = measured.text, measured.perplexity
+    interval = p.ratio_interval
+    between = "" if interval is None else f" ({interval.low:.3f} to {interval.high:.3f})"
+    return (
+        f"| `{text.source}` | {text.windows} of {text.sequence_length} tokens | {p.dense:.3f} | {p.pruned:.3f} "
+        f"| {p.ratio:.3f}{between} | {measured.kl_divergence:.4f} | {measured.top1_agreement:.1%} |\n"
+    )

@@ -79,6 +79,31 @@ class OutputExists(EggsError):
     title = "The output folder is not empty"
 
 
+class NotEnoughMemory(EggsError):
+    code = "not-enough-memory"
+    title = "Not enough memory for the whole model"
+
+
+class TaskNotFound(EggsError):
+    code = "task-not-found"
+    title = "No such task"
+
+
+class TaskNotAllowed(EggsError):
+    code = "task-not-allowed"
+    title = "The task is not run here"
+
+
+class TasksNotInstalled(EggsError):
+    code = "tasks-not-installed"
+    title = "Tasks cannot be run here"
+
+
+class TooManyProcesses(EggsError):
+    code = "too-many-processes"
+    title = "More processes than there is work or GPUs for"
+
+
 class NoSpace(EggsError):
     code = "no-space"
     title = "Not enough disk space for the output"

@@ -36,7 +36,9 @@ def ria(W: Tensor, norm: Tensor | None, power: float = RIA_ACTIVATION_POWER) -> 
 
 
 def importance(method: Method, W: Tensor, norm: Tensor | None) -> Tensor:
-    """The scores `method` ranks weights by. Where `norm` is None, from the weights alone.
+    """The scores `method` ranks weights by; RIA's for SparseGPT, which ranks them by the error they make.
+
+    Where `norm` is None, from the weights alone.
 
     W: (C_out, C_in), any float dtype; norm: (C_in,) float32 or None; returns (C_out, C_in) float32.
     """
@@ -45,7 +47,7 @@ def importance(method: Method, W: Tensor, norm: Tensor | None) -> Tensor:
             return magnitude(W)
         case Method.WANDA:
             return magnitude(W) if norm is None else wanda(W, norm)
-        case Method.RIA | Method.EGGS:
+        case Method.RIA | Method.EGGS | Method.SPARSEGPT:
             return ria(W, norm)
 
 

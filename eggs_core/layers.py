@@ -37,8 +37,12 @@ class PrunableLayer:
     @property
     def weight(self) -> Tensor:
         """A view of shape (C_out, C_in); writing to it writes to the parameter."""
-        weight = self.parameter if self.expert is None else self.parameter[self.expert]
-        return weight.T if self.transposed else weight
+        return self.view(self.parameter)
+
+    def view(self, tensor: Tensor) -> Tensor:
+        """The part of `tensor`, which is shaped as the parameter, that is this layer's: (C_out, C_in)."""
+        matrix = tensor if self.expert is None else tensor[self.expert]
+        return matrix.T if self.transposed else matrix
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Which weights to keep: N:M masks, plain and under the expander constraint.
+"""Which weights to keep: the best N of every M, and what a mask keeps.
 
 Shapes: S scores (C_out, C_in) float32, at least 0 and finite; masks (C_out, C_in) bool, True where kept.
 A *group* is M consecutive input channels; the mask is read as the bipartite graph of EGGS-PTP
@@ -8,6 +8,7 @@ A *group* is M consecutive input channels; the mask is read as the bipartite gra
 import torch
 from torch import Tensor
 
+from eggs_core import memory
 from eggs_core.errors import MinDegreeImpossible, PatternDoesNotFit
 from eggs_core.pattern import NMPattern
 
@@ -31,80 +32,74 @@ def check_fit(shape: tuple[int, int], pattern: NMPattern, min_degree: int, layer
         )
 
 
+# Scores ranked at a time: few enough to stay in the cache from one pass over them to the next, and enough that
+# a pass outweighs its call.
+_TILE = 1 << 19
+# Integers with a byte for each position of a group, where there are such.
+_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 def top_n_mask(S: Tensor, pattern: NMPattern) -> Tensor:
-    """Keeps the N largest scores of every group of every row; of equal scores, those further left."""
-    rows, columns = S.shape
-    groups = S.reshape(rows * columns // pattern.m, pattern.m)
-    order = groups.argsort(dim=1, descending=True, stable=True)
-    mask = torch.zeros_like(groups, dtype=torch.bool)
-    mask.scatter_(1, order[:, : pattern.n], True)
-    return mask.reshape(rows, columns)
+    """Keeps the N largest scores of every group of every row; of equal scores, those further left.
 
-
-def eggs_mask(S: Tensor, pattern: NMPattern, min_degree: int, layer: str = "the layer") -> Tensor:
-    """The best N of every group of every row, such that every input channel keeps at least B = `min_degree` edges.
-
-    Diagonal selection: each M×M block of S has M wrapped diagonals {(r, (r + k) mod M)}, each a perfect
-    matching between M inputs and M outputs. In each group the B blocks with the best diagonals protect one
-    each, which gives every channel of the group B edges, and rows are filled up to N by score. Where B exceeds
-    the number of blocks, exchanges within a row make up what is missing.
-
-    For B up to C_out // M the kept score is at least max((N-1)/N, 1/M) of the unconstrained optimum: a row
-    gives up at most its N-th best weight, and a block's best diagonal holds at least 1/M of its total.
-
-    Raises `PatternDoesNotFit` or `MinDegreeImpossible`, naming `layer`.
+    A position is kept if fewer than N of its group beat it. Each distance d within a group takes one comparison
+    of the scores with themselves, shifted by d, so that no element is gathered or moved. S must be at least 0:
+    only then are the bits of its float32 integers of the same order, which compare faster.
     """
-    rows, columns = S.shape
-    check_fit((rows, columns), pattern, min_degree, layer)
-    protected = _protected_diagonals(S, pattern.m, min(min_degree, rows // pattern.m))
-    # A protected weight outranks every other of its row, by position and not by an added constant that
-    # would round scores away.
-    mask = top_n_mask(S.masked_fill(protected, torch.inf), pattern)
-    if min_degree > rows // pattern.m:
-        _raise_degrees(mask, S, pattern.m, min_degree)
+    n, m = pattern.n, pattern.m
+    mask = memory.in_large_pages(torch.empty(S.shape, dtype=torch.bool, device=S.device))
+    scores, kept = S.reshape(-1).view(torch.int32), mask.view(-1)
+    size = min(scores.numel(), _TILE // m * m)
+    position = torch.arange(m, dtype=torch.uint8, device=S.device)
+    beaten_by_all_on_the_right = (m - 1 - position).repeat(size // m)
+    word = _WORDS.get(m)
+    partnered = [(position < m - d).byte().repeat(size // m) for d in range(m if word is None else 0)]
+    compared = torch.empty(size, dtype=torch.int32, device=S.device)
+    wins = torch.zeros(size, dtype=torch.uint8, device=S.device)
+    ranks = torch.empty(size, dtype=torch.uint8, device=S.device)
+    for start in range(0, scores.numel(), size):
+        tile = scores[start : start + size]
+        count = tile.numel()
+        rank, win = ranks[:count], wins[:count]
+        rank.copy_(beaten_by_all_on_the_right[:count])
+        for d in range(1, m):
+            # 1 where the position is not beaten by the one d to its right, which then takes over one beating.
+            win[:-d].copy_(torch.ge(tile[:-d], tile[d:], out=compared[: count - d]))
+            if word is not None:
+                within_group = win.view(word).bitwise_and_(256 ** (m - d) - 1)
+                rank.view(word).add_(within_group, alpha=256**d - 1)  # one more d bytes on, one less here
+            else:
+                within_group = win[:-d].bitwise_and_(partnered[d][: count - d])
+                rank[d:].add_(within_group)
+                rank[:-d].sub_(within_group)
+        torch.le(rank, n - 1, out=kept[start : start + size].view(torch.uint8))
     return mask
 
 
-def _protected_diagonals(S: Tensor, m: int, count: int) -> Tensor:
-    """In each group, the best diagonal of the `count` blocks in which it is largest. Bool, shaped as S."""
-    rows, columns = S.shape
-    protected = torch.zeros_like(S, dtype=torch.bool)
-    if count == 0:
-        return protected
-    whole = rows // m * m  # the last rows may not make a block
-    blocks = S[:whole].reshape(whole // m, m, columns // m, m)  # (row block, r, group, channel)
-    r = torch.arange(m, device=S.device)
-    totals = torch.stack(
-        [blocks[:, r, :, (r + k) % m].sum(dim=0) for k in range(m)]  # advanced indices first: (m, block, group)
+def input_degrees(mask: Tensor) -> Tensor:
+    """Edges of every input channel: (C_in,) int64."""
+    # Bytes add up fast, and up to 255 rows fit one.
+    return torch.stack([part.sum(dim=0, dtype=torch.uint8) for part in mask.view(torch.uint8).split(255)]).sum(
+        dim=0
     )
-    best_total, best_k = totals.max(dim=0)  # (row block, group)
-    chosen = best_total.argsort(dim=0, descending=True, stable=True)[:count]  # (count, group)
-    group = torch.arange(columns // m, device=S.device).expand_as(chosen)
-    k = best_k.gather(0, chosen)
-    row = chosen[..., None] * m + r
-    column = group[..., None] * m + (r + k[..., None]) % m
-    protected[row, column] = True
-    return protected
 
 
-def _raise_degrees(mask: Tensor, S: Tensor, m: int, min_degree: int) -> None:
-    """Exchanges edges within rows, the cheapest first, until every channel has `min_degree` of them; in place.
+def kept_score(S: Tensor, mask: Tensor) -> float:
+    """Sum of the scores that a mask keeps."""
+    return float((S * mask).sum(dtype=torch.float64))
 
-    While a channel of a group has too few edges, another of the group has too many (there are at least M·B in
-    all), so some row keeps the second and not the first, and exchanging the two brings the end one step nearer.
-    """
-    rows, columns = mask.shape
-    kept = mask.view(rows, columns // m, m)
-    scores = S.view(rows, columns // m, m)
-    for g in (kept.sum(dim=0) < min_degree).any(dim=1).nonzero().flatten().tolist():
-        group, score = kept[:, g], scores[:, g]  # (C_out, M) views
-        degree = group.sum(dim=0)
-        while int(degree.min()) < min_degree:
-            poorest = int(degree.argmin())
-            loss = score - score[:, poorest : poorest + 1]
-            exchangeable = group & ~group[:, poorest : poorest + 1] & (degree > min_degree)
-            cheapest = int(loss.masked_fill(~exchangeable, torch.inf).argmin())
-            row, richer = divmod(cheapest, m)
-            group[row, richer], group[row, poorest] = False, True
-            degree[richer] -= 1
-            degree[poorest] += 1
+
+def best_score(S: Tensor, pattern: NMPattern) -> float:
+    """Sum of the N largest scores of every group of every row: what no N:M mask can exceed."""
+    return kept_score(S, top_n_mask(S, pattern))
+
+
+def largest(values: Tensor, count: int) -> list[Tensor]:
+    """The `count` largest along the second dimension of (a, M, b), in falling order, each (a, b)."""
+    held: list[Tensor] = []
+    for value in values.unbind(dim=1):
+        for i, other in enumerate(held):
+            held[i], value = torch.maximum(other, value), torch.minimum(other, value)
+        if len(held) < count:
+            held.append(value)
+    return held

@@ -6,10 +6,14 @@ although nothing of the block is alive.
 
 import ctypes
 
+from torch import Tensor
+
 _M_MMAP_THRESHOLD = -3
 # Weights of a large model are above it and activations of one batch mostly below: mapping those anew for every
 # product costs a third of the speed.
 _MAPPED_FROM_BYTES = 4 << 20
+_LARGE_PAGE_BYTES = 2 << 20
+_MADV_HUGEPAGE = 14
 
 
 def map_large_tensors() -> None:
@@ -22,7 +26,20 @@ def give_back() -> None:
     _call("malloc_trim", 0)
 
 
-def _call(name: str, *arguments: int) -> None:
+def in_large_pages(tensor: Tensor) -> Tensor:
+    """Asks Linux for large pages under a tensor that is yet to be written to, and returns it.
+
+    The first write to fresh memory costs more by page than by byte: with large pages a fifth.
+    """
+    if tensor.device.type == "cpu":
+        start = -(-tensor.data_ptr() // _LARGE_PAGE_BYTES) * _LARGE_PAGE_BYTES
+        length = tensor.data_ptr() + tensor.nbytes - start
+        if length >= _LARGE_PAGE_BYTES:
+            _call("madvise", ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_HUGEPAGE)
+    return tensor
+
+
+def _call(name: str, *arguments: object) -> None:
     function = getattr(ctypes.CDLL(None), name, None)
     if function is not None:
         function(*arguments)

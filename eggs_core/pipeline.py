@@ -4,33 +4,31 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from eggs_core import card, gguf, hub
 from eggs_core.checkpoint import Checkpoint, CheckpointWriter, copy_companions, sha256
+from eggs_core.comparison import Advance, Comparison
+from eggs_core.distributed import ALONE, Group
 from eggs_core.errors import BrokenCheckpoint, NoSpace, OutputExists, SequenceTooLong
-from eggs_core.evaluate import perplexity
 from eggs_core.progress import Progress, ProgressCallback
-from eggs_core.prune import PASSES, plan, prune_blocks
-from eggs_core.report import LayerReport, Perplexity, Report
+from eggs_core.prune import passes, plan, prune_blocks
+from eggs_core.report import LayerReport, Repeat, Report
 from eggs_core.skeleton import Skeleton
 from eggs_core.sources import ModelRef, resolve_model
 from eggs_core.spec import PruneSpec, TextSpec
-from eggs_core.summary import report_of
+from eggs_core.summary import report_of, with_repeats
+from eggs_core.tasks import TaskSuite
 from eggs_core.text import Part, token_windows
 
 CHECKSUMS = "SHA256SUMS"
 _LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
-_DOING = {
-    "evaluate_dense": "Evaluating dense",
-    "prune": "Pruning",
-    "evaluate_pruned": "Evaluating pruned",
-}
 
 
 def prune(
@@ -41,8 +39,10 @@ def prune(
     progress: ProgressCallback | None = None,
     model_roots: Sequence[Path] | None = None,
     text_roots: Sequence[Path] | None = None,
+    task_roots: Sequence[Path] | None = None,
     allow_hub: bool = True,
     disk_reserve_bytes: int = 0,
+    group: Group = ALONE,
 ) -> Report:
     """Prunes the model that `spec` names into the folder `out`, which must be missing or empty.
 
@@ -51,82 +51,118 @@ def prune(
     free on the output's disk. The same spec on the same machine and thread count gives the same bytes; only
     times and memory in the report differ.
 
-    Raises an `EggsError` for what the caller can mend, or whatever `progress` raises.
+    Each process of a `group` calls it with the same arguments; only the first one writes, and calls `progress`.
+    They share the pruning; evaluation is the first one's.
+
+    Raises an `EggsError` for what the caller can mend, or whatever `progress` raises, in all processes.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputExists(f"{out} exists and is not empty. Name a new folder.")
     clock = _Clock()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     with clock.stage("open"):
+        group.first(lambda: _check_new(out))
         model = resolve_model(spec.model, model_roots, allow_hub=allow_hub)
-        folder = _folder(model, spec.revision, cache_dir)
-        dense = Skeleton(Checkpoint(folder), device)
+        folder = group.first(lambda: _folder(model, spec.revision, cache_dir))
+        dense = Skeleton(Checkpoint(folder), group.device)
         layers = plan(dense, spec)
         tokenizer = _tokenizer(folder)
 
         def windows(text: TextSpec, part: Part) -> Tensor:
             _check_length(dense, text)
-            tokens = token_windows(
-                text, part, tokenizer, text_roots=text_roots, cache_dir=cache_dir, allow_hub=allow_hub
+            tokens = group.first(
+                lambda: token_windows(
+                    text, part, tokenizer, text_roots=text_roots, cache_dir=cache_dir, allow_hub=allow_hub
+                )
             )
             _check_vocabulary(dense, tokens)
             return tokens
 
-        calibration = windows(spec.calibration, "calibration")
-        held_out = None if spec.evaluation is None else windows(spec.evaluation, "evaluation")
-        out.mkdir(parents=True, exist_ok=True)
-        _check_space(out, dense.checkpoint.nbytes(), disk_reserve_bytes)
+        tasks = None
+        if spec.evaluation is not None and spec.evaluation.tasks:
+            tasks = TaskSuite(spec.evaluation.tasks, spec.evaluation.task_limit, task_roots, allow_hub=allow_hub)
+        first = spec.calibration.seed
+        draws = [spec.calibration.model_copy(update={"seed": first + i}) for i in range(spec.seeds)]
+        calibration, *others = [windows(draw, "calibration") for draw in draws]
+        comparison = None
+        if spec.evaluation is not None:
+            held_out = [windows(text, "evaluation") for text in spec.evaluation.texts]
+            make_comparison = partial(Comparison, spec.evaluation, held_out, tokenizer, dense, tasks)
+            comparison = group.each(make_comparison)  # whether there is memory for it may differ
+        # A repeat's model lies beside the one that is kept.
+        needed = min(spec.seeds, 2) * dense.checkpoint.nbytes()
+        group.first(lambda: _make_folder(out, needed, disk_reserve_bytes))
 
     blocks = len(dense.blocks)
-    evaluations = 0 if held_out is None else 2 * held_out.numel()
-    meter = Progress(progress, blocks * (PASSES * calibration.numel() + evaluations))
-    meter.advance("open", 0, f"{blocks} blocks, {sum(map(len, layers))} layers to prune", blocks=blocks)
-    figures: list[LayerReport] = []
+    work = passes(spec) * calibration.numel()
+    evaluated = 0 if comparison is None else 2 * comparison.work + len(others) * comparison.perplexity_work
+    meter = Progress(progress, spec.seeds * blocks * work + evaluated)
+    opened = f"{blocks} blocks, {sum(map(len, layers))} layers to prune"
+    group.first(lambda: meter.advance("open", 0, opened, blocks=blocks))
 
-    def evaluate(skeleton: Skeleton, tokens: Tensor, stage: str) -> tuple[float, int]:
-        def on_block(index: int) -> None:
-            message = f"{_DOING[stage]}, block {index + 1} of {blocks}"
-            meter.advance(stage, tokens.numel(), message, block=index, blocks=blocks)
+    def advancing(stage: str, doing: str) -> Advance:
+        def advance(work: float, message: str, **data: Any) -> None:
+            meter.advance(stage, work, f"{doing}, {message}", **data)
 
-        with clock.stage(stage):
-            return perplexity(skeleton, tokens, on_block)
+        return advance
 
-    def on_pruned_block(index: int, reports: list[LayerReport]) -> None:
-        figures.extend(reports)
-        meter.advance(
-            "prune",
-            PASSES * calibration.numel(),
-            f"{_DOING['prune']}, block {index + 1} of {blocks}",
-            block=index,
-            blocks=blocks,
-            min_input_degree=min((report.min_input_degree for report in reports), default=None),
-            mean_relative_output_error=_mean([report.relative_output_error for report in reports]),
-        )
+    def prune_to(target: Path, tokens: Tensor, advance: Advance) -> list[LayerReport]:
+        figures: list[LayerReport] = []  # the first process's
 
-    dense_perplexity = evaluate(dense, held_out, "evaluate_dense") if held_out is not None else None
+        def on_block(index: int, reports: list[LayerReport]) -> None:
+            figures.extend(reports)
+            advance(
+                work,
+                f"block {index + 1} of {blocks}",
+                block=index,
+                blocks=blocks,
+                min_input_degree=min((report.min_input_degree for report in reports), default=None),
+                mean_relative_output_error=_mean([report.relative_output_error for report in reports]),
+            )
+
+        writer = CheckpointWriter(target, blocks + 1)
+        prune_blocks(dense, spec, layers, tokens, writer, on_block, group)
+
+        group.first(writer.finish)
+        group.first(lambda: copy_companions(folder, target))
+        return figures
+
+    def repeat(tokens: Tensor, seed: int, comparison: Comparison) -> Repeat:
+        with TemporaryDirectory(dir=out, prefix=".repeat-") as scratch:
+            prune_to(Path(scratch), tokens, advancing("repeat", f"Pruning with seed {seed}"))
+            advance = advancing("repeat", f"Evaluating with seed {seed}")
+            perplexities = group.first(lambda: comparison.perplexities(Checkpoint(Path(scratch)), advance))
+            return Repeat(seed=seed, perplexities=perplexities)
+
+    evaluation = None
+    if comparison is not None:
+        with clock.stage("evaluate_dense"):
+            advance_dense = advancing("evaluate_dense", "Evaluating dense")
+            group.first(lambda: comparison.measure_dense(advance_dense))
     with clock.stage("prune"):
-        writer = CheckpointWriter(out, blocks + 1)
-        prune_blocks(dense, spec, layers, calibration, writer, on_pruned_block)
-        writer.finish()
-        copy_companions(folder, out)
-    pruned = Checkpoint(out)
-    comparison = None
-    if held_out is not None and dense_perplexity is not None:
-        pruned_perplexity, _ = evaluate(Skeleton(pruned, device), held_out, "evaluate_pruned")
-        comparison = Perplexity(
-            dense=dense_perplexity[0],
-            pruned=pruned_perplexity,
-            ratio=pruned_perplexity / dense_perplexity[0],
-            tokens=dense_perplexity[1],
-        )
+        figures = prune_to(out, calibration, advancing("prune", "Pruning"))
+        pruned = Checkpoint(out)
+    if comparison is not None:
+        with clock.stage("evaluate_pruned"):
+            advance_pruned = advancing("evaluate_pruned", "Evaluating pruned")
+            evaluation = group.first(lambda: comparison.measure_pruned(pruned, advance_pruned))
+        if others:
+            published = Repeat(seed=first, perplexities=[text.perplexity.pruned for text in evaluation.texts])
+            with clock.stage("repeat"):
+                repeats = [repeat(tokens, first + 1 + i, comparison) for i, tokens in enumerate(others)]
+            evaluation = with_repeats(evaluation, [published, *repeats])
 
     revision = folder.name if model.kind == "hub" else None
-    report = report_of(spec, dense, revision, figures, calibration, held_out, comparison, pruned, clock.seconds())
-    (out / "report.json").write_text(report.model_dump_json(indent=2) + "\n")
-    (out / "README.md").write_text(card.model_card(report))
-    _write_checksums(out)
-    return report
+    notes = [] if comparison is None else comparison.notes
+
+    def finish() -> Report:
+        report = report_of(
+            spec, dense, revision, figures, calibration, evaluation, notes, pruned, clock.seconds(), group.size
+        )
+        (out / "report.json").write_text(report.model_dump_json(indent=2) + "\n")
+        (out / "README.md").write_text(card.model_card(report))
+        _write_checksums(out)
+        return report
+
+    return group.first(finish)
 
 
 def _mean(values: list[float | None]) -> float | None:
@@ -186,7 +222,14 @@ def _check_vocabulary(skeleton: Skeleton, tokens: Tensor) -> None:
         )
 
 
-def _check_space(out: Path, needed: int, reserve: int) -> None:
+def _check_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputExists(f"{out} exists and is not empty. Name a new folder.")
+
+
+def _make_folder(out: Path, needed: int, reserve: int) -> None:
+    """Makes `out` and checks that `needed` bytes fit into it. Raises `NoSpace`."""
+    out.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out).free
     if free < needed + reserve:
         raise NoSpace(

@@ -1,25 +1,36 @@
 """Prunes one decoder block after the other, from one checkpoint to the next."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from eggs_core.checkpoint import CheckpointWriter
-from eggs_core.errors import BrokenCheckpoint
-from eggs_core.expansion import expansion_figures
+from eggs_core.distributed import ALONE, Group, deal
 from eggs_core.importance import importance
 from eggs_core.layers import PrunableLayer, prunable_layers
-from eggs_core.masks import check_fit, eggs_mask, top_n_mask
+from eggs_core.masks import check_fit
+from eggs_core.permute import Site, SiteFinder, apply, best_order
+from eggs_core.reconstruct import EPOCHS, MIN_BATCHES, reconstruct
 from eggs_core.report import LayerReport
 from eggs_core.skeleton import Skeleton
-from eggs_core.spec import Method, PruneSpec
+from eggs_core.solve import PrunedLayer, needs_gram, prune_layers
+from eggs_core.spec import Effort, PruneSpec
 from eggs_core.statistics import InputStatistics, gather
 from eggs_core.stream import BlockCall, BlockStream
 
-# Forward passes through a block that pruning needs: one to see what enters its layers, one to pass on what
-# the pruned block makes of it. The last block is passed through once.
-PASSES = 2
+GRAM_BYTES = 2 << 30
+"""Gram matrices of one block that are held at once; where they are more, the text is passed through again."""
+
+
+def passes(spec: PruneSpec) -> int:
+    """Work per block and calibration token, in forward passes.
+
+    One to see what enters its layers, one to pass on what the pruned block makes of it, and for training one for
+    the targets, then epochs of three.
+    """
+    return 2 + (1 + 3 * EPOCHS if spec.effective_effort is Effort.BEST else 0)
 
 
 def plan(skeleton: Skeleton, spec: PruneSpec) -> list[list[PrunableLayer]]:
@@ -31,8 +42,9 @@ def plan(skeleton: Skeleton, spec: PruneSpec) -> list[list[PrunableLayer]]:
         prunable_layers(block, name, spec.ignore)
         for block, name in zip(skeleton.blocks, skeleton.block_names, strict=True)
     ]
+    asked = spec.effective_min_degree
     for layer in (layer for block in layers for layer in block):
-        check_fit(layer.shape, spec.pattern, spec.effective_min_degree, layer.name)
+        check_fit(layer.shape, spec.pattern, asked if isinstance(asked, int) else 0, layer.name)
     return layers
 
 
@@ -44,83 +56,135 @@ def prune_blocks(
     tokens: Tensor,
     writer: CheckpointWriter,
     on_block: Callable[[int, list[LayerReport]], None],
+    group: Group = ALONE,
 ) -> None:
     """Prunes the `layers` that were planned, on calibration `tokens` (windows, L), writing a shard for each block.
 
     Shard 0 holds what lies outside the blocks, unchanged. Each block is measured on what the pruned blocks
     before it make of the tokens. `on_block` is called with each block's index and figures once its shard is
     on disk, and may raise to stop the run.
+
+    The processes of a `group` are called with the same arguments; the first one writes, and calls `on_block`, and
+    what is raised in one is raised in all. Raises `TooManyProcesses` for fewer windows than processes.
     """
-    stream = BlockStream(skeleton, tokens)
+    best = spec.effective_effort is Effort.BEST
+    stream = BlockStream(skeleton, group.shard(tokens), MIN_BATCHES if best else 1)
     hidden = stream.embed()
-    writer.write(0, skeleton.checkpoint.read(skeleton.names_outside))
+    group.first(lambda: writer.write(0, skeleton.checkpoint.read(skeleton.names_outside)))
+    # Where blocks are trained to give the dense model's outputs, its hidden states go along.
+    dense = list(hidden) if best else []
+    finder = SiteFinder(skeleton.config, group) if spec.permutes else None
 
     def visit(index: int, block: nn.Module, call: BlockCall) -> None:
-        with gather(layers[index], tokens.numel()) as statistics:
-            for states in hidden:
-                call(states)
-        figures = [_prune_layer(layer, index, statistics.get(layer.name), spec) for layer in layers[index]]
-        statistics.clear()
-        changed = {layer.full_parameter_name: layer.parameter.data for layer in layers[index]}
-        writer.write(index + 1, skeleton.checkpoint_tensors(index, changed))
+        sites = finder.find(block, layers[index], call, hidden[0]) if finder else []
+        changed: dict[str, Tensor] = {}
+        pruned: list[PrunedLayer] = []
+        waiting = layers[index]
+        while waiting:
+            with gather(waiting, tokens.numel(), GRAM_BYTES if needs_gram(spec) else 0, group) as statistics:
+                for states in hidden:
+                    call(states)
+            changed |= _permute(sites, statistics, spec, group)
+            sites = []
+            ready, waiting = _split(waiting, statistics, needs_gram(spec))
+            pruned += _prune(list(_sharing(ready, statistics)), index, statistics, spec, group)
+            statistics.clear()
+        for i, states in enumerate(dense):
+            dense[i] = call(states)
+        for layer in pruned:
+            layer.layer.weight.copy_(layer.weights)
+        if dense:
+            reconstruct(pruned, call, hidden, dense, group)
+        changed |= {layer.full_parameter_name: layer.parameter.data for layer in layers[index]}
+        group.first(lambda: writer.write(index + 1, skeleton.checkpoint_tensors(index, changed)))
         if index + 1 < len(skeleton.blocks):
             for i, states in enumerate(hidden):
                 hidden[i] = call(states)
-        on_block(index, figures)
+        group.first(lambda: on_block(index, [layer.report for layer in pruned]))
 
     stream.run(visit)
 
 
-def _prune_layer(
-    layer: PrunableLayer, block: int, statistics: InputStatistics | None, spec: PruneSpec
-) -> LayerReport:
-    """Sets the weights of `layer` that the mask drops to zero, in place."""
-    W = layer.weight
-    norm = statistics.norm if statistics else None
-    S = importance(spec.method, W, norm)
-    if not bool(S.isfinite().all()):
-        raise BrokenCheckpoint(
-            f"{layer.name} has weights or activations that are not finite, so it cannot be ranked."
+def _split(
+    layers: Sequence[PrunableLayer], statistics: Mapping[str, InputStatistics], with_gram: bool
+) -> tuple[list[PrunableLayer], list[PrunableLayer]]:
+    """The layers whose statistics are whole, and those whose Gram matrix is still to be gathered."""
+    ready: list[PrunableLayer] = []
+    waiting: list[PrunableLayer] = []
+    for layer in layers:
+        found = statistics.get(layer.name)
+        (ready if found is None or found.with_gram or not with_gram else waiting).append(layer)
+    return ready, waiting
+
+
+def _sharing(
+    layers: Sequence[PrunableLayer], statistics: Mapping[str, InputStatistics]
+) -> Iterator[list[PrunableLayer]]:
+    """Layers that come one after the other and read one input, together."""
+    numbered = enumerate(layers)
+    for _, together in groupby(numbered, lambda pair: id(statistics.get(pair[1].name, pair[0]))):
+        yield [layer for _, layer in together]
+
+
+def _prune(
+    sets: Sequence[list[PrunableLayer]],
+    block: int,
+    statistics: Mapping[str, InputStatistics],
+    spec: PruneSpec,
+    group: Group,
+) -> list[PrunedLayer]:
+    """Prunes sets of layers that read one input each, dealt over the processes. All of them know all results."""
+    own: dict[str, PrunedLayer] = {}
+
+    def prune_set(number: int) -> list[LayerReport]:
+        layers = sets[number]
+        pruned = prune_layers(layers, block, statistics.get(layers[0].name), spec)
+        own.update({entry.layer.name: entry for entry in pruned})
+        return [entry.report for entry in pruned]
+
+    costs = [sum(layer.shape[0] for layer in layers) * layers[0].shape[1] ** 2 for layers in sets]
+    owners = deal(costs, group.size)
+    reports = group.share(owners, prune_set)
+
+    def known(layer: PrunableLayer, report: LayerReport, owner: int) -> PrunedLayer:
+        found = own.get(layer.name)
+        W = layer.weight
+        weights = found.weights if found else torch.empty_like(W)
+        mask = found.mask if found else torch.empty_like(W, dtype=torch.bool)
+        return PrunedLayer(
+            layer, group.broadcast(weights.contiguous(), owner), group.broadcast(mask.contiguous(), owner), report
         )
-    if spec.method is Method.EGGS:
-        mask = eggs_mask(S, spec.pattern, spec.effective_min_degree, layer.name)
-    else:
-        mask = top_n_mask(S, spec.pattern)
-    error = _relative_output_error(W, mask, statistics.sample if statistics else None)
-    W.mul_(mask)
-    expansion = expansion_figures(mask)
-    best = S.view(-1, spec.pattern.m).topk(spec.pattern.n).values.sum(dtype=torch.float64)
-    kept = S[mask].sum(dtype=torch.float64)
-    return LayerReport(
-        name=layer.name,
-        type=layer.type,
-        block=block,
-        shape=layer.shape,
-        sparsity=1 - W.count_nonzero().item() / W.numel(),
-        kept_importance=float(kept / best) if best > 0 else 1.0,
-        relative_output_error=error,
-        min_input_degree=expansion.min_input_degree,
-        mean_input_degree=expansion.mean_input_degree,
-        channels_cut_off=expansion.channels_cut_off,
-        second_singular_value=expansion.second_singular_value,
-        calibration_tokens=statistics.tokens if statistics else 0,
-        importance=_IMPORTANCE[spec.method] if norm is not None else "weight-only",
-    )
+
+    return [
+        known(layer, report, owner)
+        for layers, of_set, owner in zip(sets, reports, owners, strict=True)
+        for layer, report in zip(layers, of_set, strict=True)
+    ]
 
 
-def _relative_output_error(W: Tensor, mask: Tensor, X: Tensor | None) -> float | None:
-    """||X(W-W')ᵀ||² / ||XWᵀ||² in float32; X (tokens, C_in), W and mask (C_out, C_in)."""
-    if X is None:
-        return None
-    X, W = X.float(), W.float()
-    dense = (X @ W.T).square().sum(dtype=torch.float64)
-    lost = (X @ W.masked_fill(mask, 0).T).square().sum(dtype=torch.float64)
-    return float(lost / dense) if dense > 0 else 0.0
+def _permute(
+    sites: Sequence[Site], statistics: Mapping[str, InputStatistics], spec: PruneSpec, group: Group
+) -> dict[str, Tensor]:
+    """Reorders the channels of `sites` and their statistics for the scores of `spec`. Returns what changed.
 
+    The search for the orders is dealt over the processes.
+    """
 
-_IMPORTANCE = {
-    Method.EGGS: "ria",
-    Method.RIA: "ria",
-    Method.WANDA: "wanda",
-    Method.MAGNITUDE: "magnitude",
-}
+    def order_of(number: int) -> Tensor | None:
+        consumer = sites[number].consumer
+        seen = statistics.get(consumer.name)
+        S = importance(spec.method, consumer.weight, seen.norm if seen else None)
+        if not bool(S.isfinite().all()):
+            return None  # pruning will tell the user
+        return best_order(sites[number], S, spec.pattern).cpu()
+
+    owners = deal([site.consumer.weight.numel() for site in sites], group.size)
+    changed: dict[str, Tensor] = {}
+    for site, order in zip(sites, group.share(owners, order_of), strict=True):
+        if order is None:
+            continue
+        seen = statistics.get(site.consumer.name)
+        if seen is not None:
+            seen.permute(order)
+        changed |= apply(site, order)
+    return changed

@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from eggs_core.pattern import NMPattern
-from eggs_core.spec import Method, PruneSpec
+from eggs_core.spec import Effort, Method, PruneSpec
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 
 class ReportModel(BaseModel):
@@ -36,6 +36,13 @@ class TextInfo(ReportModel):
     seed: int | None = None
 
 
+class Interval(ReportModel):
+    """A 95% bootstrap interval over the windows of a text."""
+
+    low: float
+    high: float
+
+
 class Perplexity(ReportModel):
     """exp of the mean negative log-likelihood per predicted token, on the same windows."""
 
@@ -43,6 +50,72 @@ class Perplexity(ReportModel):
     pruned: float
     ratio: float = Field(description="pruned / dense")
     tokens: int = Field(description="Predicted tokens.")
+    pruned_interval: Interval | None = Field(description="Of pruned; null for a single window.")
+    ratio_interval: Interval | None = Field(
+        description="Of the ratio, both models on the same resampled windows; null for a single window."
+    )
+
+
+class Spread(ReportModel):
+    """Of the pruned model's perplexity over calibration seeds."""
+
+    mean: float
+    standard_deviation: float = Field(description="Of the sample: over one less than there are seeds.")
+
+
+class TextEvaluation(ReportModel):
+    """How the pruned model compares with the dense one on one text."""
+
+    text: TextInfo
+    perplexity: Perplexity
+    kl_divergence: float = Field(
+        description="Mean KL divergence per predicted token of the pruned model's distribution from the dense "
+        "model's, KL(dense || pruned), in nats."
+    )
+    top1_agreement: float = Field(
+        description="Share of predicted tokens for which both models hold the same token for the likeliest."
+    )
+    over_seeds: Spread | None = Field(None, description="null where the request has one seed.")
+
+
+class Repeat(ReportModel):
+    """The same run with the calibration windows of one seed."""
+
+    seed: int
+    perplexities: list[float] = Field(description="The pruned model's, in the order of the texts.")
+
+
+class Generation(ReportModel):
+    """What both models make of the beginning of a held-out window, by greedy decoding."""
+
+    prompt: str
+    dense: str
+    pruned: str
+
+
+class TaskResult(ReportModel):
+    """One metric of one task of lm-evaluation-harness, or of a group of them."""
+
+    name: str
+    metric: str = Field(description="With the filter that answers went through, where there is one.")
+    dense: float | None = Field(description="null where it is no finite number, as all figures here.")
+    pruned: float | None
+    dense_stderr: float | None = Field(description="Standard error over the examples.")
+    pruned_stderr: float | None
+    examples: int
+
+
+class Evaluation(ReportModel):
+    """The pruned model compared with the dense one on held-out text."""
+
+    texts: list[TextEvaluation] = Field(description="In the order of the request.")
+    repeats: list[Repeat] = Field(
+        description="One for each seed, the published model's first; empty where the request has one seed."
+    )
+    generations: list[Generation] = Field(description="Empty where the whole model did not fit into memory.")
+    tasks: list[TaskResult] = Field(
+        description="Every metric of every task and group; empty where none were asked for."
+    )
 
 
 class Sparsity(ReportModel):
@@ -58,7 +131,7 @@ class Bytes(ReportModel):
 
     dense_checkpoint: int
     pruned_checkpoint: int
-    peak_resident: int = Field(description="Peak resident memory of the process, in bytes.")
+    peak_resident: int = Field(description="Peak resident memory of the process, the first of several, in bytes.")
     peak_device: int | None = Field(None, description="Peak memory allocated on the GPU, in bytes.")
 
 
@@ -70,6 +143,12 @@ class Expansion(ReportModel):
     channels_cut_off: int = Field(description="Input channels that keep no edge at all.")
     max_second_singular_value: float = Field(
         description="Largest over the layers; see LayerReport.second_singular_value."
+    )
+    max_ramanujan_ratio: float = Field(
+        description="Largest over the layers of second singular value / Ramanujan bound; at most 1 is as good."
+    )
+    min_neighbourhood_ratio: float = Field(
+        description="Smallest over the layers; see LayerReport.neighbourhood_ratio."
     )
 
 
@@ -85,11 +164,23 @@ class LayerReport(ReportModel):
     relative_output_error: float | None = Field(
         description="||X(W-W')ᵀ||² / ||XWᵀ||² on sampled calibration tokens; null if the layer saw none."
     )
+    min_degree: int = Field(description="B, the edges that every input channel was given at least.")
+    duality_gap: float = Field(
+        description="By how much the mask's score may be below the best under that constraint, as a share of "
+        "what the best N per group keep."
+    )
     min_input_degree: int
     mean_input_degree: float
     channels_cut_off: int
     second_singular_value: float = Field(
         description="Of the degree-normalised mask, whose largest is 1: the smaller, the better the expander."
+    )
+    ramanujan_bound: float = Field(
+        description="Of the second singular value of the best sparse expanders of the layer's mean degrees."
+    )
+    neighbourhood_ratio: float = Field(
+        description="Fewest output channels that a set of 1 to 4 input channels was found to reach, as a share of "
+        "the set's edges or of all output channels, whichever are fewer."
     )
     calibration_tokens: int = Field(description="Calibration tokens that reached the layer.")
     importance: Literal["magnitude", "wanda", "ria", "weight-only"] = Field(
@@ -100,12 +191,13 @@ class LayerReport(ReportModel):
 class Report(ReportModel):
     """Everything a run has to say. `schema_version` rises when a field changes its meaning or goes away."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     model: ModelInfo
     method: Method
     pattern: NMPattern
-    min_degree: int = Field(description="B as it was enforced; 0 where the method has no such constraint.")
-    perplexity: Perplexity | None
+    effort: Effort | None = Field(description="As it was made; null where the method has none.")
+    min_degree: int = Field(description="Least B of any layer; 0 where the method has no such constraint.")
+    evaluation: Evaluation | None = Field(description="null where the request skipped it.")
     sparsity: Sparsity
     bytes: Bytes
     seconds: dict[str, float] = Field(description="By stage, and in total.")
@@ -113,8 +205,10 @@ class Report(ReportModel):
     layers: list[LayerReport]
     notes: list[str] = Field(description="What a reader should know, such as experts that saw no token.")
     calibration: TextInfo
-    evaluation: TextInfo | None
-    spec: PruneSpec = Field(description="The request: running it again gives the same bytes on one machine.")
+    spec: PruneSpec = Field(
+        description="The request: on one machine, as many processes make the same bytes of it."
+    )
     versions: dict[str, str] = Field(description="Of eggs, Python and the libraries the numbers depend on.")
     device: str
-    threads: int
+    threads: int = Field(description="Of each process.")
+    processes: int = Field(1, description="That shared the pruning.")

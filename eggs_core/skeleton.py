@@ -137,7 +137,7 @@ class Skeleton:
             device_map={"": "cpu"}, dtype=self.dtype, weight_mapping=self._transforms
         )
         extra: dict[str, Any] = {"tp_plan": None} if _TENSOR_PARALLEL_PLAN else {}
-        with _quiet():
+        with quiet():
             info, _ = convert_and_load_state_dict_in_model(
                 model=self.model, state_dict=tensors, load_config=load_config, **extra
             )
@@ -232,8 +232,8 @@ def _refuse_missing(names: list[str]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The loader draws a progress bar for every call; a block is loaded in an instant."""
+def quiet() -> Iterator[None]:
+    """Keeps transformers from drawing a progress bar whenever it loads something."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from eggs_core.errors import EggsError, ModelNotAllowed, ModelNotFound, TextNotFound, UnsafeCheckpoint
+from eggs_core.errors import (
+    EggsError,
+    ModelNotAllowed,
+    ModelNotFound,
+    TaskNotFound,
+    TextNotFound,
+    UnsafeCheckpoint,
+)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 # A data set, or a file in it: no part of the file's path is empty or only dots, so that it stays in the data set.
 HUB_DATA = re.compile(rf"{HUB_ID.pattern}(/(?!\.*(/|$))[^/\\\0]+)*", re.ASCII)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+TASK_NAME = re.compile(r"[\w.+()-]{1,128}", re.ASCII)
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 # Models that a package of the Python index carries as GGUF: id -> (package, file, description).
@@ -105,6 +113,26 @@ def check_text_source(source: str, roots: Sequence[Path] | None, *, allow_hub: b
         raise TextNotFound(f"{source!r} is not a text source. Use pydocs, file:PATH or hub:ORG/NAME.")
 
 
+def resolve_task(task: str, roots: Sequence[Path] | None, *, allow_hub: bool = True) -> str | Path:
+    """The task file that `file:PATH` names, or else the name of a task of lm-evaluation-harness, as it is.
+
+    Raises `TaskNotFound` for one that is malformed, missing or not allowed, as far as that can be told.
+    """
+    if task.startswith("file:"):
+        path = _find(task.removeprefix("file:"), task, roots, TaskNotFound)
+        if path is None or not path.is_file() or path.suffix != ".yaml":
+            raise TaskNotFound(f"There is no task file at {task}. Give an existing .yaml file.")
+        return path
+    if not TASK_NAME.fullmatch(task):
+        raise TaskNotFound(f"{task!r} is not a task. Use a name of lm-evaluation-harness, or file:PATH.yaml.")
+    if not allow_hub:
+        raise TaskNotFound(
+            f"{task} takes its data from the Hugging Face Hub, which this installation does not use. Give a task "
+            "with data of its own as file:PATH.yaml."
+        )
+    return task
+
+
 def _packaged(reference: str) -> ModelRef | None:
     if reference not in _PACKAGED:
         return None
@@ -119,7 +147,7 @@ def _find(
     path: str,
     reference: str,
     roots: Sequence[Path] | None,
-    outside: type[ModelNotAllowed] | type[TextNotFound],
+    outside: type[ModelNotAllowed] | type[TaskNotFound] | type[TextNotFound],
 ) -> Path | None:
     """What lies at `path`, links resolved: None if nothing does, or if it is no path at all.
 
@@ -142,7 +170,7 @@ def _find(
         return None
     raise outside(
         f"{reference} is outside the folders that may be read from. Put it into one of them, or ask the operator "
-        "to add its folder to EGGS_MODEL_ROOTS or EGGS_TEXT_ROOTS."
+        "to add its folder to EGGS_MODEL_ROOTS, EGGS_TEXT_ROOTS or EGGS_TASK_ROOTS."
     )
 
 

@@ -1,50 +1,111 @@
 """What a pruning run is asked to do, as the REST API, the command line and `eggs_core.pipeline` all take it."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from eggs_core.pattern import NMPattern
 
-DEFAULT_MIN_DEGREE = 4
 DEFAULT_IGNORE = ("*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*shared_expert_gate")
 
 Reference = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
+
+
+def _number_or_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validate(value)
+    except ValidationError as error:  # which tells of every alternative
+        raise ValueError('Write a number of edges, 0 or more, or "auto".') from error
+
+
+MinDegree = Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], WrapValidator(_number_or_auto)]
 
 
 class Method(StrEnum):
     """How weights are chosen; see `METHOD_DESCRIPTIONS`."""
 
     EGGS = "eggs"
+    SPARSEGPT = "sparsegpt"
     RIA = "ria"
     WANDA = "wanda"
     MAGNITUDE = "magnitude"
 
 
 METHOD_DESCRIPTIONS = {
-    Method.EGGS: "RIA importance, and every input channel keeps at least min_degree edges (an expander).",
+    Method.EGGS: "Every input channel keeps at least min_degree edges (an expander); `effort` says how the mask "
+    "is chosen and whether weights move.",
+    Method.SPARSEGPT: "Column by column, each column's error made good by those to come (Frantar & Alistarh, "
+    "ICML 2023).",
     Method.RIA: "Relative importance and activations (Zhang et al., ICLR 2024), the best N of each group.",
     Method.WANDA: "|W| times the input channel's norm (Sun et al., ICLR 2024), the best N of each group.",
     Method.MAGNITUDE: "|W|, the best N of each group; needs no calibration text to choose.",
 }
 
 
+class Effort(StrEnum):
+    """How much method `eggs` does; see `EFFORT_DESCRIPTIONS`."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    BEST = "best"
+
+
+EFFORT_DESCRIPTIONS = {
+    Effort.FAST: "RIA importance; the kept weights stay as they are.",
+    Effort.BALANCED: "Mask and weights chosen together, to keep each layer's outputs on the calibration text.",
+    Effort.BEST: "As balanced, then every block is trained on the calibration text to give the dense model's "
+    "outputs. Takes several times as long.",
+}
+
+
+def _described(descriptions: Mapping[Effort, str]) -> str:
+    return " ".join(f"`{value}`: {text}" for value, text in descriptions.items())
+
+
+_SOURCES = (
+    "`pydocs` (built in), `file:PATH` (.txt, .jsonl or .parquet) or `hub:ORG/NAME` (optionally "
+    "`hub:ORG/NAME/FILE.parquet`): a data set of the Hugging Face Hub"
+)
+
+
 class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TextSpec(Spec):
-    """Which text, cut into windows of `sequence_length` tokens."""
+def _without_duplicates(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice} is given twice. Leave one out.")
+    return names
+
+
+class WindowSpec(Spec):
+    """How text is read and cut into windows of `sequence_length` tokens."""
+
+    text_field: str = Field("text", description="The field that holds the text in JSONL and Parquet files.")
+    sequence_length: int = Field(1024, ge=8, le=131072, description="Tokens in a window.")
+
+
+class TextSpec(WindowSpec):
+    """Windows of one text."""
 
     source: Reference = Field(
         "pydocs",
-        description="`pydocs` (built in), `file:PATH` (.txt, .jsonl or .parquet) or `hub:ORG/NAME` "
-        "(optionally `hub:ORG/NAME/FILE.parquet`): a data set of the Hugging Face Hub.",
+        description=f"{_SOURCES}.",
         examples=["pydocs", "file:/data/wikipedia.txt", "hub:Salesforce/wikitext"],
     )
-    text_field: str = Field("text", description="The field that holds the text in JSONL and Parquet files.")
-    sequence_length: int = Field(1024, ge=8, le=131072, description="Tokens in a window.")
+    samples: int | None = Field(None, ge=1, le=65536, description="Windows of the text; null takes all of it.")
 
 
 class CalibrationSpec(TextSpec):
@@ -54,12 +115,47 @@ class CalibrationSpec(TextSpec):
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the draw.")
 
 
-class EvaluationSpec(TextSpec):
-    """Held-out text on which the dense and the pruned model are compared."""
+class EvaluationSpec(WindowSpec):
+    """Held-out texts on which the dense and the pruned model are compared."""
 
-    samples: int | None = Field(
-        16, ge=1, le=65536, description="Windows from the start of the text; null takes all of it."
+    sources: tuple[Reference, ...] = Field(
+        ("pydocs",),
+        min_length=1,
+        max_length=16,
+        description=f"The texts, each measured by itself: {_SOURCES}.",
+        examples=[["pydocs", "hub:Salesforce/wikitext"]],
     )
+    samples: int | None = Field(
+        16, ge=1, le=65536, description="Windows from the start of each text; null takes all of it."
+    )
+    generations: int = Field(
+        3,
+        ge=0,
+        le=16,
+        description="Windows whose beginning both models continue by greedy decoding. Needs the whole model in "
+        "memory; where it does not fit, the report has a note instead.",
+    )
+
+    tasks: tuple[Reference, ...] = Field(
+        (),
+        max_length=64,
+        description="Tasks both models are put to: names of lm-evaluation-harness (`hellaswag`), whose data comes "
+        "from the Hugging Face Hub, or `file:PATH.yaml`, a task file under an allowed folder. Needs the whole "
+        "model in memory.",
+        examples=[["hellaswag", "file:mine/quiz.yaml"]],
+    )
+    task_limit: int | None = Field(None, ge=1, description="Examples of each task; null takes all of them.")
+
+    @field_validator("sources", "tasks")
+    @classmethod
+    def _nothing_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _without_duplicates(names)
+
+    @property
+    def texts(self) -> list[TextSpec]:
+        """The texts one by one, in order."""
+        shared = {"text_field": self.text_field, "sequence_length": self.sequence_length, "samples": self.samples}
+        return [TextSpec(source=source, **shared) for source in self.sources]
 
 
 class PruneSpec(Spec):
@@ -73,11 +169,19 @@ class PruneSpec(Spec):
     revision: str | None = Field(None, max_length=256, description="Branch, tag or commit of a Hub model.")
     pattern: NMPattern = Field(NMPattern(2, 4))
     method: Method = Method.EGGS
-    min_degree: int | None = Field(
+    effort: Effort | None = Field(
+        None, description="For method `eggs` only, where null means `balanced`. " + _described(EFFORT_DESCRIPTIONS)
+    )
+    min_degree: MinDegree | None = Field(
         None,
-        ge=0,
-        description="Edges that every input channel keeps at least (B); for method `eggs` only, "
-        f"where null means {DEFAULT_MIN_DEGREE}. 0 is the plain best N of each group.",
+        description="Edges that every input channel keeps at least (B); for method `eggs` only, where null means "
+        "`auto`: in each layer the most that costs next to nothing. 0 asks for none.",
+    )
+    permute: bool | None = Field(
+        None,
+        description="Reorders channels within a block first, so that fewer important weights compete in one "
+        "group; what the dense model computes stays the same. null means true for method `eggs` and false for "
+        "the others, which are then as their papers have them.",
     )
     ignore: tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...] = Field(
         DEFAULT_IGNORE,
@@ -87,18 +191,45 @@ class PruneSpec(Spec):
     )
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec | None = Field(
-        EvaluationSpec(), description="null skips the evaluation; the report then has no perplexity."
+        EvaluationSpec(), description="null skips the evaluation; the report then has none."
+    )
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Repeats the run with the seeds that follow `calibration.seed`, to tell how far perplexity "
+        "depends on the draw. The first seed's model is published, of the others only perplexities are kept.",
     )
 
     @model_validator(mode="after")
-    def _min_degree_only_for_eggs(self) -> Self:
-        if self.min_degree is not None and self.method is not Method.EGGS:
-            raise ValueError(f"min_degree belongs to method eggs; leave it out for method {self.method}.")
+    def _seeds_are_evaluated(self) -> Self:
+        if self.seeds > 1 and self.evaluation is None:
+            raise ValueError("seeds repeats the run to compare evaluations. Ask for one, or leave seeds out.")
+        return self
+
+    @model_validator(mode="after")
+    def _only_for_eggs(self) -> Self:
+        if self.method is not Method.EGGS:
+            for name in ("effort", "min_degree"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} belongs to method eggs; leave it out for method {self.method}.")
         return self
 
     @property
-    def effective_min_degree(self) -> int:
-        """B as it is enforced: 0 for every method but eggs."""
+    def effective_effort(self) -> Effort | None:
+        """The effort that is made; None for every method but eggs."""
+        if self.method is not Method.EGGS:
+            return None
+        return self.effort or Effort.BALANCED
+
+    @property
+    def permutes(self) -> bool:
+        """Whether channels are reordered first."""
+        return self.method is Method.EGGS if self.permute is None else self.permute
+
+    @property
+    def effective_min_degree(self) -> int | Literal["auto"]:
+        """B as it is asked for: 0 for every method but eggs."""
         if self.method is not Method.EGGS:
             return 0
-        return DEFAULT_MIN_DEGREE if self.min_degree is None else self.min_degree
+        return "auto" if self.min_degree is None else self.min_degree

@@ -1,26 +1,36 @@
 """Statistics of what enters each layer of a block, gathered as calibration tokens run through it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from eggs_core.distributed import ALONE, Group
 from eggs_core.layers import PrunableLayer
 
 SAMPLED_TOKENS = 1024
+# What is multiplied at a time: bounds the float32 copies, and saves a third of a Gram matrix's products.
+_PART_TOKENS = 1024
+_TILE_COLUMNS = 512
 
 
 class InputStatistics:
-    """Of the inputs X (tokens, C_in) of one or more layers: tokens, squared channel norms, a sample of rows."""
+    """Of the inputs X (tokens, C_in) of one or more layers: tokens, squared channel norms, a sample of rows.
 
-    def __init__(self, keep_every: int) -> None:
+    With `with_gram` also their Gram matrix, 4 · C_in² bytes.
+    """
+
+    def __init__(self, keep_every: int, with_gram: bool) -> None:
         self.tokens = 0
+        self.with_gram = with_gram
         self._keep_every = keep_every
         self._square_sum: Tensor | None = None
+        self._upper: Tensor | None = None
         self._sample: list[Tensor] = []
         self.last: Tensor | None = None
         """The tensor last added. Layers that are fed the same tensor share one object, which adds it once."""
@@ -31,11 +41,34 @@ class InputStatistics:
             return
         self.last = X
         rows = X.reshape(-1, X.shape[-1])
-        squares = rows.float().square_().sum(dim=0)
-        self._square_sum = squares if self._square_sum is None else self._square_sum.add_(squares)
+        if self._square_sum is None:
+            self._square_sum = torch.zeros(rows.shape[1], device=X.device)
+            if self.with_gram:
+                self._upper = torch.zeros(rows.shape[1], rows.shape[1], device=X.device)
+        for part in rows.split(_PART_TOKENS):
+            self._square_sum += part.float().square().sum(dim=0)
+            if self._upper is not None:
+                _add_upper_gram(self._upper, part)
         # The phase goes on from batch to batch, so that small batches are sampled at the same rate.
         self._sample.append(rows[-self.tokens % self._keep_every :: self._keep_every].clone())
         self.tokens += rows.shape[0]
+
+    def combine(self, group: Group) -> None:
+        """Makes these the statistics of all processes' inputs. Each has added an empty tensor at least."""
+        assert self._square_sum is not None
+        group.sum(self._square_sum)
+        if self._upper is not None:
+            group.sum(self._upper)
+        self._sample = [group.concatenate(torch.cat(self._sample))]
+        self.tokens = sum(group.gather(self.tokens))
+
+    def permute(self, order: Tensor) -> None:
+        """Reorders the channels: new channel i is the old channel order[i]."""
+        if self._square_sum is not None:
+            self._square_sum = self._square_sum[order]
+        if self._upper is not None:
+            self._upper = self.gram[order][:, order]
+        self._sample = [rows[:, order] for rows in self._sample]
 
     @property
     def norm(self) -> Tensor | None:
@@ -43,21 +76,52 @@ class InputStatistics:
         return None if self._square_sum is None else self._square_sum.sqrt()
 
     @property
+    def gram(self) -> Tensor:
+        """XᵀX, (C_in, C_in) float32. To be asked for only where a token came and `with_gram` is set."""
+        assert self._upper is not None
+        upper = self._upper.triu()
+        return upper.add_(upper.triu(1).T)
+
+    @property
     def sample(self) -> Tensor | None:
         """Evenly spaced rows of X, (at most about `SAMPLED_TOKENS`, C_in), in the model's dtype."""
         return torch.cat(self._sample) if self.tokens else None
 
 
+def _add_upper_gram(upper: Tensor, X: Tensor) -> None:
+    """Adds XᵀX to `upper`, in tiles of columns and only from the diagonal on, as the matrix is symmetric."""
+    exact = X if X.is_cuda else X.float()  # a product on a CPU would be rounded to the dtype of X
+    for start in range(0, upper.shape[1], _TILE_COLUMNS):
+        left, right = exact[:, start : start + _TILE_COLUMNS].T, exact[:, start:]
+        tile = upper[start : start + _TILE_COLUMNS, start:]
+        if X.is_cuda:
+            tile += torch.mm(left, right, out_dtype=torch.float32)
+        else:
+            tile.addmm_(left, right)
+
+
 @contextmanager
-def gather(layers: Sequence[PrunableLayer], tokens: int) -> Iterator[dict[str, InputStatistics]]:
-    """Gathers, while open, the statistics of every layer's inputs, by layer name. `tokens`: how many will come."""
+def gather(
+    layers: Sequence[PrunableLayer], tokens: int, gram_bytes: int = 0, group: Group = ALONE
+) -> Iterator[dict[str, InputStatistics]]:
+    """Gathers, while open, the statistics of every layer's inputs, by layer name. `tokens`: how many will come.
+
+    Of several processes each gathers from tokens of its own, and at the end all have the statistics of all.
+    Gram matrices are gathered of the first layers whose own would fit into `gram_bytes`, of one in any case where
+    it is not 0, and of those that share an input with one of them.
+    """
     statistics: dict[str, InputStatistics] = {}
     keep_every = max(1, tokens // SAMPLED_TOKENS)
+    # Chosen before any token comes, so that processes that see other tokens choose alike.
+    sizes = accumulate(4 * layer.shape[1] ** 2 for layer in layers)
+    fit = {layer.name for layer, size in zip(layers, sizes, strict=True) if size <= gram_bytes}
+    if gram_bytes:
+        fit.add(layers[0].name)
 
     def observe(name: str, X: Tensor) -> None:
         if name not in statistics:
-            shared = (s for s in statistics.values() if s.last is X)
-            statistics[name] = next(shared, None) or InputStatistics(keep_every)
+            shared = (s for s in statistics.values() if s.last is X and s.with_gram >= (name in fit))
+            statistics[name] = next(shared, None) or InputStatistics(keep_every, name in fit)
         statistics[name].add(X)
 
     def hook(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -71,11 +135,29 @@ def gather(layers: Sequence[PrunableLayer], tokens: int) -> Iterator[dict[str, I
     try:
         with _ExpertProducts(layers, observe):
             yield statistics
+        _combine(statistics, {layer.name: layer for layer in layers}, keep_every, group)
     finally:
         for handle in handles:
             handle.remove()
         for entry in statistics.values():
             entry.last = None
+
+
+def _combine(
+    statistics: dict[str, InputStatistics], layers: Mapping[str, PrunableLayer], keep_every: int, group: Group
+) -> None:
+    """Makes what each process gathered what all did, in place: an expert may have seen tokens in some of them."""
+    first_of = {id(entry): name for name, entry in reversed(statistics.items())}
+    own = {name: (first_of[id(entry)], entry.with_gram) for name, entry in statistics.items()}
+    known: dict[str, tuple[str, bool]] = {}
+    for theirs in group.gather(own):
+        known |= {name: entry for name, entry in theirs.items() if name not in known}
+    for name, (first, with_gram) in known.items():
+        if name == first:
+            statistics.setdefault(name, InputStatistics(keep_every, with_gram))
+            statistics[name].add(layers[name].weight.new_empty(0, layers[name].shape[1]))
+            statistics[name].combine(group)
+        statistics[name] = statistics[first]
 
 
 class _ExpertProducts(TorchFunctionMode):

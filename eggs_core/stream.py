@@ -44,13 +44,17 @@ Form = tuple[type[tuple[Any, ...]] | type[list[Any]] | None, tuple[Any, ...]]
 
 
 class BlockStream:
-    """All windows of one text through all blocks of one model. Loads what lies outside the blocks at once."""
+    """All windows of one text through all blocks of one model. Loads what lies outside the blocks at once.
 
-    def __init__(self, skeleton: Skeleton, tokens: Tensor) -> None:
+    The windows are taken in batches of one size, at least `batches` of them if there are as many windows.
+    """
+
+    def __init__(self, skeleton: Skeleton, tokens: Tensor, batches: int = 1) -> None:
         self._skeleton = skeleton
         windows, length = tokens.shape
         most = MAX_BATCH_TOKENS[skeleton.device.type]
-        size = max(d for d in range(1, windows + 1) if windows % d == 0 and (d == 1 or d * length <= most))
+        largest = max(1, min(most // length, windows // batches))
+        size = max(d for d in range(1, largest + 1) if windows % d == 0)
         self.batches = [batch.to(skeleton.device) for batch in torch.split(tokens, size)]
         self._forms: list[Form] = []
         skeleton.load_outside()

@@ -3,12 +3,28 @@
 import platform
 import resource
 from importlib.metadata import version
+from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
 
 from eggs_core.checkpoint import Checkpoint
-from eggs_core.report import Bytes, Expansion, LayerReport, ModelInfo, Perplexity, Report, Sparsity, TextInfo
+from eggs_core.evaluate import DenseScores, PrunedScores, exp_mean, exp_mean_interval
+from eggs_core.report import (
+    Bytes,
+    Evaluation,
+    Expansion,
+    Interval,
+    LayerReport,
+    ModelInfo,
+    Perplexity,
+    Repeat,
+    Report,
+    Sparsity,
+    Spread,
+    TextEvaluation,
+    TextInfo,
+)
 from eggs_core.skeleton import Skeleton
 from eggs_core.spec import PruneSpec, TextSpec
 from eggs_core.text import fingerprint
@@ -22,12 +38,16 @@ def report_of(
     revision: str | None,
     layers: list[LayerReport],
     calibration: Tensor,
-    held_out: Tensor | None,
-    perplexity: Perplexity | None,
+    evaluation: Evaluation | None,
+    notes: list[str],
     pruned: Checkpoint,
     seconds: dict[str, float],
+    processes: int,
 ) -> Report:
-    """The report of a finished run; `seconds` by stage, the other arguments as `eggs_core.pipeline` has them."""
+    """The report of a finished run: `notes` come after its own, `seconds` are by stage.
+
+    `processes` is how many shared the work. The other arguments are as `eggs_core.pipeline` has them.
+    """
     cuda = skeleton.device.type == "cuda"
     return Report(
         model=ModelInfo(
@@ -41,8 +61,9 @@ def report_of(
         ),
         method=spec.method,
         pattern=spec.pattern,
-        min_degree=spec.effective_min_degree,
-        perplexity=perplexity,
+        effort=spec.effective_effort,
+        min_degree=min((layer.min_degree for layer in layers), default=0),
+        evaluation=evaluation,
         sparsity=_sparsity(layers, _parameters(skeleton)),
         bytes=Bytes(
             dense_checkpoint=skeleton.checkpoint.nbytes(),
@@ -53,14 +74,67 @@ def report_of(
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
         expansion=_expansion(layers),
         layers=layers,
-        notes=_notes(spec, skeleton, layers),
+        notes=_notes(spec, skeleton, layers) + notes,
         calibration=_text_info(spec.calibration, calibration, seed=spec.calibration.seed),
-        evaluation=None if held_out is None or spec.evaluation is None else _text_info(spec.evaluation, held_out),
         spec=spec,
-        versions={"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        versions={"python": platform.python_version()}
+        | {
+            name: version(name)
+            for name in (*_LIBRARIES, *(("lm_eval",) if evaluation and evaluation.tasks else ()))
+        },
         device=torch.cuda.get_device_name() if cuda else f"cpu ({platform.machine()})",
         threads=torch.get_num_threads(),
+        processes=processes,
     )
+
+
+def text_evaluations(
+    texts: list[TextSpec], windows: list[Tensor], dense: DenseScores, pruned: PrunedScores
+) -> list[TextEvaluation]:
+    """How the models compare on `texts`, whose `windows`, one after the other, have these scores."""
+    counts = [len(tokens) for tokens in windows]
+    scores = zip(
+        dense.nll.split(counts),
+        pruned.nll.split(counts),
+        pruned.kl.split(counts),
+        pruned.agreement.split(counts),
+        strict=True,
+    )
+    return [
+        TextEvaluation(
+            text=_text_info(text, tokens),
+            perplexity=_perplexity(tokens, *nll),
+            kl_divergence=float(kl.mean()),
+            top1_agreement=float(agreement.mean()),
+        )
+        for text, tokens, (*nll, kl, agreement) in zip(texts, windows, scores, strict=True)
+    ]
+
+
+def with_repeats(evaluation: Evaluation, repeats: list[Repeat]) -> Evaluation:
+    """The evaluation with those of other seeds, the first of which it is itself."""
+    by_text = zip(*(repeat.perplexities for repeat in repeats), strict=True)
+    texts = [
+        text.model_copy(update={"over_seeds": Spread(mean=fmean(values), standard_deviation=stdev(values))})
+        for text, values in zip(evaluation.texts, by_text, strict=True)
+    ]
+    return evaluation.model_copy(update={"texts": texts, "repeats": repeats})
+
+
+def _perplexity(tokens: Tensor, dense_nll: Tensor, pruned_nll: Tensor) -> Perplexity:
+    return Perplexity(
+        dense=exp_mean(dense_nll),
+        pruned=exp_mean(pruned_nll),
+        ratio=exp_mean(pruned_nll - dense_nll),
+        tokens=tokens.shape[0] * (tokens.shape[1] - 1),
+        pruned_interval=_interval(pruned_nll),
+        ratio_interval=_interval(pruned_nll - dense_nll),
+    )
+
+
+def _interval(nll: Tensor) -> Interval | None:
+    bounds = exp_mean_interval(nll)
+    return None if bounds is None else Interval(low=bounds[0], high=bounds[1])
 
 
 def _parameters(skeleton: Skeleton) -> int:
@@ -92,6 +166,11 @@ def _expansion(layers: list[LayerReport]) -> Expansion:
         mean_input_degree=edges / channels if channels else 0.0,
         channels_cut_off=sum(layer.channels_cut_off for layer in layers),
         max_second_singular_value=max((layer.second_singular_value for layer in layers), default=0.0),
+        max_ramanujan_ratio=max(
+            (layer.second_singular_value / layer.ramanujan_bound for layer in layers if layer.ramanujan_bound),
+            default=0.0,
+        ),
+        min_neighbourhood_ratio=min((layer.neighbourhood_ratio for layer in layers), default=0.0),
     )
 
 
@@ -110,10 +189,11 @@ def _notes(spec: PruneSpec, skeleton: Skeleton, layers: list[LayerReport]) -> li
         )
     if not layers:
         notes.append("No layer was pruned: the ignore patterns match them all.")
-    if spec.evaluation is not None and spec.evaluation.source == spec.calibration.source != "pydocs":
+    source = spec.calibration.source
+    if spec.evaluation is not None and source in spec.evaluation.sources and source != "pydocs":
         notes.append(
-            "Calibration and evaluation text have the same source, so perplexity may be measured on text the "
-            "model was calibrated on."
+            f"Calibration and evaluation text have the same source, {source}, so the model may be evaluated on "
+            "text that it was calibrated on."
         )
     return notes
 

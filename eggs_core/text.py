@@ -40,7 +40,7 @@ def token_windows(
     Raises `TextNotFound`, and `NotEnoughText` with the tokens there are and the tokens asked for.
     """
     check_text_source(spec.source, text_roots, allow_hub=allow_hub)
-    samples: int | None = getattr(spec, "samples", None)
+    samples = spec.samples
     prefix = _prefix(tokenizer)
     length = spec.sequence_length - len(prefix)
     needed = (samples or 1) * length
@@ -56,7 +56,7 @@ def token_windows(
     if isinstance(spec, CalibrationSpec):
         draw = torch.randperm(len(windows), generator=torch.Generator().manual_seed(spec.seed))
         windows = windows[draw[: spec.samples]]
-    elif samples is not None:
+    else:
         windows = windows[:samples]
     return torch.cat([torch.tensor(prefix, dtype=torch.int64).expand(len(windows), -1), windows], dim=1)
 

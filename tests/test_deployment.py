@@ -67,7 +67,7 @@ def test_images_carry_the_model_that_the_readme_prunes() -> None:
 
 
 def test_the_volume_begins_with_the_folders_that_are_copied_into() -> None:
-    roots = {COMPOSE["x-settings"][f"EGGS_{kind}_ROOTS"] for kind in ("MODEL", "TEXT")}
+    roots = {COMPOSE["x-settings"][f"EGGS_{kind}_ROOTS"] for kind in ("MODEL", "TEXT", "TASK")}
     for dockerfile in DOCKERFILES:
         (made,) = re.findall(r"install -d -o eggs -g eggs (.*)", dockerfile.read_text())
         assert roots <= set(made.split())

@@ -18,7 +18,9 @@ from app.jobs.leases import Lease, LeaseLost, NewArtifact
 from app.jobs.models import JobState
 from app.settings import Settings
 from eggs_core.errors import Cancelled, EggsError, NoSpace
+from eggs_core.progress import ProgressEvent
 from worker.heart import Heart
+from worker.processes import prune
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +64,6 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session]) ->
 
 
 def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], lease: Lease, heart: Heart) -> None:
-    # Imported here: a process that finds nothing to claim should not load torch.
-    from eggs_core.pipeline import CHECKSUMS, prune
-    from eggs_core.progress import ProgressEvent
-
     def on_progress(event: ProgressEvent) -> None:
         heart.check()
         try:
@@ -83,18 +81,9 @@ def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], leas
             logger.warning("Progress of %s could not be recorded: the database does not answer", lease.job_id)
 
     staging = _staging(settings, lease)
-    report = prune(
-        lease.spec,
-        staging,
-        cache_dir=settings.cache_dir,
-        progress=on_progress,
-        model_roots=settings.model_roots,
-        text_roots=settings.text_roots,
-        allow_hub=settings.allow_hub,
-        disk_reserve_bytes=settings.disk_reserve_bytes,
-    )
+    report = prune(lease.spec, staging, settings, on_progress, heart.check)
     heart.check()
-    artifacts = _artifacts(staging, CHECKSUMS)
+    artifacts = _artifacts(staging)
     folder = settings.artifacts_dir / _attempt_folder(lease)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging.rename(folder)
@@ -109,13 +98,15 @@ def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], leas
         )
 
 
-def _artifacts(folder: Path, checksums: str) -> Sequence[NewArtifact]:
+def _artifacts(folder: Path) -> Sequence[NewArtifact]:
     """The files that SHA256SUMS names, and itself."""
+    # Imported here: a process that finds nothing to claim should not load torch.
     from eggs_core.checkpoint import sha256
+    from eggs_core.pipeline import CHECKSUMS
 
-    lines = (folder / checksums).read_text().splitlines()
+    lines = (folder / CHECKSUMS).read_text().splitlines()
     sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    sums[checksums] = sha256(folder / checksums)
+    sums[CHECKSUMS] = sha256(folder / CHECKSUMS)
     return [
         NewArtifact(
             name=name,

@@ -6,12 +6,12 @@ from pydantic import BaseModel, Field
 
 from app.examples import example, example_list
 from eggs_core.sources import ModelRef
-from eggs_core.spec import DEFAULT_MIN_DEGREE, METHOD_DESCRIPTIONS, Method, PruneSpec
+from eggs_core.spec import METHOD_DESCRIPTIONS, Effort, Method, PruneSpec
 
 _OPTION = {
-    "name": "min_degree",
-    "default": DEFAULT_MIN_DEGREE,
-    "description": "Edges that every input channel keeps at least (B).",
+    "name": "effort",
+    "default": "balanced",
+    "description": "How much is done: fast, balanced or best.",
 }
 _METHOD = {
     "object": "method",
@@ -33,7 +33,7 @@ class MethodOption(BaseModel):
     model_config = example(_OPTION)
 
     name: str
-    default: int = Field(description="What null, or leaving it out, means.")
+    default: str = Field(description="What null, or leaving it out, means.")
     description: str
 
 
@@ -50,15 +50,14 @@ class MethodResource(BaseModel):
     @classmethod
     def of(cls, method: Method) -> Self:
         """As the API shows it."""
-        option = MethodOption(
-            name="min_degree",
-            default=DEFAULT_MIN_DEGREE,
-            description=PruneSpec.model_fields["min_degree"].description or "",
-        )
+        options = [
+            MethodOption(name=name, default=default, description=PruneSpec.model_fields[name].description or "")
+            for name, default in (("effort", Effort.BALANCED), ("min_degree", "auto"))
+        ]
         return cls(
             id=method,
             description=METHOD_DESCRIPTIONS[method],
-            options=[option] if method is Method.EGGS else [],
+            options=options if method is Method.EGGS else [],
         )
 
 

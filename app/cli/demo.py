@@ -18,6 +18,7 @@ from app.cli.jobs import download_all, follow
 from app.cli.render import console, report_tables
 from app.settings import EmbeddedSettings, Settings
 from eggs_core.report import Report
+from eggs_core.spec import Effort
 
 MODEL = "smollm2-135m-instruct"
 REPORT = Path("demo-report.json")
@@ -28,6 +29,7 @@ def demo(
     samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 32,
     evaluation_samples: Annotated[int, typer.Option(min=1, help="Held-out windows.")] = 16,
     sequence_length: Annotated[int, typer.Option(min=8, help="Tokens in a window.")] = 1024,
+    effort: Annotated[Effort, typer.Option(help="How much method eggs does.")] = Effort.BALANCED,
 ) -> None:
     """Prune SmolLM2-135M to 2:4 through a service started for the purpose; writes demo-report.json."""
     settings = EmbeddedSettings(data_dir=data_dir, port=0)
@@ -36,13 +38,14 @@ def demo(
         "name": "demo",
         "pattern": "2:4",
         "method": "eggs",
+        "effort": effort.value,
         "calibration": {"samples": samples, "sequence_length": sequence_length},
         "evaluation": {"samples": evaluation_samples, "sequence_length": sequence_length},
     }
     with _service(settings) as (url, key), Client(url, key) as client:
         console.print(f"The service runs at {url}; its log is {data_dir / 'demo.log'}", highlight=False)
         job: dict[str, Any] = client.submit(request)
-        console.print(f"Submitted {job['id']}: {MODEL}, 2:4, method eggs", highlight=False)
+        console.print(f"Submitted {job['id']}: {MODEL}, 2:4, method eggs, effort {effort}", highlight=False)
         follow(client, job["id"])
         folder = data_dir / "downloads" / job["id"]
         artifacts = client.artifacts(job["id"])

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eggs_core.spec import Method
+from eggs_core.spec import Effort, Method
 
 Url = Annotated[str, typer.Option("--url", envvar="EGGS_URL", help="Where the service is.")]
 Key = Annotated[str, typer.Option("--key", envvar="EGGS_API_KEY", help="Your API key.", show_default=False)]
@@ -16,7 +16,13 @@ Model = Annotated[str, typer.Argument(help="A model of `eggs models`, a folder o
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")]
 Pattern = Annotated[str | None, typer.Option(help="N:M, such as 2:4: keep 2 of 4.")]
 MethodOption = Annotated[Method | None, typer.Option("--method", help="How weights are chosen.")]
-MinDegree = Annotated[int | None, typer.Option(help="Edges that every input channel keeps (method eggs).")]
+EffortOption = Annotated[Effort | None, typer.Option("--effort", help="How much method eggs does.")]
+MinDegree = Annotated[
+    str | None, typer.Option(help="Edges that every input channel keeps (method eggs): a number, or auto.")
+]
+Permute = Annotated[
+    bool | None, typer.Option("--permute/--no-permute", help="Reorder channels first, at no cost later.")
+]
 Ignore = Annotated[list[str] | None, typer.Option(help="Leave layers of this name dense; may be given again.")]
 Calibration = Annotated[
     str | None,
@@ -27,8 +33,23 @@ Calibration = Annotated[
 CalibrationSamples = Annotated[int | None, typer.Option(help="Windows of calibration text.")]
 SequenceLength = Annotated[int | None, typer.Option(help="Tokens in a window, in calibration and evaluation.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the calibration windows.")]
-Evaluation = Annotated[str | None, typer.Option(help="Text to evaluate on, like --calibration; none skips it.")]
-EvaluationSamples = Annotated[int | None, typer.Option(help="Windows of evaluation text; 0 takes all of it.")]
+Evaluation = Annotated[
+    list[str] | None,
+    typer.Option(help="Text to evaluate on, like --calibration; may be given again. none skips the evaluation."),
+]
+EvaluationSamples = Annotated[int | None, typer.Option(help="Windows of each evaluation text; 0 takes all.")]
+Generations = Annotated[
+    int | None, typer.Option(help="Held-out windows that both models continue; loads the whole model.")
+]
+Seeds = Annotated[int | None, typer.Option(help="Runs with seeds that follow on --seed, to compare perplexity.")]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        help="A task of lm-evaluation-harness, or file:PATH.yaml; may be given again. Loads the whole model.",
+    ),
+]
+TaskLimit = Annotated[int | None, typer.Option(help="Examples of each task; all unless given.")]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -39,17 +60,30 @@ def request(
     revision: str | None,
     pattern: str | None,
     method: Method | None,
-    min_degree: int | None,
+    effort: Effort | None,
+    min_degree: str | None,
+    permute: bool | None,
     ignore: list[str] | None,
     calibration: str | None,
     calibration_samples: int | None,
     sequence_length: int | None,
     seed: int | None,
-    evaluation: str | None,
+    seeds: int | None,
+    evaluation: list[str] | None,
     evaluation_samples: int | None,
+    generations: int | None,
+    tasks: list[str] | None,
+    task_limit: int | None,
 ) -> dict[str, Any]:
     """The request for these options; what was not given is left to the request's own defaults."""
-    evaluated = _given(source=evaluation, samples=evaluation_samples, sequence_length=sequence_length)
+    evaluated = _given(
+        sources=evaluation or None,
+        samples=evaluation_samples,
+        sequence_length=sequence_length,
+        generations=generations,
+        tasks=tasks or None,
+        task_limit=task_limit,
+    )
     if evaluated.get("samples") == 0:
         evaluated["samples"] = None
     fields = _given(
@@ -57,13 +91,16 @@ def request(
         revision=revision,
         pattern=pattern,
         method=None if method is None else method.value,
-        min_degree=min_degree,
+        effort=None if effort is None else effort.value,
+        min_degree=int(min_degree) if min_degree is not None and min_degree.isdecimal() else min_degree,
+        permute=permute,
         ignore=ignore or None,
+        seeds=seeds,
         calibration=_given(
             source=calibration, samples=calibration_samples, sequence_length=sequence_length, seed=seed
         ),
     )
-    return fields | {"evaluation": None if evaluation == "none" else evaluated}
+    return fields | {"evaluation": None if evaluation == ["none"] else evaluated}
 
 
 def _given(**fields: Any) -> dict[str, Any]:

@@ -18,31 +18,43 @@ def prune(
     revision: options.Revision = None,
     pattern: options.Pattern = None,
     method: options.MethodOption = None,
+    effort: options.EffortOption = None,
     min_degree: options.MinDegree = None,
+    permute: options.Permute = None,
     ignore: options.Ignore = None,
     calibration: options.Calibration = None,
     calibration_samples: options.CalibrationSamples = None,
     sequence_length: options.SequenceLength = None,
     seed: options.Seed = None,
+    seeds: options.Seeds = None,
     evaluation: options.Evaluation = None,
     evaluation_samples: options.EvaluationSamples = None,
+    generations: options.Generations = None,
+    task: options.Tasks = None,
+    task_limit: options.TaskLimit = None,
     offline: Annotated[bool, typer.Option("--offline", help="Take nothing from the Hugging Face Hub.")] = False,
 ) -> None:
-    """Prune a model on this machine, without a service."""
+    """Prune a model on this machine, without a service; started by torchrun, in several processes."""
     spec = PruneSpec.model_validate(
         options.request(
             model=model,
             revision=revision,
             pattern=pattern,
             method=method,
+            effort=effort,
             min_degree=min_degree,
+            permute=permute,
             ignore=ignore,
             calibration=calibration,
             calibration_samples=calibration_samples,
             sequence_length=sequence_length,
             seed=seed,
+            seeds=seeds,
             evaluation=evaluation,
             evaluation_samples=evaluation_samples,
+            generations=generations,
+            tasks=task,
+            task_limit=task_limit,
         )
     )
     settings = get_settings()
@@ -50,14 +62,17 @@ def prune(
         bar.update(0.0, "Loading")
         # Only now: everything else on this command line works without torch.
         from eggs_core import pipeline
+        from eggs_core.distributed import joined
 
-        report = pipeline.prune(
-            spec,
-            out,
-            progress=lambda event: bar.update(event.fraction, event.message),
-            cache_dir=settings.data_dir / "cache",
-            allow_hub=settings.allow_hub and not offline,
-        )
+        with joined() as group:
+            report = pipeline.prune(
+                spec,
+                out,
+                progress=lambda event: bar.update(event.fraction, event.message),
+                cache_dir=settings.data_dir / "cache",
+                allow_hub=settings.allow_hub and not offline,
+                group=group,
+            )
     console.print(report_tables(report))
     console.print(f"The pruned model and its report are in {out}", highlight=False, markup=False)
 

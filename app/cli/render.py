@@ -1,7 +1,8 @@
 """What the command line shows: progress, reports, tables and errors."""
 
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,10 +18,12 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from eggs_core.report import Report
+from eggs_core.report import Evaluation, Interval, Report, TextEvaluation
 
-console = Console()
-errors = Console(stderr=True)
+# Of the processes that torchrun starts, the first one speaks for all.
+_quiet = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
+console = Console(quiet=_quiet)
+errors = Console(stderr=True, quiet=_quiet)
 
 _STATE_COLOURS = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "red", "cancelled": "dim"}
 
@@ -75,16 +78,11 @@ def report_tables(report: Report) -> RenderableType:
     """A report as tables: what was run, what was lost, what it weighs, and how the masks expand."""
     facts = _facts("Report")
     facts.add_row("Model", f"{report.model.reference} ({report.model.architecture})")
-    degree = f", every input channel keeps {report.min_degree} edges" if report.min_degree else ""
-    facts.add_row("Pruned", f"{report.pattern} by {report.method}{degree}")
-    if report.perplexity is not None and report.evaluation is not None:
-        text = f"{report.evaluation.source}, {report.perplexity.tokens:,} tokens"
-        facts.add_row("Perplexity, dense", f"{report.perplexity.dense:.2f}  on {text}")
-        facts.add_row(
-            "Perplexity, pruned", f"{report.perplexity.pruned:.2f}  ({report.perplexity.ratio:.2f} times)"
-        )
-    else:
-        facts.add_row("Perplexity", "not measured")
+    effort = f", effort {report.effort}" if report.effort else ""
+    degree = f", every input channel keeps {report.min_degree} edges or more" if report.min_degree else ""
+    facts.add_row("Pruned", f"{report.pattern} by {report.method}{effort}{degree}")
+    if report.evaluation is None:
+        facts.add_row("Evaluation", "not asked for")
     facts.add_row(
         "Sparsity", f"{report.sparsity.pruned_layers:.1%} of pruned layers, {report.sparsity.model:.1%} of all"
     )
@@ -102,6 +100,8 @@ def report_tables(report: Report) -> RenderableType:
     expansion.add_row("Edges of an input channel, mean", f"{report.expansion.mean_input_degree:.1f}")
     expansion.add_row("Input channels cut off", str(report.expansion.channels_cut_off))
     expansion.add_row("Second singular value, largest", f"{report.expansion.max_second_singular_value:.3f}")
+    expansion.add_row("The same / Ramanujan bound", f"{report.expansion.max_ramanujan_ratio:.3f}")
+    expansion.add_row("Neighbourhood ratio, smallest", f"{report.expansion.min_neighbourhood_ratio:.3f}")
 
     layers = Table(title="Layers by type", title_justify="left")
     layers.add_column("Type")
@@ -118,7 +118,56 @@ def report_tables(report: Report) -> RenderableType:
             _mean(losses),
             str(min((layer.min_input_degree for layer in of_kind), default="")),
         )
-    return Group(facts, layers, expansion, *(f"Note: {escape(note)}" for note in report.notes))
+    evaluated = [] if report.evaluation is None else _evaluation_tables(report.evaluation)
+    return Group(facts, *evaluated, layers, expansion, *(f"Note: {escape(note)}" for note in report.notes))
+
+
+def _evaluation_tables(evaluation: Evaluation) -> Iterator[Table]:
+    yield from map(_text_table, evaluation.texts)
+    if evaluation.tasks:
+        table = Table(title="Tasks", title_justify="left")
+        for heading in ("Task", "Metric"):
+            table.add_column(heading, overflow="fold")
+        for heading in ("Examples", "Dense", "Pruned"):
+            table.add_column(heading, justify="right")
+        for result in evaluation.tasks:
+            table.add_row(
+                escape(result.name),
+                escape(result.metric),
+                f"{result.examples:,}",
+                _score(result.dense, result.dense_stderr),
+                _score(result.pruned, result.pruned_stderr),
+            )
+        yield table
+    if evaluation.generations:
+        table = Table(title="Greedy decoding", title_justify="left", show_lines=True)
+        for heading in ("Held-out text", "Dense", "Pruned"):
+            table.add_column(heading, overflow="fold", ratio=1)
+        for said in evaluation.generations:
+            table.add_row(escape(said.prompt), escape(said.dense), escape(said.pruned))
+        yield table
+
+
+def _text_table(measured: TextEvaluation) -> Table:
+    p = measured.perplexity
+    table = _facts(f"On {escape(measured.text.source)}, {p.tokens:,} tokens")
+    table.add_row("Perplexity, dense", f"{p.dense:.2f}")
+    table.add_row("Perplexity, pruned", f"{p.pruned:.2f}{_between(p.pruned_interval)}")
+    if measured.over_seeds is not None:
+        spread = measured.over_seeds
+        table.add_row("Perplexity, over seeds", f"{spread.mean:.2f} ± {spread.standard_deviation:.2f}")
+    table.add_row("Pruned / dense", f"{p.ratio:.2f}{_between(p.ratio_interval)}")
+    table.add_row("KL divergence", f"{measured.kl_divergence:.4f} nats a token")
+    table.add_row("Same likeliest token", f"{measured.top1_agreement:.1%} of tokens")
+    return table
+
+
+def _score(value: float | None, error: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def _between(interval: Interval | None) -> str:
+    return "" if interval is None else f"  ({interval.low:.2f} to {interval.high:.2f})"
 
 
 def jobs_table(jobs: Iterable[dict[str, Any]]) -> Table:

@@ -215,11 +215,42 @@ function size(bytes) {
   return `${Number(value.toPrecision(3))} ${units[0]}`;
 }
 
+const share = (value) => `${(value * 100).toFixed(1)} %`;
+const between = (interval) => (interval ? ` (${interval.low.toFixed(2)} to ${interval.high.toFixed(2)})` : "");
+const overSeeds = (spread) => (
+  spread ? `, over seeds ${spread.mean.toFixed(2)} ± ${spread.standard_deviation.toFixed(2)}` : "");
+const score = (value, error) => (
+  value === null ? "–" : value.toFixed(4) + (error === null ? "" : ` ± ${error.toFixed(4)}`));
+
+function cells(...values) {
+  return element("tr", {}, ...values.map((value) => element("td", {}, String(value))));
+}
+
+function showEvaluation(evaluation) {
+  $("evaluation").hidden = !evaluation;
+  $("texts").replaceChildren(...(evaluation?.texts ?? []).map(({ text, perplexity, ...found }) => cells(
+    text.source,
+    perplexity.dense.toFixed(2),
+    perplexity.pruned.toFixed(2) + between(perplexity.pruned_interval) + overSeeds(found.over_seeds),
+    perplexity.ratio.toFixed(2) + between(perplexity.ratio_interval),
+    found.kl_divergence.toFixed(4),
+    share(found.top1_agreement))));
+  const tasks = evaluation?.tasks ?? [];
+  $("tasks").hidden = tasks.length === 0;
+  $("results").replaceChildren(...tasks.map((task) => cells(
+    task.name,
+    task.metric,
+    task.examples,
+    score(task.dense, task.dense_stderr),
+    score(task.pruned, task.pruned_stderr))));
+  const generations = evaluation?.generations ?? [];
+  $("generations").hidden = generations.length === 0;
+  $("said").replaceChildren(...generations.map(({ prompt, dense, pruned }) => cells(prompt, dense, pruned)));
+}
+
 function showReport(jobId, found) {
-  const share = (value) => `${(value * 100).toFixed(1)} %`;
+  showEvaluation(found.evaluation);
   const figures = [
-    ["Perplexity, dense", found.perplexity ? found.perplexity.dense.toFixed(2) : "not measured"],
-    ["Perplexity, pruned", found.perplexity ? found.perplexity.pruned.toFixed(2) : "not measured"],
     ["Sparsity of pruned layers", share(found.sparsity.pruned_layers)],
     ["Sparsity of the model", share(found.sparsity.model)],
     ["Checkpoint, dense", size(found.bytes.dense_checkpoint)],
@@ -234,8 +265,7 @@ function showReport(jobId, found) {
     const layers = found.layers.filter((layer) => layer.type === type);
     const kept = layers.reduce((sum, layer) => sum + layer.kept_importance, 0) / layers.length;
     const fewest = Math.min(...layers.map((layer) => layer.min_input_degree));
-    return element("tr", {}, ...[type, layers.length, share(sparsity), kept.toFixed(4), fewest].map((value) =>
-      element("td", {}, String(value))));
+    return cells(type, layers.length, share(sparsity), kept.toFixed(4), fewest);
   }));
   $("notes").replaceChildren(...found.notes.map((note) => element("li", {}, note)));
   $("download").textContent = `eggs download ${jobId} --out DIR`;

@@ -136,5 +136,5 @@ def events(
 
 @router.get("/{job_id}/report", summary="Get a job's report", response_model=Report, responses=problems(404, 409))
 def report(job_id: JobId, session: SessionDep, principal: PrincipalDep) -> JSONResponse:
-    """What came out of a job: sizes, sparsity, perplexity before and after, and figures for every layer."""
+    """What came out of a job: sizes, sparsity, the comparison with the dense model, and figures for each layer."""
     return JSONResponse(service.report(session, principal.project, job_id))

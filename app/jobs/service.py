@@ -16,7 +16,7 @@ from app.jobs.schemas import JobCreate
 from app.keys.service import Principal
 from app.problems import Problem
 from app.settings import Settings
-from eggs_core.sources import check_text_source, resolve_model
+from eggs_core.sources import check_text_source, resolve_model, resolve_task
 
 
 def submit(
@@ -127,9 +127,10 @@ def report(session: Session, project: str, job_id: str) -> dict[str, Any]:
 
 def _check_references(settings: Settings, body: JobCreate) -> None:
     resolve_model(body.model, settings.model_roots, allow_hub=settings.allow_hub)
-    for text in (body.calibration, body.evaluation):
-        if text is not None:
-            check_text_source(text.source, settings.text_roots, allow_hub=settings.allow_hub)
+    for source in (body.calibration.source, *(body.evaluation.sources if body.evaluation is not None else ())):
+        check_text_source(source, settings.text_roots, allow_hub=settings.allow_hub)
+    for task in body.evaluation.tasks if body.evaluation is not None else ():
+        resolve_task(task, settings.task_roots, allow_hub=settings.allow_hub)
 
 
 def _fingerprint(body: JobCreate) -> str:

@@ -89,11 +89,20 @@ def refused(result: subprocess.CompletedProcess[str], *texts: str) -> None:
 
 
 def test_from_submission_to_files(eggs: Eggs, sessions: Sessions, settings: Settings, tmp_path: Path) -> None:
-    submitted = eggs("submit", MODEL, "--pattern", "4:8", "--name", "mine", "--calibration-samples", "3")
+    options = ["--evaluation", "pydocs", "--evaluation", "file:a.txt", "--generations", "1", "--seeds", "2"]
+    options += ["--task", "file:quiz.yaml", "--task-limit", "9"]
+    (settings.text_roots[0] / "a.txt").write_text("A text.")
+    settings.task_roots[0].mkdir()
+    (settings.task_roots[0] / "quiz.yaml").write_text("task: quiz")
+    submitted = eggs("submit", MODEL, "--pattern", "4:8", "--name", "mine", "--calibration-samples", "3", *options)
     assert submitted.returncode == 0, submitted.stderr
     job_id = submitted.stdout.strip()
     spec = read_job(sessions, job_id).spec
     assert (spec["pattern"], spec["calibration"]["samples"], spec["calibration"]["seed"]) == ("4:8", 3, 0)
+
+    evaluation = spec["evaluation"]
+    assert (evaluation["sources"], evaluation["generations"]) == (["pydocs", "file:a.txt"], 1)
+    assert (evaluation["tasks"], evaluation["task_limit"], spec["seeds"]) == (["file:quiz.yaml"], 9, 2)
 
     listed = eggs("list")
     assert job_id in listed.stdout
@@ -105,9 +114,20 @@ def test_from_submission_to_files(eggs: Eggs, sessions: Sessions, settings: Sett
     files = {"model.safetensors": os.urandom(3_000_000), "sub/config.json": b"{}", "empty": b""}
     publish(sessions, settings, must_claim(sessions, job_id), files)
     shown = eggs("report", job_id).stdout
-    for text in ("20.40", "130.10", "50.0%", "q_proj", "101.2 s", "Input channels cut off"):
+    for text in (
+        "20.40",
+        "118.90 to 142.50",
+        "1.8700",
+        "131.40 ± 1.90",
+        "0.3180 ± 0.0046",
+        "45.0%",
+        "50.0%",
+        "q_proj",
+        "101.2 s",
+        "Input channels cut off",
+    ):
         assert text in shown
-    assert '"schema_version": 1' in eggs("report", job_id, "--json").stdout
+    assert '"schema_version": 2' in eggs("report", job_id, "--json").stdout
 
     out = tmp_path / "out"
     downloaded = eggs("download", job_id, "--out", str(out))

@@ -1,9 +1,9 @@
 """The service as a whole: health, catalog, the OpenAPI document, failures on our side, and what it imports."""
 
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,9 @@ def test_a_defect_of_ours_leaks_nothing(client: TestClient, sessions: sessionmak
 
 def test_methods(client: TestClient) -> None:
     page = client.get("/v1/methods").json()
-    assert [method["id"] for method in page["data"]] == ["eggs", "ria", "wanda", "magnitude"]
+    assert [method["id"] for method in page["data"]] == ["eggs", "sparsegpt", "ria", "wanda", "magnitude"]
     options = {method["id"]: [option["name"] for option in method["options"]] for method in page["data"]}
-    assert options == {"eggs": ["min_degree"], "ria": [], "wanda": [], "magnitude": []}
+    assert options == {"eggs": ["effort", "min_degree"], "sparsegpt": [], "ria": [], "wanda": [], "magnitude": []}
 
 
 def test_models(client: TestClient, settings: Settings) -> None:
@@ -159,8 +159,14 @@ def test_the_api_imports_nothing_heavy_and_starts_fast() -> None:
     )
     best = float("inf")
     for _ in range(3):
-        started = time.monotonic()
+        before = _processor_seconds()  # the clock would also count what else the machine does
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        best = min(best, time.monotonic() - started)
+        best = min(best, _processor_seconds() - before)
         assert result.stdout.strip() == "[]"
     assert best < 2
+
+
+def _processor_seconds() -> float:
+    """Of child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -1,6 +1,7 @@
 """Wrong input: each kind is refused with a problem that says what to do, and nothing is stored."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,22 @@ def kind(problem: dict[str, Any]) -> str:
         ),
         ({"pattern": "5:4"}, "/pattern", "it must keep at least 1 and at most M of every M"),
         ({"pattern": 24}, "/pattern", 'Write it as a string, such as "2:4".'),
-        ({"method": "obd"}, "/method", "Input should be 'eggs', 'ria', 'wanda' or 'magnitude'."),
+        ({"method": "obd"}, "/method", "Input should be 'eggs', 'sparsegpt', 'ria', 'wanda' or 'magnitude'."),
+        ({"evaluation": {"source": "pydocs"}}, "/evaluation/source", "There is no such field."),
+        ({"evaluation": {"sources": []}}, "/evaluation/sources", "at least 1 item"),
+        ({"evaluation": {"sources": [f"file:{i}" for i in range(17)]}}, "/evaluation/sources", "at most 16 items"),
+        (
+            {"evaluation": {"sources": ["pydocs", " pydocs"]}},
+            "/evaluation/sources",
+            "pydocs is given twice. Leave one out.",
+        ),
+        ({"seeds": 0}, "/seeds", "greater than or equal to 1."),
+        ({"seeds": 17}, "/seeds", "less than or equal to 16."),
+        ({"seeds": 2, "evaluation": None}, "", "Ask for one, or leave seeds out."),
+        ({"evaluation": {"tasks": ["piqa", "piqa"]}}, "/evaluation/tasks", "piqa is given twice. Leave one out."),
+        ({"evaluation": {"tasks": [""]}}, "/evaluation/tasks/0", "at least 1 character."),
+        ({"evaluation": {"task_limit": 0}}, "/evaluation/task_limit", "greater than or equal to 1."),
+        ({"evaluation": {"generations": 17}}, "/evaluation/generations", "less than or equal to 16."),
         ({"patern": "2:4"}, "/patern", "There is no such field. Check its spelling, or leave it out."),
         ({"calibration": {"sample": 3}}, "/calibration/sample", "There is no such field."),
         ({"calibration": {"samples": 0}}, "/calibration/samples", "greater than or equal to 1."),
@@ -45,7 +61,7 @@ def kind(problem: dict[str, Any]) -> str:
             "",
             "min_degree belongs to method eggs; leave it out for method ria.",
         ),
-        ({"min_degree": -1}, "/min_degree", "greater than or equal to 0."),
+        ({"min_degree": -1}, "/min_degree", "Write a number of edges"),
         ({"model": ""}, "/model", "at least 1 character."),
         ({"name": "x" * 129}, "/name", "at most 128 characters."),
         ({"metadata": {str(i): "" for i in range(17)}}, "/metadata", "at most 16 items"),
@@ -144,16 +160,37 @@ def test_a_pickled_checkpoint(client: TestClient, settings: Settings) -> None:
     assert "safe_serialization=True" in problem["detail"]
 
 
-@pytest.mark.parametrize("use", ["calibration", "evaluation"])
-def test_texts(client: TestClient, settings: Settings, use: str) -> None:
+@pytest.mark.parametrize(
+    ("use", "named"),
+    [
+        ("calibration", lambda source: {"source": source}),
+        ("evaluation", lambda source: {"sources": ["pydocs", source]}),
+    ],
+)
+def test_texts(client: TestClient, settings: Settings, use: str, named: Callable[[str], dict[str, Any]]) -> None:
     for source, message in (
         ("wikitext", "Use pydocs, file:PATH or hub:ORG/NAME."),
         ("file:/etc/passwd", "EGGS_TEXT_ROOTS"),
         (f"file:{settings.text_roots[0]}/missing.txt", "Give an existing"),
         ("hub:Salesforce/wikitext", "does not use"),
     ):
-        problem = submit(client, **{use: {"source": source}})
+        problem = submit(client, **{use: named(source)})
         assert kind(problem) == "text-not-found"
+        assert message in problem["detail"]
+
+
+def test_tasks(client: TestClient, settings: Settings) -> None:
+    outside = settings.data_dir / "outside.yaml"
+    outside.write_text("task: outside")
+    for task, message in (
+        ("hella swag", "is not a task"),
+        ("hellaswag", "does not use"),
+        (f"file:{outside}", "EGGS_TASK_ROOTS"),
+        ("file:../outside.yaml", "EGGS_TASK_ROOTS"),
+        ("file:missing.yaml", "Give an existing .yaml file"),
+    ):
+        problem = submit(client, evaluation={"tasks": [task]})
+        assert kind(problem) == "task-not-found"
         assert message in problem["detail"]
 
 

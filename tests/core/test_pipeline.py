@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import shutil
+import statistics
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -120,8 +121,9 @@ def test_ignored_layers_stay_dense(make_model: MakeModel, tmp_path: Path) -> Non
     everything = prune(spec_for(make_model("llama"), ignore=("*",)), tmp_path / "none", cache_dir=tmp_path)
     assert everything.layers == []
     assert any("No layer was pruned" in note for note in everything.notes)
-    assert everything.perplexity is not None
-    assert everything.perplexity.ratio == pytest.approx(1)
+    assert everything.evaluation is not None
+    (text,) = everything.evaluation.texts
+    assert (text.perplexity.ratio, text.kl_divergence, text.top1_agreement) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("pattern", ["1:2", "1:4", "4:8", "8:8", "3:16", "20:32"])
@@ -139,6 +141,53 @@ def test_a_callback_can_stop_the_run(make_model: MakeModel, tmp_path: Path) -> N
     with pytest.raises(Cancelled):
         prune(spec_for(make_model("llama")), tmp_path / "out", cache_dir=tmp_path, progress=stop)
     assert not (tmp_path / "out" / "model.safetensors.index.json").exists()
+
+
+def test_seeds_repeat_the_run_and_publish_the_first(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = make_model("llama")
+    events: list[ProgressEvent] = []
+    seeded = spec_for(folder, calibration=CalibrationSpec(**SHORT, seed=5), seeds=3)
+    report = prune(seeded, tmp_path / "three", cache_dir=tmp_path, progress=events.append)
+    alone = [
+        prune(
+            spec_for(folder, calibration=CalibrationSpec(**SHORT, seed=seed)),
+            tmp_path / str(seed),
+            cache_dir=tmp_path,
+        )
+        for seed in (5, 6, 7)
+    ]
+    assert report.evaluation is not None
+    expected = [a.evaluation.texts[0].perplexity.pruned for a in alone if a.evaluation is not None]
+    assert [repeat.seed for repeat in report.evaluation.repeats] == [5, 6, 7]
+    assert [repeat.perplexities for repeat in report.evaluation.repeats] == [[pytest.approx(p)] for p in expected]
+    spread = report.evaluation.texts[0].over_seeds
+    assert spread is not None
+    assert spread.mean == pytest.approx(statistics.mean(expected))
+    assert spread.standard_deviation == pytest.approx(statistics.stdev(expected))
+    assert alone[0].evaluation is not None
+    assert alone[0].evaluation.repeats == []
+    assert alone[0].evaluation.texts[0].over_seeds is None
+
+    files = {file.name for file in (tmp_path / "three").iterdir()}
+    assert files == {file.name for file in (tmp_path / "5").iterdir()}, "a repeat left something behind"
+    for file in (tmp_path / "5").glob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "three" / file.name).read_bytes()
+    fractions = [event.fraction for event in events]
+    assert fractions == sorted(fractions)
+    assert fractions.index(1) == len(fractions) - 1, "the work was counted wrongly"
+    assert sum(event.stage == "repeat" for event in events) == 2 * 2 * 2, "blocks pruned and evaluated, twice"
+
+
+def test_a_repeat_can_be_stopped_and_leaves_nothing(make_model: MakeModel, tmp_path: Path) -> None:
+    def stop(event: ProgressEvent) -> None:
+        if event.stage == "repeat":
+            assert list((tmp_path / "out").glob(".repeat-*"))
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        prune(spec_for(make_model("llama"), seeds=2), tmp_path / "out", cache_dir=tmp_path, progress=stop)
+    assert not list((tmp_path / "out").glob(".repeat-*"))
+    assert not (tmp_path / "out" / "report.json").exists()
 
 
 def _pickle_only(folder: Path) -> None:
@@ -310,8 +359,8 @@ def test_perplexity_beyond_floats_is_cut_off(make_model: MakeModel, tmp_path: Pa
     weights["model.norm.weight"][:] = 1e4
     save_file(weights, folder / "model.safetensors")
     report = prune(spec_for(folder), tmp_path / "out", cache_dir=tmp_path)
-    assert report.perplexity is not None
-    assert report.perplexity.dense == pytest.approx(math.exp(700))
+    assert report.evaluation is not None
+    assert report.evaluation.texts[0].perplexity.dense == pytest.approx(math.exp(700))
     assert Report.model_validate_json((tmp_path / "out" / "report.json").read_text()) == report
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from eggs_core.errors import NotEnoughText, TextNotFound
-from eggs_core.spec import CalibrationSpec, EvaluationSpec, TextSpec
+from eggs_core.spec import CalibrationSpec, TextSpec
 from eggs_core.text import Part, fingerprint, token_windows
 
 STORY = [f"Paragraph {i} says what the one before it did not say." for i in range(200)]
@@ -35,14 +35,14 @@ def files(tmp_path: Path) -> dict[str, Path]:
 def test_every_kind_of_file_gives_the_same_windows(
     kind: str, files: dict[str, Path], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    spec = EvaluationSpec(source=f"file:{files[kind]}", text_field="body", samples=None, sequence_length=64)
+    spec = TextSpec(source=f"file:{files[kind]}", text_field="body", samples=None, sequence_length=64)
     tokens = windows(spec, "evaluation", tokenizer)
     expected = tokenizer("\n\n".join(STORY)).input_ids
     assert tokens.flatten().tolist() == expected[: len(expected) // 64 * 64]
 
 
 def test_pydocs_has_disjoint_parts(tokenizer: PreTrainedTokenizerFast) -> None:
-    spec = EvaluationSpec(samples=None, sequence_length=32)
+    spec = TextSpec(samples=None, sequence_length=32)
     parts = {part: windows(spec, part, tokenizer) for part in ("calibration", "evaluation")}
     calibration = {tuple(row) for row in parts["calibration"].tolist()}
     evaluation = {tuple(row) for row in parts["evaluation"].tolist()}
@@ -63,8 +63,8 @@ def test_calibration_draws_without_overlap_and_repeats(tokenizer: PreTrainedToke
 
 
 def test_evaluation_takes_from_the_start(tokenizer: PreTrainedTokenizerFast) -> None:
-    few = windows(EvaluationSpec(samples=3, sequence_length=32), "evaluation", tokenizer)
-    every = windows(EvaluationSpec(samples=None, sequence_length=32), "evaluation", tokenizer)
+    few = windows(TextSpec(samples=3, sequence_length=32), "evaluation", tokenizer)
+    every = windows(TextSpec(samples=None, sequence_length=32), "evaluation", tokenizer)
     assert torch.equal(few, every[:3])
 
 
@@ -76,8 +76,8 @@ def test_windows_begin_as_the_tokenizer_begins_texts(tokenizer: PreTrainedTokeni
     beginning.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
-    tokens = windows(EvaluationSpec(samples=3, sequence_length=32), "evaluation", beginning)
-    plain = windows(EvaluationSpec(samples=3, sequence_length=31), "evaluation", tokenizer)
+    tokens = windows(TextSpec(samples=3, sequence_length=32), "evaluation", beginning)
+    plain = windows(TextSpec(samples=3, sequence_length=31), "evaluation", tokenizer)
     assert tokens[:, 0].tolist() == [0, 0, 0]
     assert torch.equal(tokens[:, 1:], plain)
 
@@ -94,9 +94,7 @@ def test_unreadable_texts_say_why(
 ) -> None:
     def refused(message: str, source: str, **options: object) -> None:
         with pytest.raises(TextNotFound, match=message):
-            windows(
-                EvaluationSpec(source=source, samples=1, sequence_length=32), "evaluation", tokenizer, **options
-            )
+            windows(TextSpec(source=source, samples=1, sequence_length=32), "evaluation", tokenizer, **options)
 
     broken = tmp_path / "broken.jsonl"
     broken.write_text("not json\n")
@@ -114,11 +112,11 @@ def test_unreadable_texts_say_why(
     deep.write_text("[" * 200_000 + "\n")
     nothing = tmp_path / "nulls.jsonl"
     nothing.write_text('{"text": null}\n')
-    spec = EvaluationSpec(source=f"file:{nothing}", samples=1, sequence_length=32)
+    spec = TextSpec(source=f"file:{nothing}", samples=1, sequence_length=32)
     with pytest.raises(NotEnoughText, match="0 tokens"):
         windows(spec, "evaluation", tokenizer)
     for path in (damaged, deep):
-        spec = EvaluationSpec(source=f"file:{path}", samples=1, sequence_length=32, text_field="body")
+        spec = TextSpec(source=f"file:{path}", samples=1, sequence_length=32, text_field="body")
         with pytest.raises(TextNotFound):
             windows(spec, "evaluation", tokenizer)
     refused("no text file at", f"file:{tmp_path / 'missing.txt'}")
@@ -141,6 +139,6 @@ def test_texts_stay_inside_their_roots(
     inside.mkdir()
     (inside / "link.txt").symlink_to(files["txt"])
     for path in (files["txt"], inside / ".." / "story.txt", inside / "link.txt"):
-        spec = EvaluationSpec(source=f"file:{path}", samples=1, sequence_length=32)
+        spec = TextSpec(source=f"file:{path}", samples=1, sequence_length=32)
         with pytest.raises(TextNotFound, match="outside the folders"):
             token_windows(spec, "evaluation", tokenizer, text_roots=[inside], cache_dir=tmp_path)

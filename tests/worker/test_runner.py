@@ -48,6 +48,20 @@ def in_progress(sessions: sessionmaker[Session], job_id: str) -> bool:
     return read_job(sessions, job_id).progress > 0.05
 
 
+def run_and_cancel(
+    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any], seconds: float = 20
+) -> Job:
+    """A job that is cancelled once it has got somewhere, for which it has so many seconds; as it ended."""
+    settings.lease_seconds = 0.3  # so that a beat comes every 0.1 seconds
+    job_id = make_job(sessions, **request_body)
+    thread = in_thread(job_id, settings, sessions)
+    wait_for(lambda: in_progress(sessions, job_id), seconds=seconds)
+    with sessions.begin() as session:
+        service.cancel(session, project="default", job_id=job_id)
+    thread.join()
+    return read_job(sessions, job_id)
+
+
 def test_a_job_is_pruned_and_published(
     settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
 ) -> None:
@@ -65,7 +79,7 @@ def test_a_job_is_pruned_and_published(
     ]
     steps = [event.progress for event in events if event.type == "job.progress"]
     assert steps == sorted(steps)
-    assert len(steps) == 1 + 3 * 40, "a step for opening, and one for every block of every stage"
+    assert len(steps) == 1 + 3 * 40 + 2, "one for opening, for every block of every stage, for what models say"
 
     folder = settings.artifacts_dir / str(job.artifacts_dir)
     with sessions() as session:
@@ -137,14 +151,7 @@ def test_no_disk_space(settings: Settings, sessions: sessionmaker[Session], requ
 def test_cancel_stops_between_blocks(
     settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
 ) -> None:
-    settings.lease_seconds = 0.3  # so that a beat comes every 0.1 seconds
-    job_id = make_job(sessions, **request_body)
-    thread = in_thread(job_id, settings, sessions)
-    wait_for(lambda: in_progress(sessions, job_id))
-    with sessions.begin() as session:
-        service.cancel(session, project="default", job_id=job_id)
-    thread.join()
-    job = read_job(sessions, job_id)
+    job = run_and_cancel(settings, sessions, request_body)
     assert (job.state, job.error) == ("cancelled", None)
     assert job.progress < 1
     assert not list(settings.staging_dir.iterdir())

@@ -1,0 +1,133 @@
+"""Trains the kept weights of a pruned block until it gives the dense model's outputs.
+
+After Zimmer et al., "A free lunch in LLM compression" (arXiv 2510.14444): a gradient descent that needs one block
+in memory. The block reads what the pruned blocks before it make of the calibration text, and is to give what the
+dense block gives in the dense model, so that it also makes good errors that came before it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from eggs_core.distributed import ALONE, Group
+from eggs_core.solve import PrunedLayer
+
+EPOCHS = 8
+LEARNING_RATE = 5e-4
+HELD_OUT = 8
+"""One batch of so many takes no part in training, and decides when to stop."""
+MIN_BATCHES = 16
+"""Into which the text should be cut where it has as many windows: each batch is a step of the descent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """Relative squared error of a block's outputs on the held-out batches, and the epochs that lowered it."""
+
+    before: float
+    after: float
+    epochs: int
+
+
+def reconstruct(
+    pruned: Sequence[PrunedLayer],
+    call: Callable[[Tensor], Tensor],
+    inputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    group: Group = ALONE,
+) -> Reconstruction | None:
+    """Trains the kept weights of a block's `pruned` layers, in place; the masks stay.
+
+    `call` runs the block on a batch of hidden states (b, L, H); `inputs` and `targets` are such batches. A last
+    part of them is held out: training ends when the error on it rises, with the weights of the epoch before.
+    None where there is but one batch, so that nothing can be held out, or nothing to train.
+
+    Of several processes each has batches of its own, and every step takes one of each.
+    """
+    training = len(inputs) - max(1, len(inputs) // HELD_OUT)
+    steps = min(group.gather(training))  # in an epoch; a process with a batch more leaves out any one
+    if steps == 0 or not pruned:
+        return None
+    weights = _Weights(pruned)
+
+    def error(batch: int) -> Tensor:
+        return _relative_error(call(inputs[batch]), targets[batch])
+
+    def held_out_error() -> float:
+        with torch.no_grad():
+            errors = group.gather([float(error(batch)) for batch in range(training, len(inputs))])
+        return fmean(chain.from_iterable(errors))
+
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(weights.masters, lr=LEARNING_RATE, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * steps)
+    before = best = held_out_error()
+    kept = weights.snapshot()
+    epochs = 0
+    for _ in range(EPOCHS):
+        for batch in torch.randperm(training, generator=generator)[:steps].tolist():
+            with torch.enable_grad(), weights.trainable():
+                error(batch).backward()
+            weights.take_gradients(group)
+            optimizer.step()
+            schedule.step()
+            weights.show()
+        after = held_out_error()
+        if not after < best:
+            break
+        best, kept, epochs = after, weights.snapshot(), epochs + 1
+    weights.restore(kept)
+    return Reconstruction(before, best, epochs)
+
+
+class _Weights:
+    """The parameters that hold the pruned layers, with float32 masters that the optimiser moves."""
+
+    def __init__(self, pruned: Sequence[PrunedLayer]) -> None:
+        holders = {entry.layer.full_parameter_name: entry.layer for entry in pruned}
+        self._parameters = [layer.parameter for layer in holders.values()]
+        free = {name: torch.ones_like(layer.parameter, dtype=torch.bool) for name, layer in holders.items()}
+        for entry in pruned:
+            entry.layer.view(free[entry.layer.full_parameter_name]).copy_(entry.mask)
+        self._masks = list(free.values())
+        self.masters = [parameter.detach().float().clone() for parameter in self._parameters]
+
+    @contextmanager
+    def trainable(self) -> Iterator[None]:
+        for parameter in self._parameters:
+            parameter.requires_grad_(True)
+        yield
+        for parameter in self._parameters:
+            parameter.requires_grad_(False)
+
+    def take_gradients(self, group: Group) -> None:
+        """Moves the gradients, in the mean of all processes, to the masters, those of dropped weights as 0."""
+        for parameter, mask, master in zip(self._parameters, self._masks, self.masters, strict=True):
+            assert parameter.grad is not None
+            master.grad = group.sum(parameter.grad.float().mul_(mask)).div_(group.size)
+            parameter.grad = None
+
+    def show(self) -> None:
+        """Brings the masters to the block, in its dtype."""
+        for parameter, master in zip(self._parameters, self.masters, strict=True):
+            parameter.data.copy_(master)
+
+    def snapshot(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self._parameters]
+
+    def restore(self, snapshot: Sequence[Tensor]) -> None:
+        for parameter, values in zip(self._parameters, snapshot, strict=True):
+            parameter.data.copy_(values)
+
+
+def _relative_error(output: Tensor, target: Tensor) -> Tensor:
+    """Mean over tokens of ||output - target||² / ||target||², in float32: norms differ by tokens, and later layers
+    see them normalised."""
+    exact = target.float()
+    squares = (output.float() - exact).square().sum(dim=-1)
+    return (squares / exact.square().sum(dim=-1)).mean()

@@ -1,0 +1,78 @@
+"""The whole model in memory, for what goes through it token by token: generating text, and zero-shot tasks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from eggs_core import memory
+from eggs_core.errors import NotEnoughMemory
+from eggs_core.skeleton import Skeleton, quiet
+
+PROMPT_TOKENS = 32
+NEW_TOKENS = 32
+# Weights take their size on disk; caches and activations of a few short sequences come on top.
+_HEADROOM = 1.2
+
+
+def check_memory(dense: Skeleton) -> None:
+    """Raises `NotEnoughMemory` unless the whole model fits into what is free now."""
+    needed = int(dense.checkpoint.nbytes() * _HEADROOM)
+    free = psutil.virtual_memory().available
+    if dense.device.type == "cuda":
+        free = min(free, torch.cuda.mem_get_info(dense.device)[0])
+    if needed > free:
+        raise NotEnoughMemory(
+            f"Generations and tasks load the whole model, which needs {needed / 2**30:.1f} GiB, and only "
+            f"{free / 2**30:.1f} GiB of memory are free. Ask for none of them, or use a machine with more memory."
+        )
+
+
+@contextmanager
+def whole_model(folder: Path, like: Skeleton, tokenizer: Any) -> Iterator[Any]:
+    """The checkpoint in `folder` as transformers loads it, in the dtype and on the device of `like`."""
+    with quiet():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=like.dtype, trust_remote_code=False, local_files_only=True, use_safetensors=True
+        )
+    # A checkpoint's own settings may ask for sampling, penalties and the like: greedy decoding has none.
+    end = tokenizer.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=0 if end is None else end)
+    try:
+        yield model.to(like.device).eval()
+    finally:
+        del model
+        memory.give_back()
+        if like.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def prompts_of(windows: list[Tensor], count: int) -> Tensor:
+    """The beginnings of up to `count` windows, taken from each text in turn, (count, P) int64.
+
+    P is 32 tokens, or half a window where windows are shorter than 64.
+    """
+    longest = max(len(tokens) for tokens in windows)
+    in_turn = [tokens[i] for i in range(longest) for tokens in windows if i < len(tokens)]
+    length = min(PROMPT_TOKENS, windows[0].shape[1] // 2)
+    return torch.stack(in_turn[:count])[:, :length] if count else windows[0][:0, :length]
+
+
+@torch.no_grad()
+def continuations(model: Any, prompts: Tensor, new_tokens: int, tokenizer: Any) -> list[str]:
+    """Up to `new_tokens` tokens after each prompt by greedy decoding, as text."""
+    prompts = prompts.to(model.device)
+    ids = model.generate(
+        input_ids=prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=new_tokens
+    )
+    return as_text(ids[:, prompts.shape[1] :], tokenizer)
+
+
+def as_text(ids: Tensor, tokenizer: Any) -> list[str]:
+    """The texts of token ids, (n, tokens), without special tokens."""
+    return [tokenizer.decode(row, skip_special_tokens=True) for row in ids.tolist()]
