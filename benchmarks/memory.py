@@ -71,7 +71,11 @@ def prune(folder: Path, out: Path) -> None:
     from eggs_core.spec import CalibrationSpec, EvaluationSpec, PruneSpec
 
     text = {"samples": SAMPLES, "sequence_length": LENGTH}
-    spec = PruneSpec(model=str(folder), calibration=CalibrationSpec(**text), evaluation=EvaluationSpec(**text))
+    spec = PruneSpec(
+        model=str(folder),
+        calibration=CalibrationSpec(**text),
+        evaluation=EvaluationSpec(**text, generations=0),  # they load the whole model
+    )
     report = run(spec, out, cache_dir=out)
     print(json.dumps({"bytes": report.bytes.model_dump(), "seconds": report.seconds["total"]}))
 

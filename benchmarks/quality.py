@@ -1,72 +1,59 @@
-"""Perplexity of the methods on one model, the same calibration tokens and the same held-out windows.
+"""Perplexity, time and memory of our methods and of llm-compressor's, on the same tokens in one run.
 
-python -m benchmarks.quality [--calibration SOURCE] [--evaluation SOURCE] [--samples 32] [--windows 64]
-    [--pattern 2:4] [--seeds 0]
+    python -m benchmarks.quality [--calibration SOURCE] [--evaluation SOURCE ...] [--samples 24] [--windows 32]
+        [--length 1024] [--pattern 2:4] [--seeds 0 ...] [--methods METHOD ...] [--resume]
+
+Our time is the pruning stage, with reading every block and writing it; llm-compressor's has neither. Rows are kept
+as they come, so that an interrupted run goes on with `--resume`.
 """
 
-import argparse
-import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from benchmarks.results import keep
-from eggs_core.pattern import NMPattern
+from benchmarks.comparison import Figures, Task, compare
+from benchmarks.peers import NOTE, PEERS
+from benchmarks.process import peak_resident
 from eggs_core.pipeline import prune
-from eggs_core.spec import CalibrationSpec, EvaluationSpec, Method, PruneSpec
+from eggs_core.report import Report
+from eggs_core.spec import PruneSpec
+from eggs_core.text import fingerprint
 
-MODEL = "smollm2-135m-instruct"
+# Each configuration is what it sets of a PruneSpec.
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "magnitude": {"method": "magnitude"},
+    "wanda": {"method": "wanda"},
+    "ria": {"method": "ria"},
+    "sparsegpt": {"method": "sparsegpt"},
+    "eggs fast": {"method": "eggs", "effort": "fast"},
+    "eggs balanced": {"method": "eggs", "effort": "balanced"},
+    "eggs best": {"method": "eggs", "effort": "best"},
+}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calibration", default="pydocs")
-    parser.add_argument("--evaluation", default="pydocs")
-    parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--windows", type=int, default=64)
-    parser.add_argument("--pattern", default="2:4")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    arguments = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for seed in arguments.seeds:
-            for method in (Method.MAGNITUDE, Method.WANDA, Method.RIA, Method.EGGS):
-                spec = PruneSpec(
-                    model=MODEL,
-                    pattern=NMPattern.parse(arguments.pattern),
-                    method=method,
-                    calibration=CalibrationSpec(
-                        source=arguments.calibration, samples=arguments.samples, seed=seed
-                    ),
-                    evaluation=EvaluationSpec(source=arguments.evaluation, samples=arguments.windows),
-                )
-                report = prune(spec, Path(scratch, f"{method}-{seed}"), cache_dir=Path(scratch, "cache"))
-                assert report.perplexity is not None
-                rows.append(
-                    {
-                        "method": str(method),
-                        "seed": seed,
-                        "min_degree": report.min_degree,
-                        "dense": report.perplexity.dense,
-                        "pruned": report.perplexity.pruned,
-                        "fewest edges of a channel": report.expansion.min_input_degree,
-                        "seconds to prune": report.seconds["prune"],
-                    }
-                )
-                print(rows[-1], flush=True)
-    eggs, ria = (
-        [row["pruned"] for row in rows if row["method"] == method] for method in (Method.EGGS, Method.RIA)
+def prune_here(configuration: dict[str, Any], task: Task, out: Path) -> Figures:
+    """Prunes as the service does, without its evaluation."""
+    spec = PruneSpec(
+        model=str(task.model),
+        pattern=task.pattern,
+        calibration=task.calibration,
+        evaluation=None,
+        **configuration,
     )
-    ratios = ", ".join(f"{e / r:.3f}" for e, r in zip(eggs, ria, strict=True))
-    command = (
-        f"python -m benchmarks.quality --calibration {_short(arguments.calibration)} "
-        f"--evaluation {_short(arguments.evaluation)} --samples {arguments.samples} --windows {arguments.windows} "
-        f"--pattern {arguments.pattern} --seeds {' '.join(map(str, arguments.seeds))}"
-    )
-    keep("quality", command, rows, f"Perplexity of EGGS over that of RIA, by seed: {ratios}.")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        report, peak = process.submit(_run, spec, out).result()
+    assert report.calibration.fingerprint == fingerprint(task.tokens)
+    return Figures(report.min_degree, report.expansion.min_input_degree, report.seconds["prune"], peak)
 
 
-def _short(source: str) -> str:
-    return f"file:{Path(source).name}" if source.startswith("file:") else source
+def _run(spec: PruneSpec, out: Path) -> tuple[Report, int]:
+    with TemporaryDirectory() as cache:
+        return prune(spec, out, cache_dir=Path(cache)), peak_resident()
 
 
 if __name__ == "__main__":
-    main()
+    own = {name: partial(prune_here, configuration) for name, configuration in CONFIGURATIONS.items()}
+    compare("quality", PEERS | own, __doc__, NOTE)

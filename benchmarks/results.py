@@ -12,8 +12,17 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def keep(name: str, command: str, rows: list[dict[str, Any]], summary: str) -> None:
-    """Writes the figures with device, versions and date, and prints the table."""
+def keep(
+    name: str,
+    command: str,
+    rows: list[dict[str, Any]],
+    summary: str,
+    means: list[dict[str, Any]] | None = None,
+) -> None:
+    """Writes the figures with device, versions and date, and prints the tables.
+
+    The columns are the keys of the first row. `means` is a second table, of figures over several rows.
+    """
     versions = {"python": platform.python_version()} | {
         library: version(library) for library in ("torch", "transformers")
     }
@@ -25,8 +34,9 @@ def keep(name: str, command: str, rows: list[dict[str, Any]], summary: str) -> N
     }
     RESULTS.mkdir(exist_ok=True)
     figures = {"command": command, "setting": setting, "summary": summary, "rows": rows}
+    if means is not None:
+        figures["means"] = means
     (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
-    columns = list(rows[0])
     lines = [
         f"# {name}",
         "",
@@ -35,17 +45,32 @@ def keep(name: str, command: str, rows: list[dict[str, Any]], summary: str) -> N
         f"{setting['date']}, {setting['device']}, {setting['threads']} threads, "
         + ", ".join(f"{library} {number}" for library, number in versions.items()),
         "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
-        *("| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in rows),
+        *_table(rows),
         "",
+        *([] if means is None else [*_table(means), ""]),
         summary,
     ]
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
+def short(source: str) -> str:
+    """A text's source as a command line should show it: a file by its name alone."""
+    return f"file:{Path(source).name}" if source.startswith("file:") else source
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    columns = list(rows[0])
+    return [
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in rows),
+    ]
+
+
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
