@@ -18,7 +18,7 @@ from benchmarks.results import keep
 from eggs_core.diagonals import diagonal_mask
 from eggs_core.importance import ria
 from eggs_core.masks import best_score, kept_score, top_n_mask
-from eggs_core.matching import auto_min_degree, matching_mask
+from eggs_core.matching import auto_matching, matching_mask
 from eggs_core.memory import map_large_tensors
 from eggs_core.pattern import NMPattern
 
@@ -66,7 +66,7 @@ def main() -> None:
                 times[name].append(milliseconds(work, pattern))
         median = {name: statistics.median(values) for name, values in times.items()}
         started = time.perf_counter()
-        auto = auto_min_degree(S, pattern)
+        _, auto = auto_matching(S, pattern)
         seconds = time.perf_counter() - started
         best = best_score(S, pattern)
         diagonals = diagonal_mask(S, pattern, arguments.min_degree)

@@ -17,15 +17,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy
 import torch
 from torch import Tensor
 
 from eggs_core.masks import check_fit, input_degrees, kept_score, largest, top_n_mask
 from eggs_core.pattern import NMPattern
 
-# With B chosen by itself a mask may lose this share more importance than the best N of every group lose. Where
-# scores tell of layer errors, these rise by a third of it at most on SmolLM2-135M at 2:4.
-DEFAULT_TOLERANCE = 0.001
+# With B chosen by itself a mask may lose this share more importance than the best N of every group lose.
+DEFAULT_TOLERANCE = 0.0001
 
 _UNITS = 2**36
 _NONE = 2**60
@@ -33,7 +33,6 @@ _NONE = 2**60
 _CHUNK = 1 << 21
 # Rounds of raising multipliers. The last of them gain little, and exchanges finish the work from anywhere.
 _ROUNDS = 100
-_SAMPLED_GROUPS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,69 +50,72 @@ def matching_mask(S: Tensor, pattern: NMPattern, min_degree: int, layer: str = "
     Raises `PatternDoesNotFit` or `MinDegreeImpossible`, naming `layer`.
     """
     check_fit((S.shape[0], S.shape[1]), pattern, min_degree, layer)
-    mask = top_n_mask(S, pattern)
-    best: float | None = None
-    gap = 0.0
-    for problem in _deficient_groups(S, input_degrees(mask), pattern, min_degree):
-        best = kept_score(S, mask) if best is None else best
-        kept, multipliers = problem.solve()
-        mask.view(S.shape[0], -1, pattern.m)[:, problem.groups] = kept.permute(2, 0, 1)
-        gap += problem.score(problem.bound(multipliers) - problem.kept(kept))
-    return Matching(mask, gap / best if best else 0.0)
+    return _solve(S, top_n_mask(S, pattern), pattern, min_degree).matching
 
 
 def auto_matching(
     S: Tensor, pattern: NMPattern, layer: str = "the layer", tolerance: float = DEFAULT_TOLERANCE
 ) -> tuple[Matching, int]:
-    """The matching with the largest B within `tolerance`, and B. See `auto_min_degree`.
+    """The matching with the largest B that loses at most 1 + `tolerance` times the score that the best N per group
+    lose; and B.
 
-    Of layers with more than `_SAMPLED_GROUPS` groups B is the largest for so many of them, evenly spaced, lowered
-    until it is within the tolerance for all.
+    The cost is a convex function of B, of which the sum of the multipliers is a slope: where the tangent at any B
+    passes the tolerance, the cost has passed it before. So a few steps of Newton's method lead down to the largest
+    B from where a bound of the cost allows it, which is often that B itself.
 
     Raises `PatternDoesNotFit`, naming `layer`.
     """
     check_fit((S.shape[0], S.shape[1]), pattern, 0, layer)
-    groups = S.view(S.shape[0], -1, pattern.m)
-    sample = groups[:, :: -(-groups.shape[1] // _SAMPLED_GROUPS)].flatten(1)
-    min_degree = auto_min_degree(sample, pattern, tolerance)
-    matching = matching_mask(S, pattern, min_degree, layer)
-    if sample.numel() == S.numel():
-        return matching, min_degree
     best = top_n_mask(S, pattern)
-    least = kept_score(S, best) - tolerance * kept_score(S, ~best)
-    while min_degree > 0 and kept_score(S, matching.mask) < least:
-        min_degree = min_degree * 3 // 4
-        matching = matching_mask(S, pattern, min_degree, layer)
-    return matching, min_degree
+    allowed = tolerance * kept_score(S, ~best)
+    min_degree = _most_edges(S, pattern, allowed)
+    while (found := _solve(S, best, pattern, min_degree)).cost > allowed:
+        tangent = min_degree - (found.cost - allowed) / found.slope
+        min_degree = max(0, min(min_degree - 1, math.floor(tangent)))
+    return found.matching, min_degree
 
 
-def auto_min_degree(S: Tensor, pattern: NMPattern, tolerance: float = DEFAULT_TOLERANCE) -> int:
-    """The largest B whose best mask loses at most 1 + `tolerance` times the score that the best N per group lose.
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    """The best mask for some B, by how much less it keeps than the best N per group, and by how much less again an
+    edge more for every channel would, at least."""
 
-    The cost is a convex function of B, of which the sum of the multipliers is a slope: where the tangent at any B
-    passes the tolerance, the cost has passed it before. A few steps of Newton's method lead down to the largest B.
+    matching: Matching
+    cost: float
+    slope: float
 
-    Raises `PatternDoesNotFit` for "the layer" if M does not divide C_in.
+
+def _solve(S: Tensor, best: Tensor, pattern: NMPattern, min_degree: int) -> _Solution:
+    mask = best.clone()
+    cost = slope = gap = 0.0
+    for problem in _deficient_groups(S, input_degrees(best), pattern, min_degree):
+        kept, multipliers = problem.solve()
+        mask.view(S.shape[0], -1, pattern.m)[:, problem.groups] = kept.permute(2, 0, 1)
+        kept_units = problem.kept(kept)
+        cost += problem.score(problem.bound(torch.zeros_like(multipliers)) - kept_units)
+        slope += problem.score(multipliers.sum(dim=1))
+        gap += problem.score(problem.bound(multipliers) - kept_units)
+    return _Solution(Matching(mask, gap / kept_score(S, best) if gap else 0.0), cost, slope)
+
+
+def _most_edges(S: Tensor, pattern: NMPattern, allowed: float) -> int:
+    """A B that no larger one costs `allowed` or less.
+
+    In a row with t as the N-th largest of a group, every kept channel with a score s < t costs t - s or more,
+    whichever others leave for it. So B edges cost a channel at least the B smallest of its max(0, t - s).
     """
-    check_fit((S.shape[0], S.shape[1]), pattern, 0, "the layer")
-    mask = top_n_mask(S, pattern)
-    degree, allowed = input_degrees(mask), tolerance * kept_score(S, ~mask)
-    low, high = 0, pattern.n * S.shape[0] // pattern.m
-    rejected = False
-    while low < high:
-        # Downwards in the steps of the tangent. Upwards it leads too far, to where a solution takes long.
-        min_degree = high if rejected else (low + high + 1) // 2
-        cost = slope = 0.0
-        for problem in _deficient_groups(S, degree, pattern, min_degree):
-            kept, multipliers = problem.solve()
-            cost += problem.score(problem.bound(torch.zeros_like(multipliers)) - problem.kept(kept))
-            slope += problem.score(multipliers.sum(dim=1))
-        rejected = cost > allowed
-        if not rejected:
-            low = min_degree
-        if slope > 0:
-            high = min(high, min_degree + math.floor((allowed - cost) / slope))
-    return low
+    rows, columns = S.shape
+    threshold = largest(S.view(-1, pattern.m, 1), pattern.n)[-1]
+    short = (threshold - S.view(-1, pattern.m)).clamp_(min=0).view(rows, columns)
+    bound = _ascending(short.T.contiguous()).sum(dim=0, dtype=torch.float64).cumsum(dim=0)
+    return min(int((bound <= allowed).sum()), pattern.n * rows // pattern.m)
+
+
+def _ascending(values: Tensor) -> Tensor:
+    """Every row of `values` sorted. On a CPU by numpy, whose sort is vectorised: 7 times as fast as torch's."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(numpy.sort(values.numpy(), axis=1))
+    return values.sort(dim=1).values
 
 
 def _deficient_groups(S: Tensor, degree: Tensor, pattern: NMPattern, min_degree: int) -> Iterator["_Problem"]:

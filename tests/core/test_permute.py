@@ -15,7 +15,7 @@ from eggs_core.importance import ria
 from eggs_core.layers import prunable_layers
 from eggs_core.masks import best_score, top_n_mask
 from eggs_core.pattern import NMPattern
-from eggs_core.permute import Site, SiteFinder, apply, best_order, best_permutation
+from eggs_core.permute import GROUPS_AT_ONCE, Site, SiteFinder, apply, best_order, best_permutations
 from eggs_core.pipeline import prune
 from eggs_core.skeleton import Skeleton
 from eggs_core.spec import DEFAULT_IGNORE, CalibrationSpec, Effort, EvaluationSpec, Method, PruneSpec
@@ -160,15 +160,35 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, NMPattern]:
     return draw(scores(pattern, max_groups=6)), pattern
 
 
+def permutation(S: Tensor, pattern: NMPattern) -> Tensor:
+    return best_permutations(S[None], pattern)[0]
+
+
 @given(problems())
 def test_permutations_are_bijections_and_never_keep_less(problem: tuple[Tensor, NMPattern]) -> None:
     S, pattern = problem
     before = S.clone()
-    order = best_permutation(S, pattern)
+    order = permutation(S, pattern)
     assert torch.equal(order.sort()[0], torch.arange(S.shape[1]))
     assert best_score(S[:, order], pattern) >= best_score(S, pattern)
     assert torch.equal(S, before), "the scores were changed"
-    assert torch.equal(order, best_permutation(S, pattern)), "not identical on repeat"
+    assert torch.equal(order, permutation(S, pattern)), "not identical on repeat"
+
+
+def test_sets_are_permuted_each_for_itself() -> None:
+    S = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0))
+    pattern = NMPattern(2, 4)
+    together = best_permutations(S, pattern)
+    assert torch.equal(together, torch.stack([permutation(part, pattern) for part in S]))
+
+
+@pytest.mark.parametrize("groups", [1, 7, 2 * GROUPS_AT_ONCE - 1])
+def test_any_number_of_groups_gains(groups: int) -> None:
+    S = torch.rand(10, 4 * groups, generator=torch.Generator().manual_seed(0))
+    pattern = NMPattern(2, 4)
+    order = permutation(S, pattern)
+    assert torch.equal(order.sort()[0], torch.arange(S.shape[1]))
+    assert best_score(S[:, order], pattern) > (best_score(S, pattern) if groups > 1 else 0)
 
 
 @given(problems())
@@ -190,14 +210,14 @@ def test_columns_that_can_all_be_kept_nearly_all_are(pattern: NMPattern) -> None
         kind = torch.arange(pattern.m).repeat(groups)[torch.randperm(groups * pattern.m, generator=generator)]
         first = torch.randint(0, pattern.m, (20,), generator=generator)
         S = ((kind - first[:, None]) % pattern.m < pattern.n).float()  # row r wants kinds first … first + N - 1
-        shares.append(best_score(S[:, best_permutation(S, pattern)], pattern) / float(S.sum()))
+        shares.append(best_score(S[:, permutation(S, pattern)], pattern) / float(S.sum()))
     assert min(shares) >= 0.9
     assert sum(shares) / len(shares) >= 0.99
 
 
 def test_width_that_m_does_not_divide_stays() -> None:
     """A head of 6 channels, say, in a layer whose width M divides."""
-    assert torch.equal(best_permutation(torch.rand(4, 6), NMPattern(2, 4)), torch.arange(6))
+    assert torch.equal(permutation(torch.rand(4, 6), NMPattern(2, 4)), torch.arange(6))
 
 
 def test_statistics_of_reordered_inputs() -> None:
