@@ -28,7 +28,7 @@ MODEL = "smollm2-135m-instruct"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # What perplexities and times are given as multiples of, where the run has these methods.
 PERPLEXITY_OF = ("sparsegpt", "llm-compressor sparsegpt")
-SECONDS_OF = ("llm-compressor wanda", "llm-compressor sparsegpt")
+SECONDS_OF = ("ria", "llm-compressor wanda", "llm-compressor sparsegpt")
 
 Row = dict[str, Any]
 

@@ -18,16 +18,18 @@ from eggs_core.distributed import ALONE, Group
 from eggs_core.solve import PrunedLayer
 
 EPOCHS = 8
-LEARNING_RATE = 5e-4
+LEARNING_RATE = 1e-3
+PATIENCE = 2
+"""Epochs in a row that may bring nothing before training ends."""
 HELD_OUT = 8
-"""One batch of so many takes no part in training, and decides when to stop."""
+"""One batch of so many takes no part in training, and decides which epoch's weights are kept."""
 MIN_BATCHES = 16
 """Into which the text should be cut where it has as many windows: each batch is a step of the descent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """Relative squared error of a block's outputs on the held-out batches, and the epochs that lowered it."""
+    """Relative squared error of a block's outputs on the held-out batches, and the epochs to the lowest."""
 
     before: float
     after: float
@@ -44,7 +46,7 @@ def reconstruct(
     """Trains the kept weights of a block's `pruned` layers, in place; the masks stay.
 
     `call` runs the block on a batch of hidden states (b, L, H); `inputs` and `targets` are such batches. A last
-    part of them is held out: training ends when the error on it rises, with the weights of the epoch before.
+    part of them is held out: the weights of the epoch with the lowest error on it are kept.
     None where there is but one batch, so that nothing can be held out, or nothing to train.
 
     Of several processes each has batches of its own, and every step takes one of each.
@@ -69,7 +71,7 @@ def reconstruct(
     before = best = held_out_error()
     kept = weights.snapshot()
     epochs = 0
-    for _ in range(EPOCHS):
+    for epoch in range(1, EPOCHS + 1):
         for batch in torch.randperm(training, generator=generator)[:steps].tolist():
             with torch.enable_grad(), weights.trainable():
                 error(batch).backward()
@@ -78,9 +80,10 @@ def reconstruct(
             schedule.step()
             weights.show()
         after = held_out_error()
-        if not after < best:
+        if after < best:
+            best, kept, epochs = after, weights.snapshot(), epoch
+        elif epoch - epochs == PATIENCE:
             break
-        best, kept, epochs = after, weights.snapshot(), epochs + 1
     weights.restore(kept)
     return Reconstruction(before, best, epochs)
 
