@@ -4,10 +4,12 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from eggs_core.spec import PruneSpec
+from eggs_core.spec import ComparedSpec, Method, PruneSpec
 
 JOB_ID = "job_01jv3k0s9e6x7q2m4n8p5r1t0w"
-SPEC: dict[str, Any] = PruneSpec(model="smollm2-135m-instruct").model_dump(mode="json")
+SPEC: dict[str, Any] = PruneSpec(
+    model="smollm2-135m-instruct", compare=(ComparedSpec(method=Method.RIA),)
+).model_dump(mode="json")
 REPORT: dict[str, Any] = {
     "schema_version": 2,
     "model": {
@@ -47,6 +49,16 @@ REPORT: dict[str, Any] = {
             }
         ],
         "repeats": [{"seed": 0, "perplexities": [130.1]}],
+        "compared": [
+            {
+                "method": "ria",
+                "effort": None,
+                "min_degree": 0,
+                "perplexities": [151.3],
+                "mean_relative_output_error": 0.0817,
+                "seconds": 2.4,
+            }
+        ],
         "generations": [
             {
                 "prompt": "The import statement combines two operations; it searches for",

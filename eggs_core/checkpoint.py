@@ -100,7 +100,7 @@ class CheckpointWriter:
     """Writes a checkpoint of a known number of shards; each shard is complete once its name appears."""
 
     def __init__(self, folder: Path, shards: int) -> None:
-        self._folder = folder
+        self.folder = folder
         self._shards = shards
         self._weight_map: dict[str, str] = {}
         self._total_size = 0
@@ -108,14 +108,9 @@ class CheckpointWriter:
     def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
         """Writes shard number `shard`, counted from 0."""
         name = f"model-{shard + 1:05d}-of-{self._shards:05d}.safetensors"
-        partial = self._folder / f".{name}.partial"
-        try:
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, {"format": "pt"})
-        except SafetensorError as error:
-            if "os error 28" in str(error):  # ENOSPC, which safetensors has no error of its own for
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-            raise
-        partial.rename(self._folder / name)
+        partial = self.folder / f".{name}.partial"
+        save(tensors, partial)
+        partial.rename(self.folder / name)
         self._weight_map.update(dict.fromkeys(tensors, name))
         self._total_size += sum(tensor.nbytes for tensor in tensors.values())
 
@@ -125,7 +120,17 @@ class CheckpointWriter:
             "metadata": {"total_size": self._total_size},
             "weight_map": dict(sorted(self._weight_map.items())),
         }
-        (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (self.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def save(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Writes one safetensors file. Raises `OSError` where the disk is full."""
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"})
+    except SafetensorError as error:
+        if "os error 28" in str(error):  # ENOSPC, which safetensors has no error of its own for
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
 
 
 def copy_companions(source: Path, out: Path) -> None:

@@ -14,16 +14,17 @@ from transformers import AutoTokenizer
 
 from eggs_core import card, gguf, hub
 from eggs_core.checkpoint import Checkpoint, CheckpointWriter, copy_companions, sha256
+from eggs_core.compared import ComparedModel
 from eggs_core.comparison import Advance, Comparison
 from eggs_core.distributed import ALONE, Group
 from eggs_core.errors import BrokenCheckpoint, NoSpace, OutputExists, SequenceTooLong
 from eggs_core.progress import Progress, ProgressCallback
 from eggs_core.prune import passes, plan, prune_blocks
-from eggs_core.report import LayerReport, Repeat, Report
+from eggs_core.report import Compared, LayerReport, Repeat, Report
 from eggs_core.skeleton import Skeleton
 from eggs_core.sources import ModelRef, resolve_model
 from eggs_core.spec import PruneSpec, TextSpec
-from eggs_core.summary import report_of, with_repeats
+from eggs_core.summary import mean_output_error, report_of, with_repeats
 from eggs_core.tasks import TaskSuite
 from eggs_core.text import Part, token_windows
 
@@ -87,13 +88,15 @@ def prune(
             held_out = [windows(text, "evaluation") for text in spec.evaluation.texts]
             make_comparison = partial(Comparison, spec.evaluation, held_out, tokenizer, dense, tasks)
             comparison = group.each(make_comparison)  # whether there is memory for it may differ
-        # A repeat's model lies beside the one that is kept.
-        needed = min(spec.seeds, 2) * dense.checkpoint.nbytes()
+        # Beside the one that is kept lie the models that are compared, and after them one repeat's at a time.
+        needed = (1 + max(len(spec.compare), len(others[:1]))) * dense.checkpoint.nbytes()
         group.first(lambda: _make_folder(out, needed, disk_reserve_bytes))
 
     blocks = len(dense.blocks)
     work = passes(spec) * calibration.numel()
-    evaluated = 0 if comparison is None else 2 * comparison.work + len(others) * comparison.perplexity_work
+    evaluated = 0
+    if comparison is not None:
+        evaluated = 2 * comparison.work + (len(spec.compare) + len(others)) * comparison.perplexity_work
     meter = Progress(progress, spec.seeds * blocks * work + evaluated)
     opened = f"{blocks} blocks, {sum(map(len, layers))} layers to prune"
     group.first(lambda: meter.advance("open", 0, opened, blocks=blocks))
@@ -104,7 +107,9 @@ def prune(
 
         return advance
 
-    def prune_to(target: Path, tokens: Tensor, advance: Advance) -> list[LayerReport]:
+    def prune_to(
+        target: Path, tokens: Tensor, advance: Advance, compared: Sequence[ComparedModel] = ()
+    ) -> list[LayerReport]:
         figures: list[LayerReport] = []  # the first process's
 
         def on_block(index: int, reports: list[LayerReport]) -> None:
@@ -115,15 +120,24 @@ def prune(
                 block=index,
                 blocks=blocks,
                 min_input_degree=min((report.min_input_degree for report in reports), default=None),
-                mean_relative_output_error=_mean([report.relative_output_error for report in reports]),
+                mean_relative_output_error=mean_output_error(reports),
             )
 
         writer = CheckpointWriter(target, blocks + 1)
-        prune_blocks(dense, spec, layers, tokens, writer, on_block, group)
+        prune_blocks(dense, spec, layers, tokens, writer, on_block, group, compared)
 
-        group.first(writer.finish)
-        group.first(lambda: copy_companions(folder, target))
+        def complete() -> None:
+            for each in (writer, *(model.writer for model in compared)):
+                each.finish()
+                copy_companions(folder, each.folder)
+
+        group.first(complete)
         return figures
+
+    def measure(model: ComparedModel, comparison: Comparison) -> Compared:
+        advance = advancing("compare", f"Evaluating {model.spec.label}")
+        checkpoint = Checkpoint(model.writer.folder)
+        return model.figures(comparison.perplexities(checkpoint, advance))
 
     def repeat(tokens: Tensor, seed: int, comparison: Comparison) -> Repeat:
         with TemporaryDirectory(dir=out, prefix=".repeat-") as scratch:
@@ -137,13 +151,20 @@ def prune(
         with clock.stage("evaluate_dense"):
             advance_dense = advancing("evaluate_dense", "Evaluating dense")
             group.first(lambda: comparison.measure_dense(advance_dense))
-    with clock.stage("prune"):
-        figures = prune_to(out, calibration, advancing("prune", "Pruning"))
-        pruned = Checkpoint(out)
+    compared: list[Compared] = []
+    with TemporaryDirectory(dir=out, prefix=".compare-") as scratch:
+        models = [ComparedModel(asked, Path(scratch, asked.label), blocks + 1) for asked in spec.compared]
+        with clock.stage("prune"):
+            figures = prune_to(out, calibration, advancing("prune", "Pruning"), models)
+            pruned = Checkpoint(out)
+        if comparison is not None and models:
+            with clock.stage("compare"):
+                compared = [group.first(partial(measure, model, comparison)) for model in models]
     if comparison is not None:
         with clock.stage("evaluate_pruned"):
             advance_pruned = advancing("evaluate_pruned", "Evaluating pruned")
             evaluation = group.first(lambda: comparison.measure_pruned(pruned, advance_pruned))
+        evaluation = evaluation.model_copy(update={"compared": compared})
         if others:
             published = Repeat(seed=first, perplexities=[text.perplexity.pruned for text in evaluation.texts])
             with clock.stage("repeat"):
@@ -163,11 +184,6 @@ def prune(
         return report
 
     return group.first(finish)
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 class _Clock:

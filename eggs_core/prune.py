@@ -1,5 +1,6 @@
 """Prunes one decoder block after the other, from one checkpoint to the next."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eggs_core.checkpoint import CheckpointWriter
+from eggs_core.compared import ComparedModel
 from eggs_core.distributed import ALONE, Group, deal
 from eggs_core.importance import importance
 from eggs_core.layers import PrunableLayer, prunable_layers
@@ -57,12 +59,14 @@ def prune_blocks(
     writer: CheckpointWriter,
     on_block: Callable[[int, list[LayerReport]], None],
     group: Group = ALONE,
+    compared: Sequence[ComparedModel] = (),
 ) -> None:
     """Prunes the `layers` that were planned, on calibration `tokens` (windows, L), writing a shard for each block.
 
     Shard 0 holds what lies outside the blocks, unchanged. Each block is measured on what the pruned blocks
     before it make of the tokens. `on_block` is called with each block's index and figures once its shard is
-    on disk, and may raise to stop the run.
+    on disk, and may raise to stop the run. The models that are `compared` get their shards of each block from the
+    same statistics, gathered as the blocks of `spec` pass the tokens on.
 
     The processes of a `group` are called with the same arguments; the first one writes, and calls `on_block`, and
     what is raised in one is raised in all. Raises `TooManyProcesses` for fewer windows than processes.
@@ -70,24 +74,33 @@ def prune_blocks(
     best = spec.effective_effort is Effort.BEST
     stream = BlockStream(skeleton, group.shard(tokens), MIN_BATCHES if best else 1)
     hidden = stream.embed()
-    group.first(lambda: writer.write(0, skeleton.checkpoint.read(skeleton.names_outside)))
+    group.first(lambda: _write_outside(skeleton, [writer, *(model.writer for model in compared)]))
     # Where blocks are trained to give the dense model's outputs, its hidden states go along.
     dense = list(hidden) if best else []
     finder = SiteFinder(skeleton.config, group) if spec.permutes else None
+    with_gram = any(needs_gram(asked) for asked in (spec, *(model.spec for model in compared)))
 
     def visit(index: int, block: nn.Module, call: BlockCall) -> None:
         sites = finder.find(block, layers[index], call, hidden[0]) if finder else []
+        orders: list[tuple[Site, Tensor]] | None = None
         changed: dict[str, Tensor] = {}
         pruned: list[PrunedLayer] = []
         waiting = layers[index]
         while waiting:
-            with gather(waiting, tokens.numel(), GRAM_BYTES if needs_gram(spec) else 0, group) as statistics:
+            with gather(waiting, tokens.numel(), GRAM_BYTES if with_gram else 0, group) as statistics:
                 for states in hidden:
                     call(states)
-            changed |= _permute(sites, statistics, spec, group)
-            sites = []
-            ready, waiting = _split(waiting, statistics, needs_gram(spec))
-            pruned += _prune(list(_sharing(ready, statistics)), index, statistics, spec, group)
+            ready, waiting = _split(waiting, statistics, with_gram)
+            sets = list(_sharing(ready, statistics))
+            for model in compared:
+                _prune_aside(model, sets, index, statistics, group)
+            if orders is None:
+                orders = _best_orders(sites, statistics, spec, group)
+            changed |= _reorder(orders, statistics)
+            pruned += _prune(sets, index, statistics, spec, group)
+            if waiting:  # for which the text passes through the channels as they were
+                for site, order in orders:
+                    apply(site, order.argsort())
             statistics.clear()
         for i, states in enumerate(dense):
             dense[i] = call(states)
@@ -96,13 +109,27 @@ def prune_blocks(
         if dense:
             reconstruct(pruned, call, hidden, dense, group)
         changed |= {layer.full_parameter_name: layer.parameter.data for layer in layers[index]}
-        group.first(lambda: writer.write(index + 1, skeleton.checkpoint_tensors(index, changed)))
+        reports = [layer.report for layer in pruned]
+        pruned.clear()
+
+        def write() -> None:
+            writer.write(index + 1, skeleton.checkpoint_tensors(index, changed))
+            for model in compared:
+                model.write_block(skeleton, index, layers[index])
+
+        group.first(write)
         if index + 1 < len(skeleton.blocks):
             for i, states in enumerate(hidden):
                 hidden[i] = call(states)
-        group.first(lambda: on_block(index, [layer.report for layer in pruned]))
+        group.first(lambda: on_block(index, reports))
 
     stream.run(visit)
+
+
+def _write_outside(skeleton: Skeleton, writers: Sequence[CheckpointWriter]) -> None:
+    tensors = skeleton.checkpoint.read(skeleton.names_outside)
+    for writer in writers:
+        writer.write(0, tensors)
 
 
 def _split(
@@ -162,12 +189,26 @@ def _prune(
     ]
 
 
-def _permute(
-    sites: Sequence[Site], statistics: Mapping[str, InputStatistics], spec: PruneSpec, group: Group
-) -> dict[str, Tensor]:
-    """Reorders the channels of `sites` and their statistics for the scores of `spec`. Returns what changed.
+def _prune_aside(
+    model: ComparedModel,
+    sets: Sequence[list[PrunableLayer]],
+    block: int,
+    statistics: Mapping[str, InputStatistics],
+    group: Group,
+) -> None:
+    """Prunes the sets for a model that is compared, which keeps what comes out."""
+    started = time.monotonic()
+    pruned = _prune(sets, block, statistics, model.spec, group)
+    model.seconds += time.monotonic() - started
+    group.first(lambda: model.keep(pruned))
 
-    The search for the orders is dealt over the processes.
+
+def _best_orders(
+    sites: Sequence[Site], statistics: Mapping[str, InputStatistics], spec: PruneSpec, group: Group
+) -> list[tuple[Site, Tensor]]:
+    """The sites whose channels are to be reordered for the scores of `spec`, and how.
+
+    The search is dealt over the processes.
     """
 
     def order_of(number: int) -> Tensor | None:
@@ -179,10 +220,16 @@ def _permute(
         return best_order(sites[number], S, spec.pattern).cpu()
 
     owners = deal([site.consumer.weight.numel() for site in sites], group.size)
+    orders = zip(sites, group.share(owners, order_of), strict=True)
+    return [(site, order) for site, order in orders if order is not None]
+
+
+def _reorder(
+    orders: Sequence[tuple[Site, Tensor]], statistics: Mapping[str, InputStatistics]
+) -> dict[str, Tensor]:
+    """Reorders the channels of the sites, and their statistics. Returns what changed."""
     changed: dict[str, Tensor] = {}
-    for site, order in zip(sites, group.share(owners, order_of), strict=True):
-        if order is None:
-            continue
+    for site, order in orders:
         seen = statistics.get(site.consumer.name)
         if seen is not None:
             seen.permute(order)

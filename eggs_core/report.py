@@ -85,6 +85,19 @@ class Repeat(ReportModel):
     perplexities: list[float] = Field(description="The pruned model's, in the order of the texts.")
 
 
+class Compared(ReportModel):
+    """Another method, given the same inputs of every block as the job's own."""
+
+    method: Method
+    effort: Effort | None = Field(description="As it was made; null where the method has none.")
+    min_degree: int = Field(description="Least B of any layer; 0 where the method has no such constraint.")
+    perplexities: list[float] = Field(description="Of the model it makes, in the order of the texts.")
+    mean_relative_output_error: float | None = Field(
+        description="Mean over the layers that saw a token; see LayerReport.relative_output_error."
+    )
+    seconds: float = Field(description="That its choices took in all blocks, a part of the stage prune.")
+
+
 class Generation(ReportModel):
     """What both models make of the beginning of a held-out window, by greedy decoding."""
 
@@ -112,6 +125,7 @@ class Evaluation(ReportModel):
     repeats: list[Repeat] = Field(
         description="One for each seed, the published model's first; empty where the request has one seed."
     )
+    compared: list[Compared] = Field([], description="In the order of the request's `compare`.")
     generations: list[Generation] = Field(description="Empty where the whole model did not fit into memory.")
     tasks: list[TaskResult] = Field(
         description="Every metric of every task and group; empty where none were asked for."

@@ -74,6 +74,21 @@ def _described(descriptions: Mapping[Effort, str]) -> str:
     return " ".join(f"`{value}`: {text}" for value, text in descriptions.items())
 
 
+def method_label(method: Method, effort: Effort | None) -> str:
+    """A method as the command line has it: `ria`, `eggs:fast`; `effort` as it is made, None for the others."""
+    return str(method) if effort is None else f"{method}:{effort}"
+
+
+def _effort_made(method: Method, effort: Effort | None) -> Effort | None:
+    return (effort or Effort.BALANCED) if method is Method.EGGS else None
+
+
+def _refuse_unless_eggs(method: Method, **options: Any) -> None:
+    for name, value in options.items():
+        if method is not Method.EGGS and value is not None:
+            raise ValueError(f"{name} belongs to method eggs; leave it out for method {method}.")
+
+
 _SOURCES = (
     "`pydocs` (built in), `file:PATH` (.txt, .jsonl or .parquet) or `hub:ORG/NAME` (optionally "
     "`hub:ORG/NAME/FILE.parquet`): a data set of the Hugging Face Hub"
@@ -158,6 +173,31 @@ class EvaluationSpec(WindowSpec):
         return [TextSpec(source=source, **shared) for source in self.sources]
 
 
+class ComparedSpec(Spec):
+    """A method that the job's own is compared with."""
+
+    method: Method
+    effort: Effort | None = Field(
+        None,
+        description="For method `eggs` only: `fast`, or `balanced`, which null means. `best` is not compared.",
+    )
+
+    @model_validator(mode="after")
+    def _needs_no_training(self) -> Self:
+        _refuse_unless_eggs(self.method, effort=self.effort)
+        if self.effort is Effort.BEST:
+            raise ValueError(
+                "effort best trains every block, which a comparison does not. Compare with balanced, or ask for "
+                "best in a job of its own."
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """The method and its effort, see `method_label`."""
+        return method_label(self.method, _effort_made(self.method, self.effort))
+
+
 class PruneSpec(Spec):
     """One pruning run: a model, an N:M pattern, a method and the texts it is measured on."""
 
@@ -200,6 +240,27 @@ class PruneSpec(Spec):
         description="Repeats the run with the seeds that follow `calibration.seed`, to tell how far perplexity "
         "depends on the draw. The first seed's model is published, of the others only perplexities are kept.",
     )
+    compare: tuple[ComparedSpec, ...] = Field(
+        (),
+        max_length=8,
+        description="Methods that prune every block as well, from the statistics gathered for the job's own "
+        "method, and without `permute`. Their figures are reported, their models are not kept.",
+        examples=[[{"method": "ria"}, {"method": "eggs", "effort": "fast"}]],
+    )
+
+    @field_validator("compare")
+    @classmethod
+    def _nothing_twice(cls, compare: tuple[ComparedSpec, ...]) -> tuple[ComparedSpec, ...]:
+        _without_duplicates(tuple(entry.label for entry in compare))
+        return compare
+
+    @model_validator(mode="after")
+    def _compares_others_by_evaluation(self) -> Self:
+        if self.compare and self.evaluation is None:
+            raise ValueError("compare measures methods on evaluation texts. Ask for some, or leave compare out.")
+        if self.label in (entry.label for entry in self.compare):
+            raise ValueError(f"compare has the job's own method, {self.label}. Leave it out of compare.")
+        return self
 
     @model_validator(mode="after")
     def _seeds_are_evaluated(self) -> Self:
@@ -209,18 +270,34 @@ class PruneSpec(Spec):
 
     @model_validator(mode="after")
     def _only_for_eggs(self) -> Self:
-        if self.method is not Method.EGGS:
-            for name in ("effort", "min_degree"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} belongs to method eggs; leave it out for method {self.method}.")
+        _refuse_unless_eggs(self.method, effort=self.effort, min_degree=self.min_degree)
         return self
 
     @property
     def effective_effort(self) -> Effort | None:
         """The effort that is made; None for every method but eggs."""
-        if self.method is not Method.EGGS:
-            return None
-        return self.effort or Effort.BALANCED
+        return _effort_made(self.method, self.effort)
+
+    @property
+    def label(self) -> str:
+        """The method and its effort, see `method_label`."""
+        return method_label(self.method, self.effective_effort)
+
+    @property
+    def compared(self) -> "list[PruneSpec]":
+        """What the methods of `compare` are to do with a block: as this run, but no channel is moved."""
+        return [
+            self.model_copy(
+                update={
+                    "method": entry.method,
+                    "effort": entry.effort,
+                    "min_degree": self.min_degree if entry.method is Method.EGGS else None,
+                    "permute": False,
+                    "compare": (),
+                }
+            )
+            for entry in self.compare
+        ]
 
     @property
     def permutes(self) -> bool:

@@ -2,6 +2,7 @@
 
 import platform
 import resource
+from collections.abc import Sequence
 from importlib.metadata import version
 from statistics import fmean, stdev
 
@@ -62,7 +63,7 @@ def report_of(
         method=spec.method,
         pattern=spec.pattern,
         effort=spec.effective_effort,
-        min_degree=min((layer.min_degree for layer in layers), default=0),
+        min_degree=least_degree(layers),
         evaluation=evaluation,
         sparsity=_sparsity(layers, _parameters(skeleton)),
         bytes=Bytes(
@@ -119,6 +120,17 @@ def with_repeats(evaluation: Evaluation, repeats: list[Repeat]) -> Evaluation:
         for text, values in zip(evaluation.texts, by_text, strict=True)
     ]
     return evaluation.model_copy(update={"texts": texts, "repeats": repeats})
+
+
+def mean_output_error(layers: Sequence[LayerReport]) -> float | None:
+    """Mean of the relative output errors that are known, None where none is."""
+    known = [error for layer in layers if (error := layer.relative_output_error) is not None]
+    return fmean(known) if known else None
+
+
+def least_degree(layers: Sequence[LayerReport]) -> int:
+    """Least B of any layer, 0 where there is none."""
+    return min((layer.min_degree for layer in layers), default=0)
 
 
 def _perplexity(tokens: Tensor, dense_nll: Tensor, pruned_nll: Tensor) -> Perplexity:

@@ -42,6 +42,13 @@ Generations = Annotated[
     int | None, typer.Option(help="Held-out windows that both models continue; loads the whole model.")
 ]
 Seeds = Annotated[int | None, typer.Option(help="Runs with seeds that follow on --seed, to compare perplexity.")]
+Compare = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="METHOD",
+        help="A method to compare with in the same run, such as ria or eggs:fast; may be given again.",
+    ),
+]
 Tasks = Annotated[
     list[str] | None,
     typer.Option(
@@ -69,6 +76,7 @@ def request(
     sequence_length: int | None,
     seed: int | None,
     seeds: int | None,
+    compare: list[str] | None,
     evaluation: list[str] | None,
     evaluation_samples: int | None,
     generations: int | None,
@@ -96,11 +104,17 @@ def request(
         permute=permute,
         ignore=ignore or None,
         seeds=seeds,
+        compare=[_compared(text) for text in compare] if compare else None,
         calibration=_given(
             source=calibration, samples=calibration_samples, sequence_length=sequence_length, seed=seed
         ),
     )
     return fields | {"evaluation": None if evaluation == ["none"] else evaluated}
+
+
+def _compared(text: str) -> dict[str, Any]:
+    method, colon, effort = text.partition(":")
+    return _given(method=method, effort=effort if colon else None)
 
 
 def _given(**fields: Any) -> dict[str, Any]:

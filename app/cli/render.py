@@ -18,7 +18,8 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from eggs_core.report import Evaluation, Interval, Report, TextEvaluation
+from eggs_core.report import Evaluation, Interval, LayerReport, Report, TextEvaluation
+from eggs_core.spec import method_label
 
 # Of the processes that torchrun starts, the first one speaks for all.
 _quiet = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
@@ -109,21 +110,22 @@ def report_tables(report: Report) -> RenderableType:
         layers.add_column(heading, justify="right")
     for kind, sparsity in report.sparsity.by_layer_type.items():
         of_kind = [layer for layer in report.layers if layer.type == kind]
-        losses = [layer.relative_output_error for layer in of_kind if layer.relative_output_error is not None]
         layers.add_row(
             escape(kind),
             str(len(of_kind)),
             f"{sparsity:.1%}",
             _mean([layer.kept_importance for layer in of_kind]),
-            _mean(losses),
+            _output_error(of_kind),
             str(min((layer.min_input_degree for layer in of_kind), default="")),
         )
-    evaluated = [] if report.evaluation is None else _evaluation_tables(report.evaluation)
+    evaluated = [] if report.evaluation is None else _evaluation_tables(report, report.evaluation)
     return Group(facts, *evaluated, layers, expansion, *(f"Note: {escape(note)}" for note in report.notes))
 
 
-def _evaluation_tables(evaluation: Evaluation) -> Iterator[Table]:
+def _evaluation_tables(report: Report, evaluation: Evaluation) -> Iterator[Table]:
     yield from map(_text_table, evaluation.texts)
+    if evaluation.compared:
+        yield _compared_table(report, evaluation)
     if evaluation.tasks:
         table = Table(title="Tasks", title_justify="left")
         for heading in ("Task", "Metric"):
@@ -159,6 +161,23 @@ def _text_table(measured: TextEvaluation) -> Table:
     table.add_row("Pruned / dense", f"{p.ratio:.2f}{_between(p.ratio_interval)}")
     table.add_row("KL divergence", f"{measured.kl_divergence:.4f} nats a token")
     table.add_row("Same likeliest token", f"{measured.top1_agreement:.1%} of tokens")
+    return table
+
+
+def _compared_table(report: Report, evaluation: Evaluation) -> Table:
+    table = Table(title="Methods compared", title_justify="left")
+    table.add_column("Method")
+    for text in evaluation.texts:
+        table.add_column(f"Perplexity, {escape(text.text.source)}", justify="right", overflow="fold")
+    table.add_column("Output error", justify="right")
+    own = (f"{text.perplexity.pruned:.2f}" for text in evaluation.texts)
+    table.add_row(
+        f"{method_label(report.method, report.effort)}, the job's own", *own, _output_error(report.layers)
+    )
+    for other in evaluation.compared:
+        perplexities = (f"{perplexity:.2f}" for perplexity in other.perplexities)
+        error = _score(other.mean_relative_output_error, None)
+        table.add_row(method_label(other.method, other.effort), *perplexities, error)
     return table
 
 
@@ -228,6 +247,10 @@ def _facts(title: str) -> Table:
 
 def _mean(values: list[float]) -> str:
     return f"{sum(values) / len(values):.4f}" if values else "–"
+
+
+def _output_error(layers: list[LayerReport]) -> str:
+    return _mean([error for layer in layers if (error := layer.relative_output_error) is not None])
 
 
 def _size(count: int) -> str:

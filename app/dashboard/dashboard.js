@@ -226,6 +226,21 @@ function cells(...values) {
   return element("tr", {}, ...values.map((value) => element("td", {}, String(value))));
 }
 
+const label = ({ method, effort }) => (effort === null ? method : `${method}:${effort}`);
+const each = (perplexities) => perplexities.map((value) => value.toFixed(2)).join(", ");
+
+function showCompared({ evaluation, ...own }) {
+  const compared = evaluation?.compared ?? []; // older reports have none
+  $("compared").hidden = compared.length === 0;
+  const errors = own.layers.map((layer) => layer.relative_output_error).filter((error) => error !== null);
+  const mean = errors.length ? errors.reduce((sum, error) => sum + error, 0) / errors.length : null;
+  const published = (evaluation?.texts ?? []).map((text) => text.perplexity.pruned);
+  $("methods").replaceChildren(
+    cells(`${label(own)}, the job's own`, each(published), score(mean, null)),
+    ...compared.map((other) => cells(
+      label(other), each(other.perplexities), score(other.mean_relative_output_error, null))));
+}
+
 function showEvaluation(evaluation) {
   $("evaluation").hidden = !evaluation;
   $("texts").replaceChildren(...(evaluation?.texts ?? []).map(({ text, perplexity, ...found }) => cells(
@@ -250,6 +265,7 @@ function showEvaluation(evaluation) {
 
 function showReport(jobId, found) {
   showEvaluation(found.evaluation);
+  showCompared(found);
   const figures = [
     ["Sparsity of pruned layers", share(found.sparsity.pruned_layers)],
     ["Sparsity of the model", share(found.sparsity.model)],

@@ -90,7 +90,7 @@ def refused(result: subprocess.CompletedProcess[str], *texts: str) -> None:
 
 def test_from_submission_to_files(eggs: Eggs, sessions: Sessions, settings: Settings, tmp_path: Path) -> None:
     options = ["--evaluation", "pydocs", "--evaluation", "file:a.txt", "--generations", "1", "--seeds", "2"]
-    options += ["--task", "file:quiz.yaml", "--task-limit", "9"]
+    options += ["--task", "file:quiz.yaml", "--task-limit", "9", "--compare", "ria", "--compare", "eggs:fast"]
     (settings.text_roots[0] / "a.txt").write_text("A text.")
     settings.task_roots[0].mkdir()
     (settings.task_roots[0] / "quiz.yaml").write_text("task: quiz")
@@ -103,6 +103,7 @@ def test_from_submission_to_files(eggs: Eggs, sessions: Sessions, settings: Sett
     evaluation = spec["evaluation"]
     assert (evaluation["sources"], evaluation["generations"]) == (["pydocs", "file:a.txt"], 1)
     assert (evaluation["tasks"], evaluation["task_limit"], spec["seeds"]) == (["file:quiz.yaml"], 9, 2)
+    assert spec["compare"] == [{"method": "ria", "effort": None}, {"method": "eggs", "effort": "fast"}]
 
     listed = eggs("list")
     assert job_id in listed.stdout
@@ -119,6 +120,9 @@ def test_from_submission_to_files(eggs: Eggs, sessions: Sessions, settings: Sett
         "118.90 to 142.50",
         "1.8700",
         "131.40 ± 1.90",
+        "eggs:balanced, the job's own",
+        "151.30",
+        "0.0817",
         "0.3180 ± 0.0046",
         "45.0%",
         "50.0%",
@@ -181,6 +185,8 @@ def test_cancel(eggs: Eggs, sessions: Sessions) -> None:
 def test_what_is_refused(eggs: Eggs) -> None:
     refused(eggs("submit", "gpt-5"), "No such model", "GET /v1/models")
     refused(eggs("submit", MODEL, "--pattern", "2-4"), "The request is not valid", "such as 2:4")
+    refused(eggs("submit", MODEL, "--compare", "eggs:best"), "Compare with balanced")
+    refused(eggs("submit", MODEL, "--compare", "eggs:"), "compare.0.effort", "'fast', 'balanced' or 'best'")
     refused(eggs("status", "job_x"), "No such job")
     refused(eggs("list", EGGS_API_KEY="eggs_wrong"), "The API key is not valid", "eggs keys create")
     assert eggs("list", "--nonsense").returncode == 2
@@ -194,6 +200,10 @@ def test_what_is_refused_without_a_service(eggs: Eggs, tmp_path: Path) -> None:
     refused(
         eggs("prune", MODEL, "--out", str(tmp_path / "out"), "--method", "ria", "--min-degree", "2"),
         "leave it out",
+    )
+    refused(
+        eggs("prune", MODEL, "--out", str(tmp_path / "out"), "--compare", "ria", "--evaluation", "none"),
+        "leave compare out",
     )
     refused(eggs("keys", "revoke", "key_x"), "No such key")
     refused(eggs("models", EGGS_PORT="many"), "port")

@@ -86,6 +86,9 @@ def runs(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Run
         runs.add(f"qwen3_moe-{method}", model, calibration=FEW, **METHODS[method])
     runs.add("again", make_model("llama"), **METHODS["best"])
     runs.add("evaluated", make_model("llama"), evaluation=SHORT, seeds=2)
+    for family in ("llama", "mixtral"):
+        compare = [{"method": "ria"}, {"method": "sparsegpt"}, {"method": "eggs", "effort": "fast"}]
+        runs.add(f"compared-{family}", make_model(family), evaluation=SHORT, compare=compare)
     for stage in ("open", "evaluate_dense", "prune", "evaluate_pruned"):
         runs.add(f"cancelled-{stage}", make_model("llama"), cancel_in=stage, evaluation=SHORT)
     runs.add("too-few", make_model("llama"), calibration={"samples": 1, "sequence_length": 48})
@@ -168,6 +171,22 @@ def test_the_first_process_reports(runs: Runs, tmp_path: Path) -> None:
     assert alone.evaluation is not None
     for ours, theirs in zip(report.evaluation.repeats, alone.evaluation.repeats, strict=True):
         assert ours.perplexities == pytest.approx(theirs.perplexities, rel=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_comparisons_are_those_of_one_process(family: str, runs: Runs, tmp_path: Path) -> None:
+    name = f"compared-{family}"
+    assert runs.errors(name) == [None, None]
+    assert not list((runs.folder / name).glob(".*"))
+    report = Report.model_validate_json((runs.folder / name / "report.json").read_text())
+    alone = prune(runs.spec(name), tmp_path / "alone", cache_dir=tmp_path)
+    assert report.evaluation is not None
+    assert alone.evaluation is not None
+    assert len(alone.evaluation.compared) == 3
+    for ours, theirs in zip(report.evaluation.compared, alone.evaluation.compared, strict=True):
+        assert (ours.method, ours.effort, ours.min_degree) == (theirs.method, theirs.effort, theirs.min_degree)
+        assert ours.perplexities == pytest.approx(theirs.perplexities, rel=1e-3)
+        assert ours.mean_relative_output_error == pytest.approx(theirs.mean_relative_output_error, rel=1e-2)
 
 
 @pytest.mark.parametrize("stage", ["open", "evaluate_dense", "prune", "evaluate_pruned"])
