@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
@@ -106,9 +107,7 @@ def compare(name: str, methods: Mapping[str, Prune], description: str | None, no
         f"--seeds {' '.join(map(str, arguments.seeds))}"
     )
     if arguments.methods != list(methods):
-        command += " --methods " + " ".join(
-            f'"{method}"' if " " in method else method for method in arguments.methods
-        )
+        command += f" --methods {shlex.join(arguments.methods)}"
     keep(result, command, _with_ratios(rows, list(held_out)), note, means=_means(rows, list(held_out)))
     kept.remove()
 

@@ -12,57 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig
-
+from benchmarks.random_llama import save_model
 from benchmarks.results import keep
 
 SAMPLES, LENGTH = 8, 256
-
-
-def save_model(folder: Path, blocks: int, hidden: int) -> None:
-    """Writes a model without ever holding it whole, with the byte-level vocabulary of its tokenizer."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from eggs_core.checkpoint import CheckpointWriter
-
-    alphabet = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
-    inner, vocabulary = 4 * hidden, len(alphabet)
-    LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=blocks,
-        num_attention_heads=hidden // 64,
-        max_position_embeddings=LENGTH,
-        tie_word_embeddings=True,
-        dtype="bfloat16",
-    ).save_pretrained(folder)
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).mul_(0.02).bfloat16()
-
-    writer = CheckpointWriter(folder, blocks + 1)
-    ones = torch.ones(hidden, dtype=torch.bfloat16)
-    writer.write(0, {"model.embed_tokens.weight": random(vocabulary, hidden), "model.norm.weight": ones})
-    for i in range(blocks):
-        attention = {f"self_attn.{name}_proj": random(hidden, hidden) for name in "qkvo"}
-        mlp = {
-            "gate_proj": random(inner, hidden),
-            "up_proj": random(inner, hidden),
-            "down_proj": random(hidden, inner),
-        }
-        layers = attention | {f"mlp.{name}": weight for name, weight in mlp.items()}
-        tensors = {f"model.layers.{i}.{name}.weight": weight for name, weight in layers.items()}
-        tensors[f"model.layers.{i}.input_layernorm.weight"] = ones
-        tensors[f"model.layers.{i}.post_attention_layernorm.weight"] = ones.clone()
-        writer.write(i + 1, tensors)
-    writer.finish()
 
 
 def prune(folder: Path, out: Path) -> None:
@@ -94,7 +47,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             model, out = Path(scratch, "model"), Path(scratch, "out")
             model.mkdir()
-            save_model(model, blocks, arguments.hidden)
+            hidden = arguments.hidden
+            save_model(model, blocks=blocks, hidden=hidden, inner=4 * hidden, head=64, length=LENGTH)
             command = [sys.executable, "-m", "benchmarks.memory", "--prune", str(model), str(out)]
             figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         rows.append(

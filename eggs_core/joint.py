@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from eggs_core.definite import invert
 from eggs_core.masks import top_n_mask
 from eggs_core.pattern import NMPattern
 
@@ -73,6 +74,7 @@ def choose(W: Tensor, error: OutputError, pattern: NMPattern) -> Tensor:
                 X = T.add_((target[rows] - T).to(W.dtype) @ step)
                 y.add_(X)
         previous = penalty
+        del step  # before the next one is made
     return Y
 
 
@@ -102,9 +104,9 @@ def fit(W: Tensor, Y: Tensor, mask: Tensor, error: OutputError) -> Tensor:
 
 def _step(G: Tensor, penalty: float) -> Tensor:
     """G (G + penalty I)⁻¹ = I - penalty (G + penalty I)⁻¹, whose eigenvalues lie between 0 and 1."""
-    H = G.clone()
-    H.diagonal().add_(penalty)
-    step = torch.cholesky_inverse(torch.linalg.cholesky(H)).mul_(-penalty)
+    step = G.clone()
+    step.diagonal().add_(penalty)
+    invert(step).mul_(-penalty)
     step.diagonal().add_(1)
     return step
 

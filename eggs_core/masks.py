@@ -86,7 +86,9 @@ def input_degrees(mask: Tensor) -> Tensor:
 
 def kept_score(S: Tensor, mask: Tensor) -> float:
     """Sum of the scores that a mask keeps."""
-    return float((S * mask).sum(dtype=torch.float64))
+    rows = max(1, _TILE // S.shape[1])  # a sum in float64 makes a copy of what it adds
+    parts = zip(S.split(rows), mask.split(rows), strict=True)
+    return float(torch.stack([(s * kept).sum(dtype=torch.float64) for s, kept in parts]).sum())
 
 
 def best_score(S: Tensor, pattern: NMPattern) -> float:

@@ -107,8 +107,10 @@ def _most_edges(S: Tensor, pattern: NMPattern, allowed: float) -> int:
     rows, columns = S.shape
     threshold = largest(S.view(-1, pattern.m, 1), pattern.n)[-1]
     short = (threshold - S.view(-1, pattern.m)).clamp_(min=0).view(rows, columns)
-    bound = _ascending(short.T.contiguous()).sum(dim=0, dtype=torch.float64).cumsum(dim=0)
-    return min(int((bound <= allowed).sum()), pattern.n * rows // pattern.m)
+    least = torch.zeros(rows, dtype=torch.float64, device=S.device)
+    for channels in short.T.split(max(1, _CHUNK // rows)):
+        least += _ascending(channels.contiguous()).sum(dim=0, dtype=torch.float64)
+    return min(int((least.cumsum(dim=0) <= allowed).sum()), pattern.n * rows // pattern.m)
 
 
 def _ascending(values: Tensor) -> Tensor:

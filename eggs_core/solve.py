@@ -18,6 +18,11 @@ from eggs_core.sparsegpt import sparsegpt
 from eggs_core.spec import Effort, Method, PruneSpec
 from eggs_core.statistics import InputStatistics
 
+# What the methods take at most, in bytes of memory; see `prune_layers`.
+GRAM_SHARE = 18
+WEIGHT_SHARE = 28
+WORKING_BYTES = 128 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class PrunedLayer:
@@ -42,6 +47,9 @@ def prune_layers(
     The layers themselves stay as they are. Without `statistics`, where no calibration token came, the masks are
     chosen by the weights alone. Raises `BrokenCheckpoint`, naming a layer, for what is not finite, and
     `MinDegreeImpossible`.
+
+    Takes at most `GRAM_SHARE` bytes for each entry of the layers' Gram matrix, where the method needs it and with
+    it, `WEIGHT_SHARE` for each of their weights, and `WORKING_BYTES`.
     """
     norm = statistics.norm if statistics else None
     for layer in layers:

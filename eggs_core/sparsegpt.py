@@ -6,6 +6,7 @@ Shapes: W (rows, C_in), the rows of all layers that read one input; G (C_in, C_i
 import torch
 from torch import Tensor
 
+from eggs_core.definite import invert, upper_factor
 from eggs_core.pattern import NMPattern
 
 DAMPENING = 0.01
@@ -50,6 +51,4 @@ def _inverse_factor(G: Tensor) -> Tensor:
     dead = H.diagonal() == 0
     H.diagonal()[dead] = 1
     H.diagonal().add_(DAMPENING * H.diagonal().mean())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(H))
-    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return factor
+    return upper_factor(invert(H))

@@ -77,10 +77,16 @@ class InputStatistics:
 
     @property
     def gram(self) -> Tensor:
-        """XᵀX, (C_in, C_in) float32. To be asked for only where a token came and `with_gram` is set."""
+        """XᵀX, (C_in, C_in) float32, not to be written to. To be asked for once all tokens have come, and only
+        where one came and `with_gram` is set. Of wide inputs it is the largest thing in memory, so it is no copy.
+        """
         assert self._upper is not None
-        upper = self._upper.triu()
-        return upper.add_(upper.triu(1).T)
+        for start in range(0, self._upper.shape[1], _TILE_COLUMNS):
+            end = min(start + _TILE_COLUMNS, self._upper.shape[1])
+            tile = self._upper[start:end, start:end].triu()
+            self._upper[start:end, start:end] = tile + tile.triu(1).T
+            self._upper[end:, start:end] = self._upper[start:end, end:].T
+        return self._upper
 
     @property
     def sample(self) -> Tensor | None:
