@@ -3,9 +3,9 @@
     python -m benchmarks.degrees [--calibration SOURCE] [--evaluation SOURCE] [--samples 24] [--windows 32]
         [--pattern 2:4] [--efforts fast balanced] [--min-degrees 0 auto 16 48 96] [--permute]
 
-One seed; SmolLM2-135M, as the service prunes it, but for the order of the channels, which stays unless `--permute` is
-given: the order changes more than B does. The graph's figures are those of the report, see docs/expansion.md. The
-last column is that of a mask drawn at random, about √(1 - N/M).
+One seed; SmolLM2-135M, as the service prunes it, but for the order of the channels, which stays unless `--permute`
+is given: the order changes more than B does. The graph's figures are those of the report, see docs/expansion.md.
+The last column is that of a mask drawn at random, about √(1 - N/M).
 """
 
 import argparse
@@ -80,8 +80,8 @@ def main() -> None:
         f"--pattern {arguments.pattern} --efforts {' '.join(arguments.efforts)} "
         f"--min-degrees {' '.join(arguments.min_degrees)}" + (" --permute" if arguments.permute else ""),
         rows,
-        "An input channel has N/M · C_out edges where all have as many. That is 96 at 2:4 in the keys and values of "
-        "this model, so that no greater B can be met.",
+        "An input channel has N/M · C_out edges where all have as many. That is 96 at 2:4 in the keys and values "
+        "of this model, so that no greater B can be met.",
     )
 
 
