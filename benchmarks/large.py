@@ -28,6 +28,7 @@ from eggs_core.skeleton import Skeleton
 from eggs_core.spec import PruneSpec
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+VOCABULARY = 32000
 METHODS = ("ria", "sparsegpt", "eggs fast", "eggs balanced")
 
 
@@ -59,16 +60,17 @@ def main() -> None:
 
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        vocabulary = save_model(
+        save_model(
             Path(scratch),
             blocks=arguments.blocks,
             hidden=arguments.hidden,
             inner=arguments.inner,
             head=arguments.head,
             length=arguments.length,
+            vocabulary=VOCABULARY,
         )
         shape = (arguments.samples, arguments.length)
-        tokens = torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(0))
+        tokens = torch.randint(VOCABULARY, shape, generator=torch.Generator().manual_seed(0))
         for method in arguments.methods:
             if DEVICE.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()

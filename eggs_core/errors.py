@@ -54,6 +54,11 @@ class UnsupportedModel(EggsError):
     title = "This model cannot be pruned here"
 
 
+class BrokenPack(EggsError):
+    code = "broken-pack"
+    title = "The packed weights cannot be used"
+
+
 class TextNotFound(EggsError):
     code = "text-not-found"
     title = "No such text"
@@ -97,6 +102,14 @@ class TaskNotAllowed(EggsError):
 class TasksNotInstalled(EggsError):
     code = "tasks-not-installed"
     title = "Tasks cannot be run here"
+
+
+class ServingNotInstalled(EggsError):
+    code = "serving-not-installed"
+    title = "Models cannot be served here"
+
+    def __init__(self) -> None:
+        super().__init__("Serving needs the extra `serving`: pip install 'eggs[serving]'.")
 
 
 class TooManyProcesses(EggsError):

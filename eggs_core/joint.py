@@ -38,7 +38,9 @@ class OutputError:
         diagonal = G.diagonal() + dampening * G.diagonal().mean()
         # Channels that are always zero can have no error: any scale will do.
         self.scale = torch.where(diagonal > 0, diagonal, 1).sqrt()
-        self.G = (G / self.scale).div_(self.scale.unsqueeze(1))
+        self.G = torch.empty_like(G)
+        for rows in _row_tiles(G):  # by products of two scales, so that it stays symmetric to the bit
+            torch.div(G[rows], self.scale[rows, None] * self.scale, out=self.G[rows])
         self.G.diagonal().fill_(1)
 
     def of(self, W: Tensor, pruned: Tensor) -> Tensor:

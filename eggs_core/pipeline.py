@@ -18,12 +18,14 @@ from eggs_core.compared import ComparedModel
 from eggs_core.comparison import Advance, Comparison
 from eggs_core.distributed import ALONE, Group
 from eggs_core.errors import BrokenCheckpoint, NoSpace, OutputExists, SequenceTooLong
+from eggs_core.output import Sizes, pack_output
+from eggs_core.packed_checkpoint import packing_of
 from eggs_core.progress import Progress, ProgressCallback
 from eggs_core.prune import passes, plan, prune_blocks
 from eggs_core.report import Compared, LayerReport, Repeat, Report
 from eggs_core.skeleton import Skeleton
 from eggs_core.sources import ModelRef, resolve_model
-from eggs_core.spec import PruneSpec, TextSpec
+from eggs_core.spec import OutputFormat, PruneSpec, TextSpec
 from eggs_core.summary import mean_output_error, report_of, with_repeats
 from eggs_core.tasks import TaskSuite
 from eggs_core.text import Part, token_windows
@@ -88,8 +90,10 @@ def prune(
             held_out = [windows(text, "evaluation") for text in spec.evaluation.texts]
             make_comparison = partial(Comparison, spec.evaluation, held_out, tokenizer, dense, tasks)
             comparison = group.each(make_comparison)  # whether there is memory for it may differ
-        # Beside the one that is kept lie the models that are compared, and after them one repeat's at a time.
-        needed = (1 + max(len(spec.compare), len(others[:1]))) * dense.checkpoint.nbytes()
+        # Beside the one that is kept lie the models that are compared, after them one repeat's at a time, and then
+        # the packed one, which is smaller.
+        packed = 0 if spec.output.format is OutputFormat.DENSE else 1
+        needed = (1 + max(len(spec.compare), len(others[:1]), packed)) * dense.checkpoint.nbytes()
         group.first(lambda: _make_folder(out, needed, disk_reserve_bytes))
 
     blocks = len(dense.blocks)
@@ -97,7 +101,9 @@ def prune(
     evaluated = 0
     if comparison is not None:
         evaluated = 2 * comparison.work + (len(spec.compare) + len(others)) * comparison.perplexity_work
-    meter = Progress(progress, spec.seeds * blocks * work + evaluated)
+    # Packing reads and writes as pruning does, and computes next to nothing.
+    to_pack = 0 if spec.output.format is OutputFormat.DENSE else blocks * calibration.shape[1]
+    meter = Progress(progress, spec.seeds * blocks * work + evaluated + to_pack)
     opened = f"{blocks} blocks, {sum(map(len, layers))} layers to prune"
     group.first(lambda: meter.advance("open", 0, opened, blocks=blocks))
 
@@ -171,12 +177,24 @@ def prune(
                 repeats = [repeat(tokens, first + 1 + i, comparison) for i, tokens in enumerate(others)]
             evaluation = with_repeats(evaluation, [published, *repeats])
 
+    sizes = Sizes(pruned_checkpoint=pruned.nbytes())
+    if spec.output.format is not OutputFormat.DENSE:
+        with clock.stage("pack"):
+            group.first(lambda: meter.advance("pack", 0, "Packing"))
+            packing = packing_of(dense, [layer for block in layers for layer in block], spec.pattern)
+            speed = comparison is not None and comparison.with_speed
+            output = group.first(lambda: pack_output(pruned, packing, spec.output.format, dense, tokenizer, speed))
+            sizes = output.sizes
+            if evaluation is not None:
+                evaluation = evaluation.model_copy(update={"speed": output.speed})
+            group.first(lambda: meter.advance("pack", to_pack, "Packed"))
+
     revision = folder.name if model.kind == "hub" else None
     notes = [] if comparison is None else comparison.notes
 
     def finish() -> Report:
         report = report_of(
-            spec, dense, revision, figures, calibration, evaluation, notes, pruned, clock.seconds(), group.size
+            spec, dense, revision, figures, calibration, evaluation, notes, sizes, clock.seconds(), group.size
         )
         (out / "report.json").write_text(report.model_dump_json(indent=2) + "\n")
         (out / "README.md").write_text(card.model_card(report))
@@ -256,5 +274,5 @@ def _make_folder(out: Path, needed: int, reserve: int) -> None:
 
 def _write_checksums(out: Path) -> None:
     """SHA256SUMS of every file, as `sha256sum --check` reads it."""
-    files = sorted(file for file in out.iterdir() if file.is_file())
-    (out / CHECKSUMS).write_text("".join(f"{sha256(file)}  {file.name}\n" for file in files))
+    files = sorted(file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file())
+    (out / CHECKSUMS).write_text("".join(f"{sha256(out / name)}  {name}\n" for name in files))

@@ -118,6 +118,24 @@ class TaskResult(ReportModel):
     examples: int
 
 
+class ModelSpeed(ReportModel):
+    """How fast one form of the pruned model generates."""
+
+    prefill_seconds: float = Field(description="To take in the prompts of the batch.")
+    tokens_per_second: float = Field(description="Decoded one after the other, over all sequences of the batch.")
+
+
+class Speed(ReportModel):
+    """Greedy decoding of a batch of sequences with the pruned model in both its forms, on the worker's machine."""
+
+    batch: int
+    prompt_tokens: int
+    new_tokens: int
+    dense: ModelSpeed
+    packed: ModelSpeed
+    ratio: float = Field(description="Tokens per second packed / dense; below 1 the packed form is slower.")
+
+
 class Evaluation(ReportModel):
     """The pruned model compared with the dense one on held-out text."""
 
@@ -127,6 +145,7 @@ class Evaluation(ReportModel):
     )
     compared: list[Compared] = Field([], description="In the order of the request's `compare`.")
     generations: list[Generation] = Field(description="Empty where the whole model did not fit into memory.")
+    speed: list[Speed] = Field([], description="One for each size of batch; empty where none was asked for.")
     tasks: list[TaskResult] = Field(
         description="Every metric of every task and group; empty where none were asked for."
     )
@@ -144,7 +163,12 @@ class Bytes(ReportModel):
     """Sizes on disk, and the memory that the run took."""
 
     dense_checkpoint: int
-    pruned_checkpoint: int
+    pruned_checkpoint: int = Field(description="In dense form, whether it was kept or not.")
+    packed_checkpoint: int | None = Field(None, description="null where the output was asked for in dense form.")
+    pruned_in_memory: int | None = Field(
+        None, description="Of all tensors of the pruned model, loaded in dense form; null where it did not fit."
+    )
+    packed_in_memory: int | None = Field(None, description="The same of the packed model.")
     peak_resident: int = Field(description="Peak resident memory of the process, the first of several, in bytes.")
     peak_device: int | None = Field(None, description="Peak memory allocated on the GPU, in bytes.")
 

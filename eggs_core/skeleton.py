@@ -171,6 +171,11 @@ class Skeleton:
             tensors[name] = tensor.to("cpu", stored.dtype)
         return tensors
 
+    def stored_name(self, parameter: str) -> str | None:
+        """The checkpoint's name of a module parameter, None where it is stored in another layout."""
+        names = (name for name, target in self._target_of.items() if target == parameter)
+        return next((name for name in names if name not in self._converted), None)
+
     def _prefix_changed(self, name: str) -> str:
         """`name` without the base model's prefix, or with it: checkpoints of a bare base model lack it."""
         prefix = f"{self.model.base_model_prefix}."

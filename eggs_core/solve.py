@@ -67,7 +67,8 @@ def _by_importance(
 ) -> PrunedLayer:
     S = importance(spec.method, layer.weight, statistics.norm if statistics else None)
     matching, min_degree = _match(S, layer.name, spec)
-    return _pruned(layer, block, S, layer.weight * matching.mask, matching, min_degree, statistics, spec)
+    weights = layer.weight.masked_fill(~matching.mask, 0)  # not times the mask, which would leave -0
+    return _pruned(layer, block, S, weights, matching, min_degree, statistics, spec)
 
 
 def _by_output_error(

@@ -151,6 +151,11 @@ class EvaluationSpec(WindowSpec):
         "memory; where it does not fit, the report has a note instead.",
     )
 
+    speed: bool = Field(
+        False,
+        description="Times the pruned model in dense and in packed form on the worker's machine. Needs both in "
+        "memory; where they do not fit, the report has a note instead.",
+    )
     tasks: tuple[Reference, ...] = Field(
         (),
         max_length=64,
@@ -171,6 +176,25 @@ class EvaluationSpec(WindowSpec):
         """The texts one by one, in order."""
         shared = {"text_field": self.text_field, "sequence_length": self.sequence_length, "samples": self.samples}
         return [TextSpec(source=source, **shared) for source in self.sources]
+
+
+class OutputFormat(StrEnum):
+    """In which forms the pruned model is left; see `OutputSpec`."""
+
+    DENSE = "dense"
+    PACKED = "packed"
+    BOTH = "both"
+
+
+class OutputSpec(Spec):
+    """What a run leaves."""
+
+    format: OutputFormat = Field(
+        OutputFormat.BOTH,
+        description="`dense`: with its zeros, for every tool. `packed`: without them, smaller and faster, for "
+        "transformers after `import eggs_core`; `eggs unpack` makes the dense one of it. `both`: the dense one, "
+        "and the packed one in the folder `packed`.",
+    )
 
 
 class ComparedSpec(Spec):
@@ -233,6 +257,7 @@ class PruneSpec(Spec):
     evaluation: EvaluationSpec | None = Field(
         EvaluationSpec(), description="null skips the evaluation; the report then has none."
     )
+    output: OutputSpec = OutputSpec()
     seeds: int = Field(
         1,
         ge=1,
@@ -266,6 +291,14 @@ class PruneSpec(Spec):
     def _seeds_are_evaluated(self) -> Self:
         if self.seeds > 1 and self.evaluation is None:
             raise ValueError("seeds repeats the run to compare evaluations. Ask for one, or leave seeds out.")
+        return self
+
+    @model_validator(mode="after")
+    def _speed_is_that_of_the_packed_form(self) -> Self:
+        if self.evaluation is not None and self.evaluation.speed and self.output.format is OutputFormat.DENSE:
+            raise ValueError(
+                "speed compares the packed form with the dense one. Ask for output format packed or both."
+            )
         return self
 
     @model_validator(mode="after")

@@ -3,14 +3,15 @@
 import platform
 import resource
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
 
-from eggs_core.checkpoint import Checkpoint
 from eggs_core.evaluate import DenseScores, PrunedScores, exp_mean, exp_mean_interval
+from eggs_core.output import Sizes
 from eggs_core.report import (
     Bytes,
     Evaluation,
@@ -41,7 +42,7 @@ def report_of(
     calibration: Tensor,
     evaluation: Evaluation | None,
     notes: list[str],
-    pruned: Checkpoint,
+    sizes: Sizes,
     seconds: dict[str, float],
     processes: int,
 ) -> Report:
@@ -68,7 +69,7 @@ def report_of(
         sparsity=_sparsity(layers, _parameters(skeleton)),
         bytes=Bytes(
             dense_checkpoint=skeleton.checkpoint.nbytes(),
-            pruned_checkpoint=pruned.nbytes(),
+            **asdict(sizes),
             peak_resident=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             peak_device=torch.cuda.max_memory_allocated() if cuda else None,
         ),

@@ -20,15 +20,15 @@ NEW_TOKENS = 32
 _HEADROOM = 1.2
 
 
-def check_memory(dense: Skeleton) -> None:
-    """Raises `NotEnoughMemory` unless the whole model fits into what is free now."""
-    needed = int(dense.checkpoint.nbytes() * _HEADROOM)
+def check_memory(dense: Skeleton, models: int = 1) -> None:
+    """Raises `NotEnoughMemory` unless the whole model, so many times, fits into what is free now."""
+    needed = int(models * dense.checkpoint.nbytes() * _HEADROOM)
     free = psutil.virtual_memory().available
     if dense.device.type == "cuda":
         free = min(free, torch.cuda.mem_get_info(dense.device)[0])
     if needed > free:
         raise NotEnoughMemory(
-            f"Generations and tasks load the whole model, which needs {needed / 2**30:.1f} GiB, and only "
+            f"Generations, tasks and speed load whole models, which needs {needed / 2**30:.1f} GiB, and only "
             f"{free / 2**30:.1f} GiB of memory are free. Ask for none of them, or use a machine with more memory."
         )
 
@@ -50,6 +50,12 @@ def whole_model(folder: Path, like: Skeleton, tokenizer: Any) -> Iterator[Any]:
         memory.give_back()
         if like.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def bytes_held(model: Any) -> int:
+    """Of all tensors of a model, each storage counted once."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def prompts_of(windows: list[Tensor], count: int) -> Tensor:

@@ -30,6 +30,11 @@ def wait_for(condition: Callable[[], T], seconds: float = 20, pause: float = 0.0
     return value
 
 
+def files_of(folder: Path) -> set[str]:
+    """The files in a folder and in those below it, by their paths from there."""
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A migrated database of this test session's own on the PostgreSQL server. Fails when there is none."""

@@ -35,6 +35,8 @@ def submit(
     generations: options.Generations = None,
     task: options.Tasks = None,
     task_limit: options.TaskLimit = None,
+    output_format: options.Format = None,
+    speed: options.Speed = False,
     name: Annotated[str | None, typer.Option(help="What you call the job.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end and show its report.")] = False,
 ) -> None:
@@ -59,6 +61,8 @@ def submit(
         generations=generations,
         tasks=task,
         task_limit=task_limit,
+        output_format=output_format,
+        speed=speed,
     )
     with Client(url, key) as client:
         job = client.submit(request | ({"name": name} if name else {}))

@@ -6,7 +6,7 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.cli import demo, jobs, keys, prune, serve
+from app.cli import demo, jobs, keys, packed, prune, serve
 from app.cli.client import ApiError
 from app.cli.render import show_error
 from eggs_core.errors import EggsError
@@ -27,6 +27,10 @@ app.command("cancel")(jobs.cancel)
 app.command("report")(jobs.report)
 app.command("download")(jobs.download)
 app.command("demo")(demo.demo)
+app.command("unpack")(packed.unpack)
+app.command("generate")(packed.generate)
+app.command("serve-model")(packed.serve_model)
+app.add_typer(packed.bench, name="bench")
 
 
 def main() -> None:

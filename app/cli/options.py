@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eggs_core.spec import Effort, Method
+from eggs_core.spec import Effort, Method, OutputFormat
 
 Url = Annotated[str, typer.Option("--url", envvar="EGGS_URL", help="Where the service is.")]
 Key = Annotated[str, typer.Option("--key", envvar="EGGS_API_KEY", help="Your API key.", show_default=False)]
@@ -58,6 +58,12 @@ Tasks = Annotated[
 ]
 TaskLimit = Annotated[int | None, typer.Option(help="Examples of each task; all unless given.")]
 
+Format = Annotated[
+    OutputFormat | None,
+    typer.Option("--format", help="The form in which the model is left: with zeros, or without."),
+]
+Speed = Annotated[bool, typer.Option("--speed", help="Time the pruned model, dense against packed.")]
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -82,6 +88,8 @@ def request(
     generations: int | None,
     tasks: list[str] | None,
     task_limit: int | None,
+    output_format: OutputFormat | None,
+    speed: bool,
 ) -> dict[str, Any]:
     """The request for these options; what was not given is left to the request's own defaults."""
     evaluated = _given(
@@ -91,6 +99,7 @@ def request(
         generations=generations,
         tasks=tasks or None,
         task_limit=task_limit,
+        speed=speed or None,
     )
     if evaluated.get("samples") == 0:
         evaluated["samples"] = None
@@ -103,6 +112,7 @@ def request(
         min_degree=int(min_degree) if min_degree is not None and min_degree.isdecimal() else min_degree,
         permute=permute,
         ignore=ignore or None,
+        output=_given(format=None if output_format is None else output_format.value) or None,
         seeds=seeds,
         compare=[_compared(text) for text in compare] if compare else None,
         calibration=_given(

@@ -33,6 +33,8 @@ def prune(
     generations: options.Generations = None,
     task: options.Tasks = None,
     task_limit: options.TaskLimit = None,
+    output_format: options.Format = None,
+    speed: options.Speed = False,
     offline: Annotated[bool, typer.Option("--offline", help="Take nothing from the Hugging Face Hub.")] = False,
 ) -> None:
     """Prune a model on this machine, without a service; started by torchrun, in several processes."""
@@ -57,6 +59,8 @@ def prune(
             generations=generations,
             tasks=task,
             task_limit=task_limit,
+            output_format=output_format,
+            speed=speed,
         )
     )
     settings = get_settings()

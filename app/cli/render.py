@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from eggs_core.report import Evaluation, Interval, LayerReport, Report, TextEvaluation
+from eggs_core.report import Evaluation, Interval, LayerReport, Report, Speed, TextEvaluation
 from eggs_core.spec import method_label
 
 # Of the processes that torchrun starts, the first one speaks for all.
@@ -89,6 +89,11 @@ def report_tables(report: Report) -> RenderableType:
     )
     facts.add_row("Checkpoint, dense", _size(report.bytes.dense_checkpoint))
     facts.add_row("Checkpoint, pruned", _size(report.bytes.pruned_checkpoint))
+    if report.bytes.packed_checkpoint is not None:
+        facts.add_row("Checkpoint, packed", _size(report.bytes.packed_checkpoint))
+    if report.bytes.pruned_in_memory is not None and report.bytes.packed_in_memory is not None:
+        facts.add_row("In memory, pruned", _size(report.bytes.pruned_in_memory))
+        facts.add_row("In memory, packed", _size(report.bytes.packed_in_memory))
     facts.add_row("Peak memory", _size(report.bytes.peak_resident))
     if report.bytes.peak_device is not None:
         facts.add_row("Peak memory, device", _size(report.bytes.peak_device))
@@ -126,6 +131,8 @@ def _evaluation_tables(report: Report, evaluation: Evaluation) -> Iterator[Table
     yield from map(_text_table, evaluation.texts)
     if evaluation.compared:
         yield _compared_table(report, evaluation)
+    if evaluation.speed:
+        yield speed_table(evaluation.speed)
     if evaluation.tasks:
         table = Table(title="Tasks", title_justify="left")
         for heading in ("Task", "Metric"):
@@ -178,6 +185,23 @@ def _compared_table(report: Report, evaluation: Evaluation) -> Table:
         perplexities = (f"{perplexity:.2f}" for perplexity in other.perplexities)
         error = _score(other.mean_relative_output_error, None)
         table.add_row(method_label(other.method, other.effort), *perplexities, error)
+    return table
+
+
+def speed_table(speeds: Iterable[Speed]) -> Table:
+    """Dense against packed, a size of batch a line."""
+    table = Table(title="Speed of the pruned model", title_justify="left")
+    for heading in ("Batch", "Tokens/s, dense", "packed", "packed / dense", "Prefill, dense", "packed "):
+        table.add_column(heading, justify="right")
+    for speed in speeds:
+        table.add_row(
+            str(speed.batch),
+            f"{speed.dense.tokens_per_second:.1f}",
+            f"{speed.packed.tokens_per_second:.1f}",
+            f"{speed.ratio:.2f}",
+            f"{speed.dense.prefill_seconds:.2f} s",
+            f"{speed.packed.prefill_seconds:.2f} s",
+        )
     return table
 
 

@@ -15,6 +15,9 @@ from app.server import Server
 from app.settings import Settings
 from tests.app.build import make_key
 from tests.conftest import wait_for
+from tests.tiny_models import make_model, tokenizer
+
+__all__ = ["make_model", "tokenizer"]
 
 
 @pytest.fixture

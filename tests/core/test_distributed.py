@@ -23,7 +23,7 @@ from tests.tiny_models import MakeModel
 
 PROCESSES = 2
 # Not to be shared evenly, and enough for Gram matrices that rounding does not tip.
-SHORT = {"samples": 9, "sequence_length": 64}
+SHORT = {"samples": 11, "sequence_length": 64}
 METHODS: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude"},
     "ria": {"method": "ria"},

@@ -34,6 +34,7 @@ from eggs_core.pipeline import prune
 from eggs_core.progress import ProgressEvent
 from eggs_core.report import Report
 from eggs_core.spec import CalibrationSpec, EvaluationSpec, Method, PruneSpec
+from tests.conftest import files_of
 from tests.tiny_models import MakeModel
 
 SHORT = {"samples": 4, "sequence_length": 48}
@@ -53,7 +54,7 @@ def test_what_a_run_leaves(make_model: MakeModel, tmp_path: Path) -> None:
     assert Report.model_validate_json((out / "report.json").read_text()) == report
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
     listed = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
-    assert listed == {file.name for file in out.iterdir()} - {"SHA256SUMS"}
+    assert listed == files_of(out) - {"SHA256SUMS"}
     assert "pruned to 2:4" in (out / "README.md").read_text()
     fractions = [event.fraction for event in events]
     assert fractions == sorted(fractions)
@@ -72,9 +73,8 @@ def test_what_a_run_leaves(make_model: MakeModel, tmp_path: Path) -> None:
 def test_same_request_same_bytes(family: str, make_model: MakeModel, tmp_path: Path) -> None:
     folder = make_model(family)
     reports = [prune(spec_for(folder), tmp_path / name, cache_dir=tmp_path) for name in ("a", "b")]
-    for file in (tmp_path / "a").iterdir():
-        if file.name not in ("report.json", "SHA256SUMS"):
-            assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+    for name in files_of(tmp_path / "a") - {"report.json", "SHA256SUMS"}:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     first, second = (r.model_dump(exclude={"seconds": True, "bytes": {"peak_resident"}}) for r in reports)
     assert first == second
 
@@ -168,8 +168,7 @@ def test_seeds_repeat_the_run_and_publish_the_first(make_model: MakeModel, tmp_p
     assert alone[0].evaluation.repeats == []
     assert alone[0].evaluation.texts[0].over_seeds is None
 
-    files = {file.name for file in (tmp_path / "three").iterdir()}
-    assert files == {file.name for file in (tmp_path / "5").iterdir()}, "a repeat left something behind"
+    assert files_of(tmp_path / "three") == files_of(tmp_path / "5"), "a repeat left something behind"
     for file in (tmp_path / "5").glob("*.safetensors"):
         assert file.read_bytes() == (tmp_path / "three" / file.name).read_bytes()
     fractions = [event.fraction for event in events]

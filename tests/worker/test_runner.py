@@ -18,7 +18,7 @@ from app.jobs import service
 from app.jobs.models import Job
 from app.settings import Settings
 from tests.app.build import events_of, make_job, read_job
-from tests.conftest import wait_for
+from tests.conftest import files_of, wait_for
 from tests.tiny_models import MakeModel
 from worker.runner import run_job
 
@@ -84,7 +84,7 @@ def test_a_job_is_pruned_and_published(
     folder = settings.artifacts_dir / str(job.artifacts_dir)
     with sessions() as session:
         artifacts = {a.name: a for a in artifacts_repository.of_job(session, job_id)}
-    assert set(artifacts) == {file.name for file in folder.iterdir()}
+    assert set(artifacts) == files_of(folder)
     for name, artifact in artifacts.items():
         content = (folder / name).read_bytes()
         assert (artifact.bytes, artifact.sha256) == (len(content), hashlib.sha256(content).hexdigest())

@@ -1,0 +1,117 @@
+"""Commands on models that are pruned: unpack, look at, time and serve them. They need no service."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from app.cli import options
+from app.cli.render import console, speed_table, write_json
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A folder with a model.", exists=True, file_okay=False)
+]
+
+bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+
+
+def unpack(folder: Folder, out: options.Out) -> None:
+    """Write a packed model as the dense one that it was packed from, for tools that know nothing of packing."""
+    from eggs_core.errors import OutputExists
+    from eggs_core.packed_checkpoint import unpack_checkpoint
+
+    if out.exists():
+        raise OutputExists(f"{out} exists. Name a new folder.")
+    unpack_checkpoint(folder, out)
+    console.print(f"The dense model is in {out}", highlight=False, markup=False)
+
+
+def generate(
+    folder: Folder,
+    prompt: Annotated[str, typer.Argument(help="How the text begins.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 64,
+) -> None:
+    """Continue a text by greedy decoding, with a packed model or any other."""
+    model, tokenizer = _loaded(folder)
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    ids = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+    added = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    console.print(f"[dim]{escape(prompt)}[/]{escape(added)}", highlight=False)
+
+
+@bench.command("runtime")
+def bench_runtime(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="A folder with a packed model.", exists=True, file_okay=False),
+    ],
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Sequences at once; may be given again. 1, 4 and 16 otherwise.")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompts.")] = 128,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that medians are taken of.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time greedy decoding with a pruned model, dense against packed."""
+    import tempfile
+
+    from eggs_core.output import PACKED
+    from eggs_core.packed_checkpoint import unpack_checkpoint
+    from eggs_core.speed import BATCHES, compare_speed
+
+    packed_folder = folder / PACKED if (folder / PACKED).is_dir() else folder
+    packed, _ = _loaded(packed_folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        unpack_checkpoint(packed_folder, Path(scratch, "dense"))
+        dense, _ = _loaded(Path(scratch, "dense"))
+    speeds = compare_speed(
+        dense,
+        packed,
+        batch or BATCHES,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        rounds=rounds,
+    )
+    if as_json:
+        write_json(json.dumps([speed.model_dump() for speed in speeds]))
+    else:
+        console.print(speed_table(speeds))
+
+
+def serve_model(
+    folder: Folder,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
+) -> None:
+    """Serve a model, packed or not, under /v1/completions and /v1/chat/completions, as OpenAI's clients ask."""
+    import eggs_core  # noqa: F401 - so that transformers can load packed models
+    from eggs_core.errors import ServingNotInstalled
+
+    try:
+        from transformers.cli.serve import Serve
+        from transformers.utils.import_utils import is_serve_available
+    except ImportError as error:
+        raise ServingNotInstalled from error
+    if not is_serve_available():
+        raise ServingNotInstalled
+    console.print(f"{folder} is served at http://{host}:{port}/v1", highlight=False, markup=False)
+    Serve(force_model=str(folder.absolute()), host=host, port=port)
+
+
+def _loaded(folder: Path) -> tuple[Any, Any]:
+    """The model and its tokenizer, on a GPU where there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import eggs_core  # noqa: F401 - so that transformers can load packed models
+    from eggs_core.skeleton import quiet
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with quiet():
+        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    return model.eval().to(device), tokenizer

@@ -1,0 +1,120 @@
+"""A whole model dense against packed: tokens per second, time to take in a prompt, and peak memory.
+
+    python -m benchmarks.runtime [--blocks 20] [--hidden 2048] [--inner 5632] [--pattern 2:4] [--batches 1 4 16]
+        [--rounds 5]
+
+A randomly initialised Llama in bfloat16, by default of 1.1 billion parameters, pruned by magnitude: 64 tokens
+decoded greedily after a prompt of 128, by transformers, in one process in which the two forms take turns. Peak
+memory is that of a process that loads one form and generates as much.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+import eggs_core  # noqa: F401 - so that transformers can load packed models
+from benchmarks.process import peak_resident
+from benchmarks.random_llama import save_model
+from benchmarks.results import keep
+from eggs_core.checkpoint import Checkpoint
+from eggs_core.output import PACKED
+from eggs_core.pipeline import prune
+from eggs_core.skeleton import quiet
+from eggs_core.spec import PruneSpec
+from eggs_core.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
+
+HEAD, VOCABULARY = 64, 32000
+FORMS = ("dense", "packed")
+
+
+def load(folder: Path) -> Any:
+    with quiet():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+
+
+@torch.no_grad()
+def peak(folder: Path) -> int:
+    """Peak resident memory of this process, which loads a model and generates. Bytes."""
+    prompt = torch.ones(1, PROMPT_TOKENS, dtype=torch.int64)
+    options = {"attention_mask": prompt, "do_sample": False}
+    load(folder).generate(prompt, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS, **options)
+    return peak_resident()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=20)
+    parser.add_argument("--hidden", type=int, default=2048)
+    parser.add_argument("--inner", type=int, default=5632)
+    parser.add_argument("--pattern", default="2:4")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        print(json.dumps(peak(arguments.peak)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        model, out = Path(scratch, "model"), Path(scratch, "out")
+        save_model(
+            model,
+            blocks=arguments.blocks,
+            hidden=arguments.hidden,
+            inner=arguments.inner,
+            head=HEAD,
+            length=PROMPT_TOKENS + NEW_TOKENS,
+            vocabulary=VOCABULARY,
+        )
+        spec = PruneSpec.model_validate(
+            {"model": str(model), "pattern": arguments.pattern, "method": "magnitude", "evaluation": None}
+            | {"calibration": {"samples": 1, "sequence_length": 64}}
+        )
+        report = prune(spec, out, cache_dir=Path(scratch, "cache"))
+        folders = {"dense": out, "packed": out / PACKED}
+        peaks = {
+            form: json.loads(
+                subprocess.run(
+                    [sys.executable, "-m", "benchmarks.runtime", "--peak", str(folder)],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout
+            )
+            for form, folder in folders.items()
+        }
+        models = [load(folders[form]) for form in FORMS]
+        speeds = compare_speed(*models, arguments.batches, rounds=arguments.rounds)
+        sizes = {form: Checkpoint(folder).nbytes() for form, folder in folders.items()}
+    rows = [
+        {
+            "batch": speed.batch,
+            "dense tokens/s": speed.dense.tokens_per_second,
+            "packed tokens/s": speed.packed.tokens_per_second,
+            "packed / dense": speed.ratio,
+            "dense prefill s": speed.dense.prefill_seconds,
+            "packed prefill s": speed.packed.prefill_seconds,
+            "prefill, dense / packed": speed.dense.prefill_seconds / speed.packed.prefill_seconds,
+        }
+        for speed in speeds
+    ]
+    keep(
+        "runtime",
+        f"python -m benchmarks.runtime --blocks {arguments.blocks} --hidden {arguments.hidden} "
+        f"--inner {arguments.inner} --pattern {arguments.pattern} "
+        f"--batches {' '.join(map(str, arguments.batches))} --rounds {arguments.rounds}",
+        rows,
+        f"{report.model.parameters / 1e9:.2f} billion parameters. "
+        f"On disk {sizes['packed'] / sizes['dense']:.3f} of the dense {sizes['dense'] / 2**20:.0f} MiB; "
+        f"peak resident memory {peaks['packed'] / peaks['dense']:.3f} of {peaks['dense'] / 2**20:.0f} MiB.",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The compiled product with packed weights on a CPU, where this installation has it.
+
+Shapes as in `eggs_core.packing`; x (tokens, C_in), bias (C_out,), y (tokens, C_out), all of the values' dtype.
+"""
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from eggs_core.pattern import NMPattern
+
+try:
+    from eggs_core.kernels import _nm_linear  # type: ignore[attr-defined]
+except ImportError:  # there was no C compiler when the package was built
+    _nm_linear = None
+
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+
+class Level(IntEnum):
+    """What the kernels use of a processor, each with all before it."""
+
+    PORTABLE = 0
+    AVX2 = 1
+    AVX512 = 2
+    AVX512_BF16 = 3
+
+
+_BEST = None if _nm_linear is None else Level(_nm_linear.best_level())
+
+
+def best_level() -> Level | None:
+    """The highest level of this processor; None where the kernels were not built."""
+    return _BEST
+
+
+def available() -> bool:
+    """Whether the kernels were built."""
+    return _nm_linear is not None
+
+
+def linear(
+    x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, pattern: NMPattern, level: Level | None = None
+) -> Tensor:
+    """y = x Wᵀ + bias, of the packed W, with sums in float32. Everything lies on the CPU and is contiguous.
+
+    The mask must be one that `eggs_core.packing.check` accepts: nothing is checked here. The result is the same
+    from run to run.
+    """
+    y = x.new_empty(len(x), len(values))
+    if y.numel():
+        _nm_linear.linear(
+            *_numbers(values, mask, pattern),
+            x.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            y.data_ptr(),
+            len(x),
+            _BEST if level is None else level,
+            torch.get_num_threads(),
+        )
+    return y
+
+
+def unpack_rows(
+    values: Tensor,
+    mask: Tensor,
+    pattern: NMPattern,
+    first: int,
+    last: int,
+    out: Tensor,
+    level: Level | None = None,
+) -> Tensor:
+    """Rows `first` to before `last` of the dense matrix, written to and returned as the beginning of `out`."""
+    columns = values.shape[1] // pattern.n * pattern.m
+    dense = out.view(-1)[: (last - first) * columns].view(last - first, columns)
+    if dense.numel():
+        numbers = _numbers(values, mask, pattern)
+        level = _BEST if level is None else level
+        _nm_linear.unpack(*numbers, first, last, dense.data_ptr(), level, torch.get_num_threads())
+    return dense
+
+
+def _numbers(values: Tensor, mask: Tensor, pattern: NMPattern) -> tuple[int, ...]:
+    rows, kept = values.shape
+    columns = kept // pattern.n * pattern.m
+    return values.data_ptr(), mask.data_ptr(), rows, columns, pattern.n, pattern.m, _DTYPES[values.dtype]

@@ -1,0 +1,63 @@
+/* nm_linear.h for Python: tensors come as addresses, checked by eggs_core/kernels/__init__.py. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "nm_linear.h"
+
+static int matrix(const Py_ssize_t *n, eggs_packed *W) {
+    if (n[6] < EGGS_F32 || n[6] > EGGS_BF16) {
+        PyErr_SetString(PyExc_ValueError, "no such dtype");
+        return -1;
+    }
+    *W = (eggs_packed){(const void *)n[0], (const uint8_t *)n[1], n[2], n[3], n[4], n[5], (eggs_dtype)n[6]};
+    return 0;
+}
+
+static PyObject *best_level(PyObject *self, PyObject *nothing) {
+    (void)self, (void)nothing;
+    return PyLong_FromLong(eggs_best_level());
+}
+
+#define READ(COUNT)                                                                                                   \
+    Py_ssize_t n[COUNT];                                                                                              \
+    if (count != COUNT) return PyErr_Format(PyExc_TypeError, "%d numbers are wanted", COUNT);                         \
+    for (int i = 0; i < COUNT; i++) {                                                                                 \
+        n[i] = PyLong_AsSsize_t(arguments[i]);                                                                        \
+        if (n[i] == -1 && PyErr_Occurred()) return NULL;                                                              \
+    }                                                                                                                 \
+    eggs_packed W;                                                                                                    \
+    if (matrix(n, &W)) return NULL;
+
+static PyObject *linear(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    (void)self;
+    READ(13)
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = eggs_linear(&W, (const void *)n[7], (const void *)n[8], (void *)n[9], n[10], (eggs_level)n[11], (int)n[12]);
+    Py_END_ALLOW_THREADS
+    if (failed) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *unpack(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    (void)self;
+    READ(12)
+    Py_BEGIN_ALLOW_THREADS
+    eggs_unpack(&W, n[7], n[8], (void *)n[9], (eggs_level)n[10], (int)n[11]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"best_level", best_level, METH_NOARGS, "The highest level of the processor."},
+    {"linear", (PyCFunction)(void (*)(void))linear, METH_FASTCALL,
+     "linear(values, mask, rows, columns, n, m, dtype, x, bias or 0, y, tokens, level, threads)"},
+    {"unpack", (PyCFunction)(void (*)(void))unpack, METH_FASTCALL,
+     "unpack(values, mask, rows, columns, n, m, dtype, first, last, dense, level, threads)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_nm_linear", NULL, 0, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__nm_linear(void) { return PyModule_Create(&definition); }

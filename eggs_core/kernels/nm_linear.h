@@ -1,0 +1,34 @@
+/* Products with weights in the packed N:M form, and the way back to a dense matrix. docs/packed-format.md. */
+#ifndef EGGS_NM_LINEAR_H
+#define EGGS_NM_LINEAR_H
+
+#include <stdint.h>
+
+typedef enum { EGGS_F32 = 0, EGGS_F16 = 1, EGGS_BF16 = 2 } eggs_dtype;
+
+/* What a processor has, each with all before it. */
+typedef enum { EGGS_PORTABLE = 0, EGGS_AVX2 = 1, EGGS_AVX512 = 2, EGGS_AVX512_BF16 = 3 } eggs_level;
+
+/* A matrix of `rows` rows and `columns` columns of which every row keeps n of each m, m dividing columns. Its values lie
+   row by row, from left to right; bit c % 8 of byte c / 8 of a row of the mask, (columns + 7) / 8 bytes, says whether
+   column c is kept. */
+typedef struct {
+    const void *values;
+    const uint8_t *mask;
+    int64_t rows, columns, n, m;
+    eggs_dtype dtype;
+} eggs_packed;
+
+/* The highest level of the processor at hand. */
+eggs_level eggs_best_level(void);
+
+/* y (tokens, rows) = x (tokens, columns) times the transposed matrix, plus bias (rows) unless that is NULL; all of the
+   matrix's dtype, with sums in float32. Each row is summed in one order, whatever the threads. Returns 0, or -1 where
+   there is no memory. */
+int eggs_linear(const eggs_packed *W, const void *x, const void *bias, void *y, int64_t tokens, eggs_level level,
+                int threads);
+
+/* The dense matrix, (last - first, columns), of the rows from `first` to before `last`. */
+void eggs_unpack(const eggs_packed *W, int64_t first, int64_t last, void *dense, eggs_level level, int threads);
+
+#endif

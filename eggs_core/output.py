@@ -1,0 +1,74 @@
+"""The forms in which a pruned model is left, and what they weigh."""
+
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from eggs_core.checkpoint import INDEX, WEIGHTS, Checkpoint
+from eggs_core.errors import NotEnoughMemory
+from eggs_core.packed_checkpoint import pack_checkpoint
+from eggs_core.packing_config import PackingConfig
+from eggs_core.report import Speed
+from eggs_core.skeleton import Skeleton
+from eggs_core.spec import OutputFormat
+from eggs_core.speed import compare_speed
+from eggs_core.whole import bytes_held, check_memory, whole_model
+
+PACKED = "packed"
+"""The folder of the packed checkpoint, where the dense one lies beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """In bytes, as `eggs_core.report.Bytes` has them."""
+
+    pruned_checkpoint: int
+    packed_checkpoint: int | None = None
+    pruned_in_memory: int | None = None
+    packed_in_memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What is to be told of a packed model."""
+
+    sizes: Sizes
+    speed: list[Speed]
+
+
+def pack_output(
+    pruned: Checkpoint,
+    packing: PackingConfig,
+    form: OutputFormat,
+    like: Skeleton,
+    tokenizer: Any,
+    with_speed: bool,
+) -> Packed:
+    """Packs the checkpoint `pruned` into a folder in its own, loads both for their sizes in memory where they fit,
+    times them if asked to, and leaves what `form` asks for. Raises `BrokenPack`."""
+    folder = pruned.folder
+    packed = pack_checkpoint(pruned, folder / PACKED, packing)
+    in_memory: list[int | None] = [None, None]
+    try:
+        check_memory(like)
+    except NotEnoughMemory:
+        pass
+    else:
+        for i, checkpoint in enumerate((pruned, packed)):
+            with whole_model(checkpoint.folder, like, tokenizer) as model:
+                in_memory[i] = bytes_held(model)
+    speed: list[Speed] = []
+    if with_speed:
+        with (
+            whole_model(pruned.folder, like, tokenizer) as dense_model,
+            whole_model(packed.folder, like, tokenizer) as packed_model,
+        ):
+            speed = compare_speed(dense_model, packed_model)
+    sizes = Sizes(pruned.nbytes(), packed.nbytes(), *in_memory)
+    if form is OutputFormat.PACKED:
+        for file in [*folder.glob(WEIGHTS), folder / INDEX]:
+            file.unlink(missing_ok=True)
+        for file in packed.folder.iterdir():
+            shutil.move(file, folder / file.name)
+        packed.folder.rmdir()
+    return Packed(sizes, speed)

@@ -1,0 +1,119 @@
+"""A linear layer that computes from the packed form, through the registered operator `eggs::nm_linear`.
+
+Shapes as in `eggs_core.packing`; x (..., C_in), y (..., C_out).
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eggs_core import kernels
+from eggs_core.packing import packed_shapes, unpack
+from eggs_core.pattern import NMPattern
+
+SMALL_BATCH = 16
+"""Tokens up to which a product is bound by reading the weights, and comes from the packed form directly."""
+# Dense bytes unpacked at a time beyond that: they are multiplied while a cache holds them.
+_TILE_BYTES = 1 << 20
+
+_library = torch.library.Library("eggs", "DEF")
+_library.define("nm_unpack(Tensor values, Tensor mask, int n, int m) -> Tensor")
+_library.define("nm_linear(Tensor x, Tensor values, Tensor mask, Tensor? bias, int n, int m) -> Tensor")
+
+
+class PackedLinear(nn.Module):
+    """y = x Wᵀ + b for a W in packed form; made without content, which a checkpoint's is loaded into."""
+
+    def __init__(
+        self, in_features: int, out_features: int, pattern: NMPattern, *, bias: bool, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.pattern = in_features, out_features, pattern
+        values, mask = packed_shapes((out_features, in_features), pattern)
+        self.weight_values = nn.Parameter(torch.empty(values, dtype=dtype), requires_grad=False)
+        self.register_buffer("weight_mask", torch.empty(mask, dtype=torch.uint8))
+        self.weight_mask: Tensor
+        self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.eggs.nm_linear(
+            x, self.weight_values, self.weight_mask, self.bias, self.pattern.n, self.pattern.m
+        )
+        return y
+
+    @property
+    def weight(self) -> Tensor:
+        """W, (C_out, C_in), unpacked anew for whoever asks: a model's own code may, for its dtype or its values.
+
+        Raises `BrokenPack` where `eggs_core.packing.check` does.
+        """
+        return unpack(self.weight_values.data, self.weight_mask, self.pattern)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self.pattern}, bias={self.bias is not None}"
+
+
+@torch.library.register_fake("eggs::nm_linear", lib=_library)  # type: ignore[untyped-decorator]
+def _shape_of(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int, m: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], values.shape[0])
+
+
+@torch.library.impl(_library, "nm_unpack", "CompositeExplicitAutograd")
+def _unpack(values: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
+    return unpack(values, mask, NMPattern(n, m))
+
+
+@torch.library.register_fake("eggs::nm_unpack", lib=_library)  # type: ignore[untyped-decorator]
+def _dense_shape_of(values: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
+    return values.new_empty(values.shape[0], values.shape[1] // n * m)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, values, mask, _, n, m = inputs
+    ctx.save_for_backward(values, mask)
+    ctx.pattern = NMPattern(n, m)
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Of x alone: packed weights are for inference, and layers before them may still be trained."""
+    values, mask = ctx.saved_tensors
+    W = torch.ops.eggs.nm_unpack(values, mask, ctx.pattern.n, ctx.pattern.m)
+    return gradient @ W, None, None, None, None, None
+
+
+torch.library.register_autograd("eggs::nm_linear", _gradients, setup_context=_save, lib=_library)
+
+
+@torch.library.impl(_library, "nm_linear", "CPU")
+def _on_cpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int, m: int) -> Tensor:
+    tokens = x.reshape(-1, x.shape[-1]).contiguous()
+    if not kernels.available():
+        _say_that_there_is_no_kernel()
+        y = nn.functional.linear(tokens, unpack(values, mask, NMPattern(n, m)), bias)
+    elif len(tokens) <= SMALL_BATCH:
+        y = kernels.linear(tokens, values, mask, bias, NMPattern(n, m))
+    else:
+        y = _by_tiles(tokens, values, mask, bias, NMPattern(n, m))
+    return y.view(*x.shape[:-1], len(values))
+
+
+def _by_tiles(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, pattern: NMPattern) -> Tensor:
+    columns = x.shape[1]
+    rows = max(1, _TILE_BYTES // (columns * values.element_size()))
+    tile = torch.empty(rows * columns, dtype=values.dtype)
+    y = x.new_empty(len(x), len(values))
+    for first in range(0, len(values), rows):
+        last = min(first + rows, len(values))
+        dense = kernels.unpack_rows(values, mask, pattern, first, last, tile)
+        y[:, first:last] = nn.functional.linear(x, dense, None if bias is None else bias[first:last])
+    return y
+
+
+def _say_that_there_is_no_kernel() -> None:
+    warnings.warn(
+        "eggs was installed without a C compiler, so packed weights are unpacked for every product, which is "
+        "slower than a dense model. Install one (such as gcc) and then eggs again.",
+        stacklevel=3,
+    )

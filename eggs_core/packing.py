@@ -1,0 +1,81 @@
+"""The packed form of an N:M matrix: the kept values, and a bit for each weight that says where they belong.
+
+Shapes: W (C_out, C_in), any float dtype of 16 or 32 bits; values (C_out, C_in / M * N), of the same dtype, those
+of a row from left to right; mask (C_out, ceil(C_in / 8)) uint8, in which bit c % 8 of byte c // 8 is 1 where input
+channel c is kept, and bits beyond C_in are 0. docs/packed-format.md specifies both.
+"""
+
+import torch
+from torch import Tensor
+
+from eggs_core.errors import BrokenPack
+from eggs_core.pattern import NMPattern
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_BIT_PATTERNS = {2: torch.int16, 4: torch.int32}
+
+
+def packed_shapes(shape: tuple[int, int], pattern: NMPattern) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Shapes of the values and of the mask of a matrix of `shape`."""
+    rows, columns = shape
+    return (rows, columns // pattern.m * pattern.n), (rows, -(-columns // 8))
+
+
+def pack(W: Tensor, pattern: NMPattern) -> tuple[Tensor, Tensor]:
+    """The values and the mask of W. `unpack` gives W back bit for bit.
+
+    Kept is whatever is not +0, -0 included, and of groups with fewer than N of those the leftmost zeros besides.
+    Raises `BrokenPack` where a group of M has more than N, M does not divide C_in, or the dtype is another.
+    """
+    rows, columns = W.shape
+    if W.dtype not in DTYPES or columns % pattern.m:
+        raise BrokenPack(f"A {W.dtype} matrix of {columns} input channels has no packed form at {pattern}.")
+    bits = _bits(W)
+    taken = bits.view(rows, -1, pattern.m) != 0
+    most = int(taken.sum(dim=2).max()) if taken.numel() else 0
+    if most > pattern.n:
+        raise BrokenPack(f"A group of {pattern.m} input channels has {most} weights, more than {pattern} keeps.")
+    order = taken.byte().argsort(dim=2, descending=True, stable=True)[..., : pattern.n]
+    kept = torch.zeros_like(taken).scatter_(2, order, True).view(rows, columns)
+    values, _ = packed_shapes((rows, columns), pattern)
+    return bits[kept].view(values).view(W.dtype), _to_bits(kept)
+
+
+def unpack(values: Tensor, mask: Tensor, pattern: NMPattern) -> Tensor:
+    """The dense matrix (C_out, C_in). Raises `BrokenPack` where `check` does."""
+    kept = check(values, mask, pattern)
+    W = torch.zeros(kept.shape, dtype=values.dtype, device=values.device)
+    _bits(W)[kept] = _bits(values).flatten()
+    return W
+
+
+def check(values: Tensor, mask: Tensor, pattern: NMPattern) -> Tensor:
+    """Where weights are kept, (C_out, C_in) bool.
+
+    Raises `BrokenPack` unless shapes and dtypes are those of a packed matrix and every group of M has exactly N
+    bits.
+    """
+    if values.dtype not in DTYPES or mask.dtype != torch.uint8:
+        raise BrokenPack(f"Packed weights are {values.dtype} with a mask of {mask.dtype}, which no version has.")
+    shapes = tuple(values.shape), tuple(mask.shape)
+    columns = values.shape[1] // pattern.n * pattern.m if values.ndim == 2 else 0
+    if values.ndim != 2 or shapes != packed_shapes((values.shape[0], columns), pattern):
+        raise BrokenPack(f"Packed weights have the shapes {shapes[0]} and {shapes[1]}, not any of {pattern}.")
+    bits = torch.arange(8, dtype=torch.uint8, device=mask.device)
+    kept = (mask[..., None] >> bits & 1).bool().view(len(mask), -1)
+    kept, beyond = kept[:, :columns], kept[:, columns:]
+    if bool(beyond.any()) or bool((kept.reshape(-1, pattern.m).sum(dim=1) != pattern.n).any()):
+        raise BrokenPack(f"A mask of packed weights does not keep {pattern.n} of every {pattern.m}.")
+    return kept
+
+
+def _bits(W: Tensor) -> Tensor:
+    """W as integers, in place where it is contiguous: moving floats may change the bits of a NaN."""
+    return W.contiguous().view(_BIT_PATTERNS[W.element_size()])
+
+
+def _to_bits(kept: Tensor) -> Tensor:
+    rows, columns = kept.shape
+    padded = torch.zeros(rows, -(-columns // 8), 8, dtype=torch.uint8, device=kept.device)
+    padded.view(rows, -1)[:, :columns] = kept
+    return (padded << torch.arange(8, dtype=torch.uint8, device=kept.device)).sum(dim=2, dtype=torch.uint8)

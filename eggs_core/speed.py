@@ -1,0 +1,73 @@
+"""How fast a model generates, dense and packed, on the machine at hand."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from eggs_core.report import ModelSpeed, Speed
+
+PROMPT_TOKENS = 128
+NEW_TOKENS = 64
+ROUNDS = 3
+BATCHES = (1, 4, 16)
+
+
+@torch.no_grad()
+def compare_speed(
+    dense: Any,
+    packed: Any,
+    batches: Sequence[int] = BATCHES,
+    *,
+    prompt_tokens: int = PROMPT_TOKENS,
+    new_tokens: int = NEW_TOKENS,
+    rounds: int = ROUNDS,
+) -> list[Speed]:
+    """Medians over `rounds`, in which the models take turns, of greedy decoding of `new_tokens` after a prompt.
+
+    Both are causal language models of transformers on one device. Prompts are random tokens, as the content of a
+    prompt does not matter to the time.
+    """
+    vocabulary = dense.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(0)
+    result: list[Speed] = []
+    for batch in batches:
+        prompts = torch.randint(vocabulary, (batch, prompt_tokens), generator=generator).to(dense.device)
+        taken: dict[str, list[tuple[float, float]]] = {"dense": [], "packed": []}
+        for model in (dense, packed):
+            _generate(model, prompts, 2)  # what is done once, such as taking memory, is not timed
+        for _ in range(rounds):
+            for name, model in (("dense", dense), ("packed", packed)):
+                taken[name].append(_generate(model, prompts, new_tokens))
+        speeds = {
+            name: ModelSpeed(
+                prefill_seconds=statistics.median(prefill for prefill, _ in times),
+                tokens_per_second=batch * new_tokens / statistics.median(decode for _, decode in times),
+            )
+            for name, times in taken.items()
+        }
+        ratio = speeds["packed"].tokens_per_second / speeds["dense"].tokens_per_second
+        result.append(
+            Speed(batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens, ratio=ratio, **speeds)
+        )
+    return result
+
+
+def _generate(model: Any, prompts: torch.Tensor, new_tokens: int) -> tuple[float, float]:
+    """Seconds to take in the prompts, and to decode `new_tokens` after the one that they give."""
+    started = _now(model)
+    output = model(input_ids=prompts, use_cache=True, logits_to_keep=1)
+    token = output.logits[:, -1:].argmax(dim=-1)
+    prefilled = _now(model)
+    for _ in range(new_tokens):
+        output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+        token = output.logits[:, -1:].argmax(dim=-1)
+    return prefilled - started, _now(model) - prefilled
+
+
+def _now(model: Any) -> float:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

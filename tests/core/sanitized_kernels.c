@@ -1,0 +1,89 @@
+/* Runs every kernel on memory of exactly the size that it may touch, and compares it with sums in double. */
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "nm_linear.h"
+
+static const int PATTERNS[][2] = {{2, 4}, {4, 8}, {1, 4}, {3, 4}, {8, 16}, {3, 5}, {7, 24}, {1, 32}, {31, 32}, {1, 1}};
+static const int GROUPS[] = {1, 2, 3, 7, 8, 9, 16, 17, 33, 64, 65, 129};
+
+/* Small integers, which all three dtypes and every order of summation hold exactly. */
+static int number(void) { return rand() % 7 - 3; }
+
+static void put(void *to, int64_t i, int value, eggs_dtype dtype) {
+    float f = (float)value;
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    if (dtype == EGGS_F32)
+        ((float *)to)[i] = f;
+    else if (dtype == EGGS_BF16)
+        ((uint16_t *)to)[i] = (uint16_t)(bits >> 16);
+    else
+        ((uint16_t *)to)[i] = value == 0 ? 0 : (uint16_t)((bits >> 16 & 0x8000) | (((bits & 0x7fffffff) - (112u << 23)) >> 13));
+}
+
+static double get(const void *from, int64_t i, eggs_dtype dtype) {
+    if (dtype == EGGS_F32) return ((const float *)from)[i];
+    uint16_t half = ((const uint16_t *)from)[i];
+    if (dtype == EGGS_BF16) {
+        uint32_t bits = (uint32_t)half << 16;
+        float f;
+        memcpy(&f, &bits, 4);
+        return f;
+    }
+    int exponent = half >> 10 & 31, mantissa = half & 1023;
+    double magnitude = exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
+    return half & 0x8000 ? -magnitude : magnitude;
+}
+
+static void check(int n, int m, int groups, int rows, int tokens, eggs_dtype dtype, eggs_level level) {
+    int64_t columns = (int64_t)m * groups, kept = (int64_t)n * groups, size = dtype == EGGS_F32 ? 4 : 2;
+    int64_t stride = (columns + 7) / 8;
+    void *values = malloc((size_t)(rows * kept * size)), *x = malloc((size_t)(tokens * columns * size));
+    void *bias = malloc((size_t)(rows * size)), *y = malloc((size_t)(tokens * rows * size));
+    void *dense = malloc((size_t)(rows * columns * size));
+    uint8_t *mask = calloc((size_t)(rows * stride), 1);
+    int *W = calloc((size_t)(rows * columns), sizeof(int)), *X = calloc((size_t)(tokens * columns), sizeof(int));
+    for (int64_t r = 0, i = 0; r < rows; r++)
+        for (int g = 0; g < groups; g++)
+            for (int k = 0, left = n; k < m; k++)
+                if (rand() % (m - k) < left) { /* n of the m, each choice as likely */
+                    int64_t c = (int64_t)g * m + k;
+                    left--;
+                    mask[r * stride + c / 8] |= (uint8_t)(1 << c % 8);
+                    put(values, i++, W[r * columns + c] = number(), dtype);
+                }
+    for (int64_t i = 0; i < tokens * columns; i++) put(x, i, X[i] = number(), dtype);
+    for (int r = 0; r < rows; r++) put(bias, r, r % 5 - 2, dtype);
+    eggs_packed packed = {values, mask, rows, columns, n, m, dtype};
+    if (eggs_linear(&packed, x, tokens % 2 ? bias : NULL, y, tokens, level, 2)) exit(2);
+    for (int t = 0; t < tokens; t++)
+        for (int64_t r = 0; r < rows; r++) {
+            double sum = tokens % 2 ? r % 5 - 2 : 0;
+            for (int64_t c = 0; c < columns; c++) sum += W[r * columns + c] * X[t * columns + c];
+            double off = fabs(get(y, t * rows + r, dtype) - sum), allowed = dtype == EGGS_F32 ? 0 : fabs(sum) / 256;
+            if (off > allowed) {
+                fprintf(stderr, "%d:%d groups %d level %d dtype %d: %g for %g\n", n, m, groups, level, dtype,
+                        get(y, t * rows + r, dtype), sum);
+                exit(1);
+            }
+        }
+    eggs_unpack(&packed, 0, rows, dense, level, 2);
+    for (int64_t i = 0; i < rows * columns; i++)
+        if (get(dense, i, dtype) != W[i]) exit(3);
+    free(values), free(x), free(bias), free(y), free(dense), free(mask), free(W), free(X);
+}
+
+int main(void) {
+    eggs_level best = eggs_best_level();
+    for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
+        for (eggs_dtype dtype = EGGS_F32; dtype <= EGGS_BF16; dtype++)
+            for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)
+                for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
+                    check(PATTERNS[p][0], PATTERNS[p][1], GROUPS[g], 1 + (int)(g * 3 % 7), 1 + (int)((g + p) % 17), dtype, level);
+    printf("levels 0 to %d\n", best);
+    return 0;
+}

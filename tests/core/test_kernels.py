@@ -1,0 +1,144 @@
+"""The compiled kernels at every level that this processor has, against products in float64."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from eggs_core import kernels
+from eggs_core.kernels import Level
+from eggs_core.masks import top_n_mask
+from eggs_core.packing import DTYPES, pack
+from eggs_core.pattern import NMPattern
+
+BEST = kernels.best_level()
+LEVELS = [level for level in Level if BEST is not None and level <= BEST]
+PATTERNS = ["2:4", "4:8", "1:4", "8:16", "3:5", "7:24", "1:32", "31:32", "4:4", "1:1"]
+SOURCES = Path(kernels.__file__).parent
+
+
+def sparse(rows: int, columns: int, pattern: NMPattern, dtype: torch.dtype, seed: int) -> Tensor:
+    W = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return W.masked_fill(~top_n_mask(W.float().abs(), pattern), 0)
+
+
+def assert_close(y: Tensor, x: Tensor, W: Tensor, bias: Tensor | None) -> None:
+    """Within the rounding of the result, and of sums in float32 whatever their order."""
+    exact = x.double() @ W.double().T + (0 if bias is None else bias.double())
+    terms = x.double().abs() @ W.double().abs().T + (0 if bias is None else bias.double().abs())
+    within = torch.finfo(y.dtype).eps * exact.abs() + 4e-6 * terms + torch.finfo(y.dtype).tiny
+    assert bool(((y.double() - exact).abs() <= within).all())
+
+
+def test_the_kernels_were_built() -> None:
+    assert kernels.available()
+    assert kernels.best_level() is not None
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@settings(max_examples=40, deadline=None)
+@given(
+    pattern=st.sampled_from(PATTERNS).map(NMPattern.parse),
+    rows=st.integers(1, 40),
+    groups=st.integers(1, 150),
+    tokens=st.integers(0, 17),
+    biased=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_products_and_the_way_back(
+    level: Level,
+    dtype: torch.dtype,
+    pattern: NMPattern,
+    rows: int,
+    groups: int,
+    tokens: int,
+    biased: bool,
+    seed: int,
+) -> None:
+    columns = groups * pattern.m
+    W = sparse(rows, columns, pattern, dtype, seed)
+    values, mask = pack(W, pattern)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, columns, generator=generator).to(dtype)
+    bias = torch.randn(rows, generator=generator).to(dtype) if biased else None
+    y = kernels.linear(x, values, mask, bias, pattern, level)
+    assert (y.shape, y.dtype) == ((tokens, rows), dtype)
+    assert_close(y, x, W, bias)
+    assert torch.equal(y, kernels.linear(x, values, mask, bias, pattern, level)), "the same from run to run"
+    out = torch.empty(rows * columns, dtype=dtype)
+    assert torch.equal(kernels.unpack_rows(values, mask, pattern, 0, rows, out, level), W)
+    if rows > 2:
+        part = kernels.unpack_rows(values, mask, pattern, 1, rows - 1, out, level)
+        assert torch.equal(part, W[1 : rows - 1])
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("pattern", ["2:4", "3:5"])
+def test_what_is_not_finite_passes_through_as_in_torch(level: Level, dtype: torch.dtype, pattern: str) -> None:
+    """Zeros of a pruned matrix turn infinite inputs into NaN, as those of a dense one do."""
+    nm = NMPattern.parse(pattern)
+    W = sparse(33, 8 * nm.m, nm, dtype, seed=0)
+    x = torch.randn(5, 8 * nm.m).to(dtype)
+    x[0, 3], x[1, 4], x[2, 5] = torch.inf, -torch.inf, torch.nan
+    W[7, 0] = torch.inf
+    W[9, 0] = torch.nan
+    for row in (7, 9):
+        W[row, 1 : nm.m] = 0
+    values, mask = pack(W, nm)
+    y = kernels.linear(x, values, mask, None, nm, level)
+    expected = torch.nn.functional.linear(x, W)
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert torch.equal(y.isinf(), expected.isinf())
+    assert torch.equal(y[y.isinf()], expected[expected.isinf()])
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_results_are_rounded_as_torch_rounds(level: Level, dtype: torch.dtype) -> None:
+    """One weight of 1 a row, so that the sum is the input and the bias: ties, overflow and subnormal results
+    too."""
+    x = torch.tensor([[1.0]], dtype=dtype)
+    # Every value of the dtype as an input, and half a unit in its last place as a bias.
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)[:, None]
+    every = every[every.isfinite()][:, None]
+    half = (every.float() * torch.finfo(dtype).eps / 2).to(dtype).flatten()
+    values, mask = pack(every.where(every != 0, 1), NMPattern(1, 1))
+    y = kernels.linear(x, values, mask, half, NMPattern(1, 1), level)
+    denormal = torch.finfo(dtype).tiny  # below which some processors take inputs for zero
+    normal = values.flatten().abs() >= denormal
+    expected = (values.flatten().float() + half.float()).to(dtype)
+    assert torch.equal(y[0, normal], expected[normal])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_nothing(threads: int) -> None:
+    pattern = NMPattern(2, 4)
+    values, mask = pack(sparse(101, 256, pattern, torch.bfloat16, 0), pattern)
+    x = torch.randn(3, 256).bfloat16()
+    before = torch.get_num_threads()
+    one = kernels.linear(x, values, mask, None, pattern)
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(kernels.linear(x, values, mask, None, pattern), one)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_no_read_or_write_out_of_bounds_and_nothing_undefined(tmp_path: Path) -> None:
+    """Every level on exactly allocated memory, under the address and undefined-behaviour sanitizers."""
+    compiler = shutil.which("gcc")
+    assert compiler, "gcc is needed to build the kernels with sanitizers"
+    program = tmp_path / "sanitized"
+    flags = ["-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCES}"]
+    harness = Path(__file__).with_name("sanitized_kernels.c")
+    subprocess.run([compiler, *flags, harness, SOURCES / "nm_linear.c", "-lm", "-o", program], check=True)
+    run = subprocess.run([program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert f"levels 0 to {BEST}" in run.stdout

@@ -1,0 +1,105 @@
+"""The packed form of one matrix: nothing is lost, nothing damaged is taken."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from eggs_core.errors import BrokenPack
+from eggs_core.masks import top_n_mask
+from eggs_core.packing import DTYPES, check, pack, unpack
+from eggs_core.pattern import NMPattern
+
+patterns = st.integers(1, 32).flatmap(lambda m: st.integers(1, m).map(lambda n: NMPattern(n, m)))
+BITS = {2: torch.int16, 4: torch.int32}
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Also where they are NaN, or zeros of different signs."""
+    integers = BITS[a.element_size()]
+    return a.dtype == b.dtype and torch.equal(a.contiguous().view(integers), b.contiguous().view(integers))
+
+
+@st.composite
+def pruned(draw: st.DrawFn) -> tuple[Tensor, NMPattern]:
+    """A pruned matrix of any size, with any bits where it is kept: NaN, infinity, denormals, zeros of both
+    signs."""
+    pattern = draw(patterns)
+    rows, columns = draw(st.integers(1, 6)), pattern.m * draw(st.integers(1, 5))
+    dtype = draw(st.sampled_from(DTYPES))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    integers = BITS[torch.empty((), dtype=dtype).element_size()]
+    info = torch.iinfo(integers)
+    bits = torch.randint(info.min, info.max, (rows, columns), generator=generator, dtype=integers)
+    mask = top_n_mask(torch.rand(rows, columns, generator=generator), pattern)
+    fewer = torch.rand(rows, columns, generator=generator) < draw(st.sampled_from([0.0, 0.3, 1.0]))
+    return bits.masked_fill(~mask | fewer, 0).view(dtype), pattern
+
+
+@given(pruned())
+def test_unpacking_gives_back_every_bit(problem: tuple[Tensor, NMPattern]) -> None:
+    W, pattern = problem
+    values, mask = pack(W, pattern)
+    assert same_bits(unpack(values, mask, pattern), W)
+    assert values.dtype == W.dtype
+    assert values.nbytes == W.nbytes // pattern.m * pattern.n
+    assert mask.nbytes == len(W) * -(-W.shape[1] // 8)
+
+
+def test_two_of_four_in_bfloat16_take_nine_sixteenths() -> None:
+    W = torch.randn(64, 256).bfloat16()
+    W[:, 2::4] = W[:, 3::4] = 0
+    assert sum(part.nbytes for part in pack(W, NMPattern(2, 4))) / W.nbytes == 0.5625
+
+
+def test_the_form_is_as_specified() -> None:
+    """The example of docs/packed-format.md."""
+    W = torch.tensor([[0, 1.5, 0, -2, 3, 0, 0, 0, 0, 0, 4, 5]], dtype=torch.float16)
+    values, mask = pack(W, NMPattern(2, 4))
+    assert values.tolist() == [[1.5, -2, 3, 0, 4, 5]]
+    assert mask.tolist() == [[0b00111010, 0b00001100]]
+
+
+@pytest.mark.parametrize("layout", ["transposed", "strided"])
+def test_any_layout_in_memory(layout: str) -> None:
+    W = torch.zeros(8, 16)
+    W[:, ::2] = torch.randn(8, 8)
+    laid = W.T.contiguous().T if layout == "transposed" else torch.stack([W, W], dim=-1)[..., 0]
+    assert not laid.is_contiguous()
+    values, mask = pack(laid, NMPattern(2, 4))
+    assert torch.equal(unpack(values, mask, NMPattern(2, 4)), W)
+
+
+@pytest.mark.parametrize(
+    "W", [torch.ones(2, 8), torch.full((2, 8), -0.0), torch.ones(2, 6).double(), torch.ones(2, 7)]
+)
+def test_what_has_no_packed_form(W: Tensor) -> None:
+    with pytest.raises(BrokenPack):
+        pack(W, NMPattern(2, 4))
+
+
+@given(pruned(), st.data())
+def test_damage_is_refused_or_harmless(problem: tuple[Tensor, NMPattern], data: st.DataObject) -> None:
+    """Whatever the mask, and whatever the shapes: an error that says so, or a matrix that keeps the pattern."""
+    W, pattern = problem
+    values, mask = pack(W, pattern)
+    match data.draw(st.sampled_from(["bit", "mask rows", "mask columns", "values", "dtype", "dimensions"])):
+        case "bit" if mask.numel():
+            mask.view(-1)[data.draw(st.integers(0, mask.numel() - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        case "mask rows":
+            mask = torch.cat([mask, mask.new_zeros(1, mask.shape[1])])
+        case "mask columns":
+            mask = mask[:, :-1]
+        case "values":
+            values = values[:, :-1]
+        case "dtype":
+            mask = mask.to(torch.int8)
+        case "dimensions":
+            values = values.flatten()
+        case _:
+            return
+    with pytest.raises(BrokenPack):
+        check(values, mask, pattern)
+    with pytest.raises(BrokenPack):
+        unpack(values, mask, pattern)
