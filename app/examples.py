@@ -66,6 +66,16 @@ REPORT: dict[str, Any] = {
                 "pruned": " the name of the module, and then the name of the module",
             }
         ],
+        "speed": [
+            {
+                "batch": 1,
+                "prompt_tokens": 128,
+                "new_tokens": 64,
+                "dense": {"prefill_seconds": 0.19, "tokens_per_second": 41.2},
+                "packed": {"prefill_seconds": 0.2, "tokens_per_second": 58.9},
+                "ratio": 1.43,
+            }
+        ],
         "tasks": [
             {
                 "name": "hellaswag",
@@ -82,6 +92,9 @@ REPORT: dict[str, Any] = {
     "bytes": {
         "dense_checkpoint": 269060552,
         "pruned_checkpoint": 269060552,
+        "packed_checkpoint": 176185600,
+        "pruned_in_memory": 269043456,
+        "packed_in_memory": 176167680,
         "peak_resident": 1288490188,
         "peak_device": None,
     },

@@ -31,7 +31,6 @@ from eggs_core.spec import PruneSpec
 from eggs_core.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
 
 HEAD, VOCABULARY = 64, 32000
-FORMS = ("dense", "packed")
 
 
 def load(folder: Path) -> Any:
@@ -89,8 +88,8 @@ def main() -> None:
             )
             for form, folder in folders.items()
         }
-        models = [load(folders[form]) for form in FORMS]
-        speeds = compare_speed(*models, arguments.batches, rounds=arguments.rounds)
+        dense, packed = load(folders["dense"]), load(folders["packed"])
+        speeds = compare_speed(dense, packed, arguments.batches, rounds=arguments.rounds)
         sizes = {form: Checkpoint(folder).nbytes() for form, folder in folders.items()}
     rows = [
         {

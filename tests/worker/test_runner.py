@@ -79,7 +79,8 @@ def test_a_job_is_pruned_and_published(
     ]
     steps = [event.progress for event in events if event.type == "job.progress"]
     assert steps == sorted(steps)
-    assert len(steps) == 1 + 3 * 40 + 2, "one for opening, for every block of every stage, for what models say"
+    opening, blocks, said, packing = 1, 3 * 40, 2, 2
+    assert len(steps) == opening + blocks + said + packing, "of every stage every block"
 
     folder = settings.artifacts_dir / str(job.artifacts_dir)
     with sessions() as session:
