@@ -4,6 +4,7 @@ Shapes as in `eggs_core.packing`; x (..., C_in), y (..., C_out).
 """
 
 import warnings
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -96,6 +97,18 @@ def _on_cpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int
         y = kernels.linear(tokens, values, mask, bias, NMPattern(n, m))
     else:
         y = _by_tiles(tokens, values, mask, bias, NMPattern(n, m))
+    return y.view(*x.shape[:-1], len(values))
+
+
+@torch.library.impl(_library, "nm_linear", "CUDA")
+def _on_gpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int, m: int) -> Tensor:
+    tokens = x.reshape(-1, x.shape[-1]).contiguous()
+    if len(tokens) <= SMALL_BATCH and find_spec("triton") is not None:
+        from eggs_core.kernels import triton_linear
+
+        y = triton_linear.linear(tokens, values, mask, bias, NMPattern(n, m))
+    else:
+        y = nn.functional.linear(tokens, unpack(values, mask, NMPattern(n, m)), bias)
     return y.view(*x.shape[:-1], len(values))
 
 

@@ -165,7 +165,7 @@ def _permute_rows(site: Site, order: Tensor) -> dict[str, Tensor]:
         layer, W = producer.layer, producer.layer.weight
         new = producer.rows.flatten().to(W.device)
         old = producer.rows[:, order.to(producer.rows.device)].flatten().to(W.device)
-        W[new] = W.index_select(0, old)
+        W.index_copy_(0, new, W.index_select(0, old))
         changed[layer.full_parameter_name] = layer.parameter.data
         name = "bias" if layer.expert is None else f"{layer.parameter_name}_bias"
         bias = layer.owner._parameters.get(name)

@@ -89,7 +89,7 @@ def prune_blocks(
         while waiting:
             with gather(waiting, tokens.numel(), GRAM_BYTES if with_gram else 0, group) as statistics:
                 for states in hidden:
-                    call(states)
+                    statistics.feed(call, states)
             ready, waiting = _split(waiting, statistics, with_gram)
             sets = list(_sharing(ready, statistics))
             for model in compared:

@@ -2,8 +2,15 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from eggs_core.statistics import InputStatistics
+from eggs_core.checkpoint import Checkpoint
+from eggs_core.layers import prunable_layers
+from eggs_core.skeleton import Skeleton
+from eggs_core.spec import DEFAULT_IGNORE
+from eggs_core.statistics import InputStatistics, gather
+from eggs_core.stream import BlockCall, BlockStream
+from tests.tiny_models import MakeModel
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -18,3 +25,39 @@ def test_inputs_are_left_as_they_are(dtype: torch.dtype) -> None:
     assert torch.allclose(statistics.norm, X.float().flatten(0, 1).norm(dim=0))
     assert statistics.sample is not None
     assert torch.equal(statistics.sample, X.flatten(0, 1)[::7])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mixtral"])
+def test_blocks_run_no_further_than_to_their_last_layers(family: str, make_model: MakeModel) -> None:
+    """The statistics are those of whole calls, and the last product is left out where experts do not differ."""
+    skeleton = Skeleton(Checkpoint(make_model(family)), torch.device("cpu"))
+    tokens = torch.randint(1, 300, (3, 1024 // 8), generator=torch.Generator().manual_seed(0))
+    stream = BlockStream(skeleton, tokens, batches=3)
+    hidden = stream.embed()
+    whole_calls = []
+
+    def visit(index: int, block: nn.Module, call: BlockCall) -> None:
+        layers = prunable_layers(block, skeleton.block_names[index], DEFAULT_IGNORE)
+        finished = 0
+
+        def counted(states: Tensor) -> Tensor:
+            nonlocal finished
+            output = call(states)
+            finished += 1
+            return output
+
+        with gather(layers, tokens.numel(), gram_bytes=1 << 30) as fed:
+            for states in hidden:
+                fed.feed(counted, states)
+        whole_calls.append(finished)
+        with gather(layers, tokens.numel(), gram_bytes=1 << 30) as expected:
+            for i, states in enumerate(hidden):
+                hidden[i] = call(states)
+        assert fed.keys() == expected.keys()
+        for name, entry in expected.items():
+            assert fed[name].tokens == entry.tokens
+            assert torch.equal(fed[name].gram, entry.gram)
+
+    with torch.no_grad():
+        stream.run(visit)
+    assert set(whole_calls) == ({3} if family == "mixtral" else {1})
