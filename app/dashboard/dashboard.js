@@ -263,6 +263,16 @@ function showEvaluation(evaluation) {
   $("said").replaceChildren(...generations.map(({ prompt, dense, pruned }) => cells(prompt, dense, pruned)));
 }
 
+function packedFigures({ bytes, evaluation }) {
+  if ((bytes.packed_checkpoint ?? null) === null) return []; // not asked for, or an older report
+  const memory = bytes.packed_in_memory === null ? [] : [
+    ["In memory, pruned", size(bytes.pruned_in_memory)], ["In memory, packed", size(bytes.packed_in_memory)]];
+  const speed = (evaluation?.speed ?? []).map(({ batch, dense, packed, ratio }) => [
+    `Tokens per second, batch ${batch}`,
+    `${dense.tokens_per_second.toFixed(1)} dense, ${packed.tokens_per_second.toFixed(1)} packed (${ratio.toFixed(2)} ×)`]);
+  return [["Checkpoint, packed", size(bytes.packed_checkpoint)], ...memory, ...speed];
+}
+
 function showReport(jobId, found) {
   showEvaluation(found.evaluation);
   showCompared(found);
@@ -271,6 +281,7 @@ function showReport(jobId, found) {
     ["Sparsity of the model", share(found.sparsity.model)],
     ["Checkpoint, dense", size(found.bytes.dense_checkpoint)],
     ["Checkpoint, pruned", size(found.bytes.pruned_checkpoint)],
+    ...packedFigures(found),
     ["Fewest edges of a channel", String(found.expansion.min_input_degree)],
     ["Channels cut off", String(found.expansion.channels_cut_off)],
     ["Time", found.seconds.total === undefined ? "–" : duration(found.seconds.total)],
