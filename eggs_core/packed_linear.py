@@ -3,6 +3,7 @@
 Shapes as in `eggs_core.packing`; x (..., C_in), y (..., C_out).
 """
 
+import threading
 import warnings
 from importlib.util import find_spec
 from typing import Any
@@ -16,8 +17,9 @@ from eggs_core.pattern import NMPattern
 
 SMALL_BATCH = 16
 """Tokens up to which a product is bound by reading the weights, and comes from the packed form directly."""
-# Dense bytes unpacked at a time beyond that: they are multiplied while a cache holds them.
-_TILE_BYTES = 1 << 20
+# Dense bytes unpacked at a time beyond that. Products of smaller tiles cost more than the caches save.
+_TILE_BYTES = 32 << 20
+_of_thread = threading.local()
 
 _library = torch.library.Library("eggs", "DEF")
 _library.define("nm_unpack(Tensor values, Tensor mask, int n, int m) -> Tensor")
@@ -113,15 +115,26 @@ def _on_gpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int
 
 
 def _by_tiles(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, pattern: NMPattern) -> Tensor:
-    columns = x.shape[1]
-    rows = max(1, _TILE_BYTES // (columns * values.element_size()))
-    tile = torch.empty(rows * columns, dtype=values.dtype)
-    y = x.new_empty(len(x), len(values))
-    for first in range(0, len(values), rows):
-        last = min(first + rows, len(values))
+    columns, total = x.shape[1], len(values)
+    rows = max(1, min(total, _TILE_BYTES // (columns * values.element_size())))
+    tile = _scratch(rows * columns * values.element_size()).view(values.dtype)
+    if rows == total:
+        return nn.functional.linear(x, kernels.unpack_rows(values, mask, pattern, 0, total, tile), bias)
+    y = x.new_empty(len(x), total)
+    for first in range(0, total, rows):
+        last = min(first + rows, total)
         dense = kernels.unpack_rows(values, mask, pattern, first, last, tile)
         y[:, first:last] = nn.functional.linear(x, dense, None if bias is None else bias[first:last])
     return y
+
+
+def _scratch(size: int) -> Tensor:
+    """Memory that this thread's products unpack to: taking it anew for each would cost more than unpacking."""
+    held: Tensor | None = getattr(_of_thread, "scratch", None)
+    if held is None or len(held) < size:
+        held = torch.empty(size, dtype=torch.uint8)
+        _of_thread.scratch = held
+    return held[:size]
 
 
 def _say_that_there_is_no_kernel() -> None:

@@ -413,10 +413,28 @@ static void unpack_row(const eggs_packed *W, int64_t row, void *dense) {
 }
 
 #ifdef EGGS_X86
+/* By whole loads and stores, where m divides 32 and they stay within the row. Returns the columns done. */
+TARGET_BF16 INLINE int64_t unpack_by_steps(const eggs_packed *W, const uint16_t *values, const uint8_t *mask,
+                                           uint16_t *dense, const int width) {
+    int64_t step = 32 * W->n / W->m, kept = kept_of(W);
+    int64_t loads = kept < width ? 0 : least(W->columns / 32, (kept - width) / step + 1);
+    for (int64_t i = 0; i < loads; i++) {
+        _mm_prefetch((const char *)(values + i * step) + AHEAD, _MM_HINT_T1);
+        _mm512_storeu_si512(dense + 32 * i, weights_of_32(values + i * step, mask + 4 * i, width));
+    }
+    return 32 * loads;
+}
+
 TARGET_BF16 static inline void unpack_row_of_16_bits(const eggs_packed *W, int64_t row, uint16_t *dense) {
     const uint16_t *values = values_of(W, row);
     const uint8_t *mask = mask_of(W, row);
-    for (int64_t c = 0; c < W->columns; c += 32) {
+    int64_t done = 0;
+    if (32 % W->m == 0) {
+        done = 2 * W->n <= W->m ? unpack_by_steps(W, values, mask, dense, 16)
+                                : unpack_by_steps(W, values, mask, dense, 32);
+        values += done / W->m * W->n;
+    }
+    for (int64_t c = done; c < W->columns; c += 32) {
         int64_t columns = least(32, W->columns - c);
         __mmask32 inside = columns == 32 ? 0xffffffffu : (1u << columns) - 1;
         uint32_t bits = bits_at(mask, c, columns);
