@@ -14,28 +14,20 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
-import eggs_core  # noqa: F401 - so that transformers can load packed models
 from benchmarks.process import peak_resident
 from benchmarks.random_llama import save_model
 from benchmarks.results import keep
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.output import PACKED
 from eggs_core.pipeline import prune
-from eggs_core.skeleton import quiet
 from eggs_core.spec import PruneSpec
 from eggs_core.speed import NEW_TOKENS, PROMPT_TOKENS, compare_speed
+from eggs_core.whole import load
 
 HEAD, VOCABULARY = 64, 32000
-
-
-def load(folder: Path) -> Any:
-    with quiet():
-        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
 
 
 @torch.no_grad()
@@ -43,7 +35,8 @@ def peak(folder: Path) -> int:
     """Peak resident memory of this process, which loads a model and generates. Bytes."""
     prompt = torch.ones(1, PROMPT_TOKENS, dtype=torch.int64)
     options = {"attention_mask": prompt, "do_sample": False}
-    load(folder).generate(prompt, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS, **options)
+    model, _ = load(folder)
+    model.generate(prompt, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS, **options)
     return peak_resident()
 
 
@@ -88,7 +81,7 @@ def main() -> None:
             )
             for form, folder in folders.items()
         }
-        dense, packed = load(folders["dense"]), load(folders["packed"])
+        (dense, _), (packed, _) = load(folders["dense"]), load(folders["packed"])
         speeds = compare_speed(dense, packed, arguments.batches, rounds=arguments.rounds)
         sizes = {form: Checkpoint(folder).nbytes() for form, folder in folders.items()}
     rows = [

@@ -49,21 +49,18 @@ def pack_output(
     folder = pruned.folder
     packed = pack_checkpoint(pruned, folder / PACKED, packing)
     in_memory: list[int | None] = [None, None]
-    try:
-        check_memory(like)
-    except NotEnoughMemory:
-        pass
-    else:
-        for i, checkpoint in enumerate((pruned, packed)):
-            with whole_model(checkpoint.folder, like, tokenizer) as model:
-                in_memory[i] = bytes_held(model)
     speed: list[Speed] = []
     if with_speed:
         with (
             whole_model(pruned.folder, like, tokenizer) as dense_model,
             whole_model(packed.folder, like, tokenizer) as packed_model,
         ):
+            in_memory = [bytes_held(dense_model), bytes_held(packed_model)]
             speed = compare_speed(dense_model, packed_model)
+    elif _fits(like):
+        for i, checkpoint in enumerate((pruned, packed)):
+            with whole_model(checkpoint.folder, like, tokenizer) as model:
+                in_memory[i] = bytes_held(model)
     sizes = Sizes(pruned.nbytes(), packed.nbytes(), *in_memory)
     if form is OutputFormat.PACKED:
         for file in [*folder.glob(WEIGHTS), folder / INDEX]:
@@ -72,3 +69,11 @@ def pack_output(
             shutil.move(file, folder / file.name)
         packed.folder.rmdir()
     return Packed(sizes, speed)
+
+
+def _fits(model: Skeleton) -> bool:
+    try:
+        check_memory(model)
+    except NotEnoughMemory:
+        return False
+    return True

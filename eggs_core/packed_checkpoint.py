@@ -11,7 +11,7 @@ from eggs_core.checkpoint import Checkpoint, CheckpointWriter, copy_companions
 from eggs_core.errors import BrokenCheckpoint, BrokenPack
 from eggs_core.layers import PrunableLayer
 from eggs_core.packing import pack, unpack
-from eggs_core.packing_config import Kind, PackingConfig
+from eggs_core.packing_config import METHOD, Kind, PackingConfig
 from eggs_core.pattern import NMPattern
 from eggs_core.skeleton import Skeleton
 
@@ -65,7 +65,7 @@ def unpack_checkpoint(source: Path, out: Path) -> Checkpoint:
     """
     config = _config(source)
     entries = config.pop("quantization_config", None)
-    if not isinstance(entries, dict) or entries.get("quant_method") != "eggs":
+    if not isinstance(entries, dict) or entries.get("quant_method") != METHOD:
         raise BrokenPack("config.json does not say that this checkpoint was packed by eggs.")
     packing = PackingConfig.read(entries)
     checkpoint = Checkpoint(source)

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from eggs_core import memory
 from eggs_core.errors import NotEnoughMemory
@@ -50,6 +50,23 @@ def whole_model(folder: Path, like: Skeleton, tokenizer: Any) -> Iterator[Any]:
         memory.give_back()
         if like.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """The model in `folder`, packed or not, and its tokenizer; on a GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    with quiet():
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    return model.eval().to(device), tokenizer
+
+
+def continuation(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> str:
+    """What comes after `prompt` by greedy decoding: up to `new_tokens` tokens, by the model's own settings."""
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    ids = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
+    return as_text(ids[:, inputs["input_ids"].shape[1] :], tokenizer)[0]
 
 
 def bytes_held(model: Any) -> int:

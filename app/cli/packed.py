@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -34,10 +34,9 @@ def generate(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 64,
 ) -> None:
     """Continue a text by greedy decoding, with a packed model or any other."""
-    model, tokenizer = _loaded(folder)
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    ids = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-    added = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    from eggs_core.whole import continuation, load
+
+    added = continuation(*load(folder), prompt, tokens)
     console.print(f"[dim]{escape(prompt)}[/]{escape(added)}", highlight=False)
 
 
@@ -61,12 +60,13 @@ def bench_runtime(
     from eggs_core.output import PACKED
     from eggs_core.packed_checkpoint import unpack_checkpoint
     from eggs_core.speed import BATCHES, compare_speed
+    from eggs_core.whole import load
 
     packed_folder = folder / PACKED if (folder / PACKED).is_dir() else folder
-    packed, _ = _loaded(packed_folder)
+    packed, _ = load(packed_folder)
     with tempfile.TemporaryDirectory() as scratch:
         unpack_checkpoint(packed_folder, Path(scratch, "dense"))
-        dense, _ = _loaded(Path(scratch, "dense"))
+        dense, _ = load(Path(scratch, "dense"))
     speeds = compare_speed(
         dense,
         packed,
@@ -87,31 +87,8 @@ def serve_model(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
 ) -> None:
     """Serve a model, packed or not, under /v1/completions and /v1/chat/completions, as OpenAI's clients ask."""
-    import eggs_core  # noqa: F401 - so that transformers can load packed models
-    from eggs_core.errors import ServingNotInstalled
+    from eggs_core.serving import check_installed, serve
 
-    try:
-        from transformers.cli.serve import Serve
-        from transformers.utils.import_utils import is_serve_available
-    except ImportError as error:
-        raise ServingNotInstalled from error
-    if not is_serve_available():
-        raise ServingNotInstalled
+    check_installed()
     console.print(f"{folder} is served at http://{host}:{port}/v1", highlight=False, markup=False)
-    Serve(force_model=str(folder.absolute()), host=host, port=port)
-
-
-def _loaded(folder: Path) -> tuple[Any, Any]:
-    """The model and its tokenizer, on a GPU where there is one."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    import eggs_core  # noqa: F401 - so that transformers can load packed models
-    from eggs_core.skeleton import quiet
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with quiet():
-        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    return model.eval().to(device), tokenizer
+    serve(folder, host, port)
