@@ -1,10 +1,10 @@
 """One layer at batch 1: packed against the best dense product, torch's, and a plain read of memory.
 
-    python -m benchmarks.layers [--rounds 15] [--batches 1 2 4 8 16 32 128]
+    python -m benchmarks.layers [--rounds 15]
 
 Weights in bfloat16, as (C_out, C_in) 4096×4096 and 11008×4096 and 4096×11008. Each product has a different copy of
 its weights every time, all copies larger together than the last cache, as the layers of a model are. Medians of
-rounds in which every product takes its turn; needs gcc and a processor with AVX-512 and BF16.
+rounds in which every product takes its turn; needs gcc and a processor with AVX-512 and BF16, or AVX2.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eggs_core import kernels
+from eggs_core import kernels, products
 from eggs_core.packing import packed_shapes, unpack
 from eggs_core.pattern import NMPattern
 
@@ -94,7 +94,7 @@ def _on_cpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int
     tokens = x.reshape(-1, x.shape[-1]).contiguous()
     if not kernels.available():
         _say_that_there_is_no_kernel()
-        y = nn.functional.linear(tokens, unpack(values, mask, NMPattern(n, m)), bias)
+        y = products.linear(tokens, unpack(values, mask, NMPattern(n, m)), bias)
     elif len(tokens) <= SMALL_BATCH:
         y = kernels.linear(tokens, values, mask, bias, NMPattern(n, m))
     else:
@@ -119,12 +119,12 @@ def _by_tiles(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, patt
     rows = max(1, min(total, _TILE_BYTES // (columns * values.element_size())))
     tile = _scratch(rows * columns * values.element_size()).view(values.dtype)
     if rows == total:
-        return nn.functional.linear(x, kernels.unpack_rows(values, mask, pattern, 0, total, tile), bias)
+        return products.linear(x, kernels.unpack_rows(values, mask, pattern, 0, total, tile), bias)
     y = x.new_empty(len(x), total)
     for first in range(0, total, rows):
         last = min(first + rows, total)
         dense = kernels.unpack_rows(values, mask, pattern, first, last, tile)
-        y[:, first:last] = nn.functional.linear(x, dense, None if bias is None else bias[first:last])
+        y[:, first:last] = products.linear(x, dense, None if bias is None else bias[first:last])
     return y
 
 

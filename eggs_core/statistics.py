@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from eggs_core.distributed import ALONE, Group
 from eggs_core.layers import PrunableLayer
 
-SAMPLED_TOKENS = 1024
+SAMPLED_TOKENS = 512
 # What is multiplied at a time: bounds the float32 copies, and saves a third of a Gram matrix's products.
 _PART_TOKENS = 1024
 _TILE_COLUMNS = 512

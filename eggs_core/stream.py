@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eggs_core.errors import UnsupportedModel
+from eggs_core.products import fast_products
 from eggs_core.skeleton import Skeleton
 
 # On a CPU larger batches only cost: their activations are taken from the system anew for every product
@@ -31,7 +32,8 @@ class BlockCall:
         """What the block last returned, as its model expects it: a tensor, or a tuple that begins with it."""
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        self.output = self._forward(hidden, *self._args, **self._kwargs)
+        with fast_products(hidden.device):
+            self.output = self._forward(hidden, *self._args, **self._kwargs)
         return _first(self.output)
 
 
@@ -119,7 +121,7 @@ class BlockStream:
             replayed = hidden if kind is None else kind((hidden, *rest))
             return lambda *args, **kwargs: replayed
 
-        with _replaced_forwards(blocks, forward_of):
+        with _replaced_forwards(blocks, forward_of), fast_products(hidden.device):
             logits: Tensor = self._skeleton.model(input_ids=self.batches[batch], use_cache=False).logits
         return logits
 

@@ -142,29 +142,48 @@ static inline void portable(ARGUMENTS, const int tokens) {
 
 /* For every byte of mask bits, where each of eight columns finds its value among those kept. */
 static uint8_t spread[256][8];
+/* The same for the bytes of 16-bit values, NOTHING where a column has none: to 16 bits, and to the upper half of 32. */
+static uint8_t spread_16[256][16], spread_high[256][32];
+#define NOTHING 0x80
 
 __attribute__((constructor)) static void fill_spread(void) {
     for (int byte = 0; byte < 256; byte++)
         for (int column = 0, kept = 0; column < 8; column++) {
+            int here = byte >> column & 1;
+            uint8_t low = (uint8_t)(here ? 2 * kept : NOTHING), high = (uint8_t)(here ? 2 * kept + 1 : NOTHING);
             spread[byte][column] = (uint8_t)kept;
-            kept += byte >> column & 1;
+            memcpy(&spread_16[byte][2 * column], (uint8_t[]){low, high}, 2);
+            memcpy(&spread_high[byte][4 * column], (uint8_t[]){NOTHING, NOTHING, low, high}, 4);
+            kept += here;
         }
 }
 
+/* Up to eight values, of which this byte of the mask says the columns, as float32 with zeros between. */
+TARGET_AVX2 INLINE __m256 in_their_columns(__m256 packed, uint32_t bits) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i from = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)spread[bits]));
+    __m256i kept = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), bit), bit);
+    return _mm256_and_ps(_mm256_permutevar8x32_ps(packed, from), _mm256_castsi256_ps(kept));
+}
+
+/* The weights of eight columns with these mask bits, from value i on, as float32. Reads eight values. */
+TARGET_AVX2 INLINE __m256 weights_of_8(const void *values, int64_t i, uint32_t bits, eggs_dtype dtype) {
+    if (dtype == EGGS_F32) return in_their_columns(_mm256_loadu_ps((const float *)values + i), bits);
+    __m128i packed = _mm_loadu_si128((const __m128i *)((const uint16_t *)values + i));
+    if (dtype == EGGS_F16) return in_their_columns(_mm256_cvtph_ps(packed), bits);
+    __m256i bytes = _mm256_loadu_si256((const __m256i *)spread_high[bits]);
+    return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(packed), bytes));
+}
+
 /* `count` values, up to eight, as float32; reads no further. */
-TARGET_AVX2 INLINE __m256 eight(const void *values, int64_t i, int count, int64_t left, eggs_dtype dtype) {
+TARGET_AVX2 INLINE __m256 eight(const void *values, int64_t i, int count, eggs_dtype dtype) {
     if (dtype == EGGS_F32) {
-        const float *from = (const float *)values + i;
-        if (left >= 8) return _mm256_loadu_ps(from);
         __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes));
+        __m256i there = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes);
+        return _mm256_maskload_ps((const float *)values + i, there);
     }
-    const uint16_t *from = (const uint16_t *)values + i;
     __m128i bits = _mm_setzero_si128();
-    if (left >= 8)
-        bits = _mm_loadu_si128((const __m128i *)from);
-    else
-        memcpy(&bits, from, (size_t)count * 2);
+    memcpy(&bits, (const uint16_t *)values + i, (size_t)count * 2);
     if (dtype == EGGS_F16) return _mm256_cvtph_ps(bits);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
@@ -179,29 +198,33 @@ TARGET_AVX2 INLINE void avx2(ARGUMENTS, const int tokens, const int chunks, cons
     const float *X = x;
     const void *values = values_of(W, row);
     const uint8_t *mask = mask_of(W, row);
-    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     __m256 acc[MAX_TOKENS][MAX_CHUNKS];
     UNROLLED for (int t = 0; t < tokens; t++)
         UNROLLED for (int k = 0; k < chunks; k++) acc[t][k] = _mm256_setzero_ps();
-    int64_t i = 0;
-    for (int64_t c = 0; c < W->columns; c += 8 * chunks) {
-        __builtin_prefetch((const char *)values + i * size_of(dtype) + AHEAD);
+    int64_t i = 0, c = 0, there = kept_of(W) * (W->rows - row); /* values of this row and those after it */
+    for (; c + 8 * chunks <= W->columns && i + 8 * chunks <= there; c += 8 * chunks) {
+        _mm_prefetch((const char *)values + i * size_of(dtype) + AHEAD, _MM_HINT_T1);
         UNROLLED for (int k = 0; k < chunks; k++) {
-            int64_t columns = least(8, W->columns - c - 8 * k);
-            if (columns <= 0) break;
-            __m256i inside =
-                _mm256_cmpgt_epi32(_mm256_set1_epi32((int)columns), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-            uint32_t bits = bits_at(mask, c + 8 * k, columns);
-            int count = __builtin_popcount(bits);
-            __m256 packed = eight(values, i, count, kept_of(W) - i, dtype);
-            __m256i from = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)spread[bits]));
-            __m256i kept = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), bit), bit);
-            __m256 w = _mm256_and_ps(_mm256_permutevar8x32_ps(packed, from), _mm256_castsi256_ps(kept));
-            i += count;
+            uint32_t bits = mask[c / 8 + k];
+            __m256 w = weights_of_8(values, i, bits, dtype);
+            i += __builtin_popcount(bits);
             UNROLLED for (int t = 0; t < tokens; t++) {
                 const float *at = X + t * W->columns + c + 8 * k;
-                acc[t][k] = _mm256_fmadd_ps(w, _mm256_maskload_ps(at, inside), acc[t][k]);
+                acc[t][k] = _mm256_fmadd_ps(w, _mm256_loadu_ps(at), acc[t][k]);
             }
+        }
+    }
+    for (; c < W->columns; c += 8) {
+        int64_t columns = least(8, W->columns - c);
+        __m256i inside =
+            _mm256_cmpgt_epi32(_mm256_set1_epi32((int)columns), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        uint32_t bits = bits_at(mask, c, columns);
+        int count = __builtin_popcount(bits);
+        __m256 w = in_their_columns(eight(values, i, count, dtype), bits);
+        i += count;
+        UNROLLED for (int t = 0; t < tokens; t++) {
+            __m256 inputs = _mm256_maskload_ps(X + t * W->columns + c, inside);
+            acc[t][0] = _mm256_fmadd_ps(w, inputs, acc[t][0]);
         }
     }
     UNROLLED for (int t = 0; t < tokens; t++) {
@@ -333,8 +356,9 @@ TARGET_BF16 INLINE void avx512_bf16(ARGUMENTS, const int tokens, const int chunk
 
 #endif /* EGGS_X86 */
 
-/* A copy of each kernel for one, two, four and eight tokens. */
+/* A copy of each kernel for one, two, four and eight tokens; with AVX2 there are 16 registers for their sums. */
 #define COPIES(COPY) COPY(1, 4) COPY(2, 4) COPY(4, 2) COPY(8, 2)
+#define COPIES_AVX2(COPY) COPY(1, 4) COPY(2, 4) COPY(4, 2) COPY(8, 1)
 #define NAMES(LEVEL) {LEVEL##_1, LEVEL##_2, LEVEL##_4, LEVEL##_8}
 
 #define PORTABLE(TOKENS, CHUNKS) static void portable_##TOKENS(ARGUMENTS) { portable(W, row, x, sums, TOKENS); }
@@ -344,7 +368,7 @@ COPIES(PORTABLE)
 #define AVX512(TOKENS, CHUNKS) TARGET_AVX512 static void avx512_##TOKENS(ARGUMENTS) { BY_DTYPE(avx512, TOKENS, CHUNKS) }
 #define AVX512_BF16(TOKENS, CHUNKS)                                                                                   \
     TARGET_BF16 static void avx512_bf16_##TOKENS(ARGUMENTS) { avx512_bf16(W, row, x, sums, TOKENS, CHUNKS); }
-COPIES(AVX2)
+COPIES_AVX2(AVX2)
 COPIES(AVX512)
 COPIES(AVX512_BF16)
 static kernel *const kernels[][4] = {NAMES(portable), NAMES(avx2), NAMES(avx512), NAMES(avx512_bf16)};
@@ -413,6 +437,22 @@ static void unpack_row(const eggs_packed *W, int64_t row, void *dense) {
 }
 
 #ifdef EGGS_X86
+/* Eight columns at a time for as long as whole loads stay within the row; then one by one. */
+TARGET_AVX2 static void unpack_row_of_16_bits_avx2(const eggs_packed *W, int64_t row, uint16_t *dense) {
+    const uint16_t *values = values_of(W, row), *end = values + kept_of(W);
+    const uint8_t *mask = mask_of(W, row);
+    int64_t c = 0;
+    for (; c + 8 <= W->columns && end - values >= 8; c += 8) {
+        uint32_t bits = mask[c / 8];
+        _mm_prefetch((const char *)values + AHEAD, _MM_HINT_T1);
+        __m128i from = _mm_loadu_si128((const __m128i *)spread_16[bits]);
+        __m128i w = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)values), from);
+        _mm_storeu_si128((__m128i *)(dense + c), w);
+        values += __builtin_popcount(bits);
+    }
+    for (; c < W->columns; c++) dense[c] = mask[c / 8] >> c % 8 & 1 ? *values++ : 0;
+}
+
 /* By whole loads and stores, where m divides 32 and they stay within the row. Returns the columns done. */
 TARGET_BF16 INLINE int64_t unpack_by_steps(const eggs_packed *W, const uint16_t *values, const uint8_t *mask,
                                            uint16_t *dense, const int width) {
@@ -455,6 +495,10 @@ void eggs_unpack(const eggs_packed *W, int64_t first, int64_t last, void *dense,
 #ifdef EGGS_X86
         if (level == EGGS_AVX512_BF16 && W->dtype != EGGS_F32) {
             unpack_row_of_16_bits(W, row, (uint16_t *)to);
+            continue;
+        }
+        if (level >= EGGS_AVX2 && W->dtype != EGGS_F32) {
+            unpack_row_of_16_bits_avx2(W, row, (uint16_t *)to);
             continue;
         }
 #endif

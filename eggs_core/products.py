@@ -1,0 +1,81 @@
+"""Products of 16-bit tensors on a processor that has no instructions for them.
+
+torch multiplies such tensors there element by element: on a processor with AVX2 alone a layer takes six times as
+long in bfloat16 as in float32. So the product is taken in float32 and rounded once, which is also what processors
+with such instructions give.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+# Weights that are in memory in float32 at once, in memory that is kept from tile to tile: fresh memory costs more.
+_TILE_WEIGHTS = 1 << 19
+
+
+@cache
+def native(dtype: torch.dtype) -> bool:
+    """Whether torch has fast products of this dtype on this machine's processor."""
+    if dtype is torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype is torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return True
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + bias, as `torch.nn.functional.linear`: x (..., C_in), weight (C_out, C_in), y (..., C_out)."""
+    if not _slow(x):
+        return nn.functional.linear(x, weight, bias)
+    rows = max(1, _TILE_WEIGHTS // weight.shape[1])
+    y = x.new_empty(*x.shape[:-1], len(weight))
+    exact = x.float()
+    held = torch.empty(min(rows, len(weight)), weight.shape[1])
+    for first in range(0, len(weight), rows):
+        part = slice(first, first + rows)
+        tile = held[: len(weight) - first].copy_(weight[part])
+        y[..., part] = nn.functional.linear(exact, tile, None if bias is None else bias[part].float())
+    return y
+
+
+def fast_products(device: torch.device) -> AbstractContextManager[object]:
+    """While open, a model's own code multiplies as fast as the processor can, whatever its dtype."""
+    if device.type == "cpu" and not (native(torch.bfloat16) and native(torch.float16)):
+        return _Float32Products()
+    return nullcontext()
+
+
+class _Float32Products(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _PRODUCTS or not _slow(args[0]):
+            return func(*args, **kwargs)
+        if func is nn.functional.linear and not torch.is_grad_enabled():
+            return linear(*args, **kwargs)
+        dtype = args[0].dtype
+        args, kwargs = tree_map_only(Tensor, Tensor.float, (args, kwargs))
+        return func(*args, **kwargs).to(dtype)
+
+
+_PRODUCTS = {
+    nn.functional.linear,
+    torch.matmul,
+    torch.mm,
+    torch.bmm,
+    torch.addmm,
+    torch.baddbmm,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.mm,
+    Tensor.bmm,
+    Tensor.baddbmm,
+}
+
+
+def _slow(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not native(x.dtype)
