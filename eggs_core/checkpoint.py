@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eggs_core.errors import BrokenCheckpoint
@@ -105,13 +105,25 @@ class CheckpointWriter:
         self._weight_map: dict[str, str] = {}
         self._total_size = 0
 
-    def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
-        """Writes shard number `shard`, counted from 0."""
-        name = f"model-{shard + 1:05d}-of-{self._shards:05d}.safetensors"
-        partial = self.folder / f".{name}.partial"
+    def path(self, shard: int) -> Path:
+        """The file of shard number `shard`, counted from 0."""
+        return self.folder / f"model-{shard + 1:05d}-of-{self._shards:05d}.safetensors"
+
+    def write(self, shard: int, tensors: Mapping[str, Tensor]) -> Path:
+        """Writes shard number `shard`, and returns its file."""
+        file = self.path(shard)
+        partial = self.folder / f".{file.name}.partial"
         save(tensors, partial)
-        partial.rename(self.folder / name)
-        self._weight_map.update(dict.fromkeys(tensors, name))
+        partial.rename(file)
+        self._count(file, tensors)
+        return file
+
+    def adopt(self, shard: int) -> None:
+        """Takes up a shard that an earlier writer has written."""
+        self._count(self.path(shard), load_file(self.path(shard)))
+
+    def _count(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
+        self._weight_map.update(dict.fromkeys(tensors, file.name))
         self._total_size += sum(tensor.nbytes for tensor in tensors.values())
 
     def finish(self) -> None:

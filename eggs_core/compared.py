@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -14,9 +15,11 @@ from eggs_core.solve import PrunedLayer
 from eggs_core.spec import PruneSpec
 from eggs_core.summary import least_degree, mean_output_error
 
+BlockFigures = dict[str, Any]
+
 
 class ComparedModel:
-    """The model that the method of `spec` makes, as a checkpoint of `shards` in the new folder `folder`.
+    """The model that the method of `spec` makes, as a checkpoint of `shards` in `folder`.
 
     Layers wait on the disk until their block is whole, so that of all methods no two have a block in memory.
     """
@@ -29,7 +32,9 @@ class ComparedModel:
         self._waiting = folder / "waiting"
         self._parts = 0
         self._reports: list[LayerReport] = []
-        folder.mkdir()
+        self._reported = 0  # of which so many in the blocks before
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._waiting, ignore_errors=True)
 
     def keep(self, pruned: Sequence[PrunedLayer]) -> None:
         """Puts layers of the block at hand aside."""
@@ -38,7 +43,7 @@ class ComparedModel:
         self._parts += 1
         self._reports += [entry.report for entry in pruned]
 
-    def write_block(self, skeleton: Skeleton, index: int, layers: Sequence[PrunableLayer]) -> None:
+    def write_block(self, skeleton: Skeleton, index: int, layers: Sequence[PrunableLayer]) -> Path:
         """Writes the shard of block `index`, which is loaded and all of whose `layers` were put aside."""
         changed: dict[str, Tensor] = {}
         if layers:
@@ -49,7 +54,19 @@ class ComparedModel:
                     changed[name] = layer.parameter.data.to("cpu", copy=True)
                 layer.view(changed[name]).copy_(waiting.read([layer.name])[layer.name])
             shutil.rmtree(self._waiting)
-        self.writer.write(index + 1, skeleton.checkpoint_tensors(index, changed))
+        return self.writer.write(index + 1, skeleton.checkpoint_tensors(index, changed))
+
+    def block_figures(self) -> BlockFigures:
+        """What is to be known of the block that was just written where the run is gone on with."""
+        reports, self._reported = self._reports[self._reported :], len(self._reports)
+        return {"layers": [report.model_dump(mode="json") for report in reports], "seconds": self.seconds}
+
+    def adopt_block(self, index: int, figures: BlockFigures) -> None:
+        """Takes up block `index`, which an earlier run has finished."""
+        self.writer.adopt(index + 1)
+        self._reports += map(LayerReport.model_validate, figures["layers"])
+        self._reported = len(self._reports)
+        self.seconds = figures["seconds"]
 
     def figures(self, perplexities: list[float]) -> Compared:
         """What the report says of the method."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -18,6 +19,7 @@ from eggs_core.compared import ComparedModel
 from eggs_core.comparison import Advance, Comparison
 from eggs_core.distributed import ALONE, Group
 from eggs_core.errors import BrokenCheckpoint, NoSpace, OutputExists, SequenceTooLong
+from eggs_core.journal import FOLDER, Journal
 from eggs_core.output import Sizes, pack_output
 from eggs_core.packed_checkpoint import packing_of
 from eggs_core.progress import Progress, ProgressCallback
@@ -26,11 +28,12 @@ from eggs_core.report import Compared, LayerReport, Repeat, Report
 from eggs_core.skeleton import Skeleton
 from eggs_core.sources import ModelRef, resolve_model
 from eggs_core.spec import OutputFormat, PruneSpec, TextSpec
-from eggs_core.summary import mean_output_error, report_of, with_repeats
+from eggs_core.summary import device_name, mean_output_error, report_of, versions, with_repeats
 from eggs_core.tasks import TaskSuite
-from eggs_core.text import Part, token_windows
+from eggs_core.text import Part, fingerprint, token_windows
 
 CHECKSUMS = "SHA256SUMS"
+_COMPARED = ".compared"
 _LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -48,6 +51,9 @@ def prune(
     group: Group = ALONE,
 ) -> Report:
     """Prunes the model that `spec` names into the folder `out`, which must be missing or empty.
+
+    Or it holds what an interrupted run left, of the same spec on the same machine: that is gone on with from its
+    last finished block, to the same bytes.
 
     The folder then holds what `AutoModelForCausalLM.from_pretrained` loads, with `report.json`, a model card
     and `SHA256SUMS`. Converted and downloaded models are kept in `cache_dir`. `disk_reserve_bytes` must stay
@@ -90,17 +96,19 @@ def prune(
             held_out = [windows(text, "evaluation") for text in spec.evaluation.texts]
             make_comparison = partial(Comparison, spec.evaluation, held_out, tokenizer, dense, tasks)
             comparison = group.each(make_comparison)  # whether there is memory for it may differ
+        journal = Journal(out, _identity(spec, dense.checkpoint, calibration, group))
         # Beside the one that is kept lie the models that are compared, after them one repeat's at a time, and then
         # the packed one, which is smaller.
         packed = 0 if spec.output.format is OutputFormat.DENSE else 1
         needed = (1 + max(len(spec.compare), len(others[:1]), packed)) * dense.checkpoint.nbytes()
-        group.first(lambda: _make_folder(out, needed, disk_reserve_bytes))
+        group.first(lambda: _make_folder(out, journal, needed, disk_reserve_bytes))
 
     blocks = len(dense.blocks)
     work = passes(spec) * calibration.numel()
     evaluated = 0
     if comparison is not None:
         evaluated = 2 * comparison.work + (len(spec.compare) + len(others)) * comparison.perplexity_work
+        repeated = blocks * work + comparison.perplexity_work
     # Packing reads and writes as pruning does, and computes next to nothing.
     to_pack = 0 if spec.output.format is OutputFormat.DENSE else blocks * calibration.shape[1]
     meter = Progress(progress, spec.seeds * blocks * work + evaluated + to_pack)
@@ -114,7 +122,11 @@ def prune(
         return advance
 
     def prune_to(
-        target: Path, tokens: Tensor, advance: Advance, compared: Sequence[ComparedModel] = ()
+        target: Path,
+        tokens: Tensor,
+        advance: Advance,
+        compared: Sequence[ComparedModel] = (),
+        journal: Journal | None = None,
     ) -> list[LayerReport]:
         figures: list[LayerReport] = []  # the first process's
 
@@ -130,7 +142,7 @@ def prune(
             )
 
         writer = CheckpointWriter(target, blocks + 1)
-        prune_blocks(dense, spec, layers, tokens, writer, on_block, group, compared)
+        prune_blocks(dense, spec, layers, tokens, writer, on_block, group, compared, journal)
 
         def complete() -> None:
             for each in (writer, *(model.writer for model in compared)):
@@ -146,11 +158,16 @@ def prune(
         return model.figures(comparison.perplexities(checkpoint, advance))
 
     def repeat(tokens: Tensor, seed: int, comparison: Comparison) -> Repeat:
+        if (done := group.first(lambda: journal.recall(f"seed-{seed}"))) is not None:
+            group.first(lambda: advancing("repeat", f"Seed {seed}")(repeated, "done before"))
+            return Repeat.model_validate(done)
         with TemporaryDirectory(dir=out, prefix=".repeat-") as scratch:
             prune_to(Path(scratch), tokens, advancing("repeat", f"Pruning with seed {seed}"))
             advance = advancing("repeat", f"Evaluating with seed {seed}")
             perplexities = group.first(lambda: comparison.perplexities(Checkpoint(Path(scratch)), advance))
-            return Repeat(seed=seed, perplexities=perplexities)
+        made = Repeat(seed=seed, perplexities=perplexities)
+        group.first(lambda: journal.record(f"seed-{seed}", made.model_dump(mode="json")))
+        return made
 
     evaluation = None
     if comparison is not None:
@@ -158,14 +175,13 @@ def prune(
             advance_dense = advancing("evaluate_dense", "Evaluating dense")
             group.first(lambda: comparison.measure_dense(advance_dense))
     compared: list[Compared] = []
-    with TemporaryDirectory(dir=out, prefix=".compare-") as scratch:
-        models = [ComparedModel(asked, Path(scratch, asked.label), blocks + 1) for asked in spec.compared]
-        with clock.stage("prune"):
-            figures = prune_to(out, calibration, advancing("prune", "Pruning"), models)
-            pruned = Checkpoint(out)
-        if comparison is not None and models:
-            with clock.stage("compare"):
-                compared = [group.first(partial(measure, model, comparison)) for model in models]
+    models = [ComparedModel(asked, out / _COMPARED / asked.label, blocks + 1) for asked in spec.compared]
+    with clock.stage("prune"):
+        figures = prune_to(out, calibration, advancing("prune", "Pruning"), models, journal)
+        pruned = Checkpoint(out)
+    if comparison is not None and models:
+        with clock.stage("compare"):
+            compared = [group.first(partial(measure, model, comparison)) for model in models]
     if comparison is not None:
         with clock.stage("evaluate_pruned"):
             advance_pruned = advancing("evaluate_pruned", "Evaluating pruned")
@@ -196,6 +212,8 @@ def prune(
         report = report_of(
             spec, dense, revision, figures, calibration, evaluation, notes, sizes, clock.seconds(), group.size
         )
+        journal.end()
+        shutil.rmtree(out / _COMPARED, ignore_errors=True)
         (out / "report.json").write_text(report.model_dump_json(indent=2) + "\n")
         (out / "README.md").write_text(card.model_card(report))
         _write_checksums(out)
@@ -257,19 +275,45 @@ def _check_vocabulary(skeleton: Skeleton, tokens: Tensor) -> None:
 
 
 def _check_new(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / FOLDER).is_dir())):
         raise OutputExists(f"{out} exists and is not empty. Name a new folder.")
 
 
-def _make_folder(out: Path, needed: int, reserve: int) -> None:
-    """Makes `out` and checks that `needed` bytes fit into it. Raises `NoSpace`."""
+def _identity(spec: PruneSpec, checkpoint: Checkpoint, calibration: Tensor, group: Group) -> dict[str, Any]:
+    """All that the bytes of the output depend on, as far as it can change between two runs on one machine."""
+    weights = sorted(set(checkpoint.file_of.values()))
+    return {
+        "spec": spec.model_dump(mode="json"),
+        "weights": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights],
+        "tokens": fingerprint(calibration),
+        "versions": versions(),
+        "device": device_name(group.device),
+        "threads": torch.get_num_threads(),
+        "processes": group.size,
+    }
+
+
+def _make_folder(out: Path, journal: Journal, needed: int, reserve: int) -> None:
+    """Makes `out`, or leaves of an interrupted run in it what can be gone on with.
+
+    Raises `NoSpace` where `needed` bytes do not fit into it, and `OutputExists` where the run was another.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(out).free
+    if any(out.iterdir()) and not journal.interrupted():
+        raise OutputExists(f"{out} holds what another run left when it was interrupted. Name a new folder.")
+    for entry in out.iterdir():
+        if entry.is_dir() and entry.name not in (FOLDER, _COMPARED):
+            shutil.rmtree(entry)
+        elif entry.is_file() and entry.suffix != ".safetensors":
+            entry.unlink()
+    there = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    free = there + shutil.disk_usage(out).free
     if free < needed + reserve:
         raise NoSpace(
             f"The output needs {needed / 2**20:.0f} MiB and {reserve / 2**20:.0f} MiB must stay free, but only "
             f"{free / 2**20:.0f} MiB are. Make room and submit again."
         )
+    journal.begin()
 
 
 def _write_checksums(out: Path) -> None:

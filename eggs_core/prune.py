@@ -2,15 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eggs_core.checkpoint import CheckpointWriter
 from eggs_core.compared import ComparedModel
 from eggs_core.distributed import ALONE, Group, deal
 from eggs_core.importance import importance
+from eggs_core.journal import Journal
 from eggs_core.layers import PrunableLayer, prunable_layers
 from eggs_core.masks import check_fit
 from eggs_core.permute import Site, SiteFinder, apply, best_order
@@ -60,6 +64,7 @@ def prune_blocks(
     on_block: Callable[[int, list[LayerReport]], None],
     group: Group = ALONE,
     compared: Sequence[ComparedModel] = (),
+    journal: Journal | None = None,
 ) -> None:
     """Prunes the `layers` that were planned, on calibration `tokens` (windows, L), writing a shard for each block.
 
@@ -68,19 +73,45 @@ def prune_blocks(
     on disk, and may raise to stop the run. The models that are `compared` get their shards of each block from the
     same statistics, gathered as the blocks of `spec` pass the tokens on.
 
+    Blocks that the `journal` has as finished are not pruned again; their weights pass the tokens on as they did,
+    to the bit, and `on_block` is called for them too.
+
     The processes of a `group` are called with the same arguments; the first one writes, and calls `on_block`, and
     what is raised in one is raised in all. Raises `TooManyProcesses` for fewer windows than processes.
     """
+    done = group.first(lambda: _finished(journal, len(layers)))
+
+    def adopt(index: int) -> None:
+        writer.adopt(index + 1)
+        for model, figures in zip(compared, done[index]["compared"], strict=True):
+            model.adopt_block(index, figures)
+        on_block(index, list(map(LayerReport.model_validate, done[index]["layers"])))
+
+    group.first(lambda: _write_outside(skeleton, [writer, *(model.writer for model in compared)]))
+    if len(done) == len(layers):
+        for index in range(len(layers)):
+            group.first(partial(adopt, index))
+        return
     best = spec.effective_effort is Effort.BEST
     stream = BlockStream(skeleton, group.shard(tokens), MIN_BATCHES if best else 1)
     hidden = stream.embed()
-    group.first(lambda: _write_outside(skeleton, [writer, *(model.writer for model in compared)]))
     # Where blocks are trained to give the dense model's outputs, its hidden states go along.
     dense = list(hidden) if best else []
     finder = SiteFinder(skeleton.config, group) if spec.permutes else None
     with_gram = any(needs_gram(asked) for asked in (spec, *(model.spec for model in compared)))
 
+    def replay(index: int, call: BlockCall) -> None:
+        skeleton.replace(index, load_file(writer.path(index + 1)))
+        for i, states in enumerate(hidden):
+            hidden[i] = call(states)
+        group.first(partial(adopt, index))
+
     def visit(index: int, block: nn.Module, call: BlockCall) -> None:
+        for i, states in enumerate(dense):
+            dense[i] = call(states)
+        if index < len(done):
+            replay(index, call)
+            return
         sites = finder.find(block, layers[index], call, hidden[0]) if finder else []
         orders: list[tuple[Site, Tensor]] | None = None
         changed: dict[str, Tensor] = {}
@@ -102,8 +133,6 @@ def prune_blocks(
                 for site, order in orders:
                     apply(site, order.argsort())
             statistics.clear()
-        for i, states in enumerate(dense):
-            dense[i] = call(states)
         for layer in pruned:
             layer.layer.weight.copy_(layer.weights)
         if dense:
@@ -113,9 +142,12 @@ def prune_blocks(
         pruned.clear()
 
         def write() -> None:
-            writer.write(index + 1, skeleton.checkpoint_tensors(index, changed))
-            for model in compared:
-                model.write_block(skeleton, index, layers[index])
+            files = [writer.write(index + 1, skeleton.checkpoint_tensors(index, changed))]
+            files += [model.write_block(skeleton, index, layers[index]) for model in compared]
+            if journal is not None:
+                figures = [report.model_dump(mode="json") for report in reports]
+                of_compared = [model.block_figures() for model in compared]
+                journal.record(_step(index), {"layers": figures, "compared": of_compared}, files)
 
         group.first(write)
         if index + 1 < len(skeleton.blocks):
@@ -124,6 +156,18 @@ def prune_blocks(
         group.first(lambda: on_block(index, reports))
 
     stream.run(visit)
+
+
+def _step(block: int) -> str:
+    return f"block-{block}"
+
+
+def _finished(journal: Journal | None, blocks: int) -> list[dict[str, Any]]:
+    """What the journal has of the first blocks, up to one that is not finished."""
+    done: list[dict[str, Any]] = []
+    while journal is not None and len(done) < blocks and (entry := journal.recall(_step(len(done)))) is not None:
+        done.append(entry)
+    return done
 
 
 def _write_outside(skeleton: Skeleton, writers: Sequence[CheckpointWriter]) -> None:

@@ -119,9 +119,8 @@ class Skeleton:
     def loaded(self, index: int) -> Iterator[nn.Module]:
         """Decoder block `index` with its weights on the device; they are dropped at the end."""
         block = self.blocks[index]
-        self._load(self.checkpoint.read(self._names_in_block[index]))
+        self.replace(index, self.checkpoint.read(self._names_in_block[index]))
         _refuse_missing([f"{self.block_names[index]}.{name}" for name, p in block.named_parameters() if p.is_meta])
-        block.to(self.device)
         try:
             yield block
         finally:
@@ -131,6 +130,11 @@ class Skeleton:
                         empty = torch.empty_like(parameter, device="meta")
                         module._parameters[name] = nn.Parameter(empty, requires_grad=False)
             memory.give_back()
+
+    def replace(self, index: int, tensors: dict[str, Tensor]) -> None:
+        """Gives block `index` these weights, under their names in the checkpoint."""
+        self._load(tensors)
+        self.blocks[index].to(self.device)
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         load_config = LoadStateDictConfig(

@@ -79,15 +79,21 @@ def report_of(
         notes=_notes(spec, skeleton, layers) + notes,
         calibration=_text_info(spec.calibration, calibration, seed=spec.calibration.seed),
         spec=spec,
-        versions={"python": platform.python_version()}
-        | {
-            name: version(name)
-            for name in (*_LIBRARIES, *(("lm_eval",) if evaluation and evaluation.tasks else ()))
-        },
-        device=torch.cuda.get_device_name() if cuda else f"cpu ({platform.machine()})",
+        versions=versions() | ({"lm_eval": version("lm_eval")} if evaluation and evaluation.tasks else {}),
+        device=device_name(skeleton.device),
         threads=torch.get_num_threads(),
         processes=processes,
     )
+
+
+def versions() -> dict[str, str]:
+    """What the output was made with."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+
+
+def device_name(device: torch.device) -> str:
+    """What the work is done on."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu ({platform.machine()})"
 
 
 def text_evaluations(

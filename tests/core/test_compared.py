@@ -164,16 +164,17 @@ def test_a_comparison_is_of_the_first_seed(make_model: MakeModel, tmp_path: Path
 
 
 @pytest.mark.parametrize("stage", ["prune", "compare"])
-def test_a_comparison_can_be_stopped_and_leaves_nothing(stage: str, make_model: MakeModel, tmp_path: Path) -> None:
+def test_a_comparison_can_be_stopped_and_gone_on_with(stage: str, make_model: MakeModel, tmp_path: Path) -> None:
     def stop(event: ProgressEvent) -> None:
         if event.stage == stage:
-            assert list((tmp_path / "out").glob(".compare-*/ria/*.safetensors"))
             raise Cancelled
 
     spec = spec_for(make_model("llama"), compare=[{"method": "ria"}])
     with pytest.raises(Cancelled):
         prune(spec, tmp_path / "out", cache_dir=tmp_path, progress=stop)
-    assert not list((tmp_path / "out").glob(".compare-*"))
+    assert list((tmp_path / "out").glob(".compared/ria/*.safetensors"))
+    prune(spec, tmp_path / "out", cache_dir=tmp_path)
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_models_that_are_compared_need_room(make_model: MakeModel, tmp_path: Path) -> None:
