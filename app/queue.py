@@ -1,4 +1,4 @@
-"""The doorbell: a message that carries a job's id and means "look into the database".
+"""The doorbell: a message that carries a job's id and means "look into the database, whose turn it is".
 
 The database is the truth. A message may be lost, repeated or late and changes nothing: workers claim jobs in the
 database, and the dispatcher rings again for jobs that nobody has come for.
@@ -39,6 +39,7 @@ def make_celery(settings: Settings) -> Celery:
         worker_enable_remote_control=False,
         worker_send_task_events=False,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # however long the broker is away
         broker_connection_timeout=_TIMEOUT_SECONDS,
         task_publish_retry=False,
     )

@@ -54,7 +54,13 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on.")
     lease_seconds: float = Field(60, gt=0, description="A worker unheard of for so long has lost its job.")
     dispatch_interval_seconds: float = Field(5, gt=0, description="Pause between rounds of the dispatcher.")
-    max_attempts: int = Field(3, ge=1, description="Times a job is started before it counts as failed.")
+    max_attempts: int = Field(
+        3, ge=1, description="Workers that a job may cost before it fails; one that was stopped does not count."
+    )
+    max_queued_per_key: int = Field(10_000, ge=1, description="Jobs of one API key that may wait at a time.")
+    max_running_per_key: int | None = Field(
+        None, ge=1, description="Jobs of one API key that may run at a time; the others wait. No limit by default."
+    )
     disk_reserve_bytes: int = Field(268_435_456, ge=0, description="Disk space that a job must leave free.")
     processes: int = Field(
         1,
@@ -68,6 +74,7 @@ class Settings(BaseSettings):
         return {
             f"EGGS_{name.upper()}": os.pathsep.join(map(str, value)) if isinstance(value, list) else str(value)
             for name, value in self
+            if value is not None
         }
 
     @property

@@ -12,7 +12,7 @@ from app.parent import ENVIRONMENT_VARIABLE
 from app.settings import Settings
 
 _LONGEST_PAUSE = 30
-_GRACE_SECONDS = 5
+_GRACE_SECONDS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class WorkerSupervisor:
             try:
                 process.wait(_GRACE_SECONDS)
             except subprocess.TimeoutExpired:
-                logger.info("The worker is in the middle of a job, which will be taken up again")
+                logger.warning("The worker does not stop; a job that it was at waits out its lease")
             _kill_group(process.pid)
         self._thread.join()
         os.close(self._held)

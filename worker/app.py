@@ -1,19 +1,31 @@
 """The Celery app with the worker's one task."""
 
 from functools import cache
+from multiprocessing import get_context
+from typing import Any
 
 from celery import Celery
+from celery.signals import worker_shutting_down
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import make_engine, make_sessions
 from app.queue import TASK_NAME, make_celery
 from app.settings import Settings
-from worker.runner import run_job
+from worker.runner import run_next
 
 
 def make_worker(settings: Settings) -> Celery:
-    """The Celery app that consumes doorbell messages and runs jobs."""
+    """The Celery app that consumes doorbell messages and runs jobs.
+
+    Told to stop, it hands the job at hand back.
+    """
     celery = make_celery(settings)
+    stopping = get_context("fork").Event()  # shared with the pool's processes, which are forked from this one
+
+    def stop(**_: Any) -> None:
+        stopping.set()
+
+    worker_shutting_down.connect(stop, weak=False)
 
     @cache
     def sessions() -> sessionmaker[Session]:
@@ -21,7 +33,10 @@ def make_worker(settings: Settings) -> Celery:
         return make_sessions(make_engine(settings.database_url))
 
     def prune(job_id: str) -> None:
-        run_job(job_id, settings, sessions())
+        if stopping.is_set():
+            return  # a message that came meanwhile; the dispatcher rings again
+        # The message only says that there is work; whose turn it is the database knows.
+        run_next(settings, sessions(), stopping)
 
     celery.task(name=TASK_NAME, ignore_result=True)(prune)
 

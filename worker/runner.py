@@ -17,18 +17,30 @@ from app.jobs import leases, repository
 from app.jobs.leases import Lease, LeaseLost, NewArtifact
 from app.jobs.models import JobState
 from app.settings import Settings
-from eggs_core.errors import Cancelled, EggsError, NoSpace
+from eggs_core.errors import Cancelled, EggsError, NoSpace, OutputExists
 from eggs_core.progress import ProgressEvent
-from worker.heart import Heart
+from worker.heart import Heart, Signal, Stopping
 from worker.processes import prune
 
 logger = logging.getLogger(__name__)
 
 
-def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session]) -> None:
-    """Claims the job and sees it through; does nothing if there is nothing to claim.
+def run_next(settings: Settings, sessions: sessionmaker[Session], stopping: Signal) -> None:
+    """Runs the job whose turn it is, if there is one."""
+    passed: set[str] = set()
+    while True:
+        with sessions.begin() as session:
+            job_id = leases.next_job(session, most_running=settings.max_running_per_key, passed=passed)
+        if job_id is None or run_job(job_id, settings, sessions, stopping):
+            return
+        passed.add(job_id)
 
-    Every end is written to the database under the lease. An attempt that lost its lease leaves no trace.
+
+def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session], stopping: Signal) -> bool:
+    """Claims the job and sees it through; does nothing, and returns False, if there is nothing to claim.
+
+    Every end is written to the database under the lease. An attempt that lost its lease leaves no trace; one that
+    could not come to an end leaves what it has done for the next one to go on with.
     """
     with sessions.begin() as session:
         lease = leases.claim(session, job_id, settings.lease_seconds, max_attempts=settings.max_attempts)
@@ -37,16 +49,21 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session]) ->
         logger.info("%s is not to be had: another worker has it, or it has ended", job_id)
         if job is not None and job.state in (JobState.FAILED, JobState.CANCELLED):
             _remove_leftovers(settings, job_id)
-        return
+        return False
     logger.info("%s: attempt %d", job_id, lease.attempt)
-    _remove_leftovers(settings, job_id)
+    _take_over(settings, lease)
     try:
-        with Heart(sessions, lease, settings.lease_seconds) as heart:
+        with Heart(sessions, lease, settings.lease_seconds, stopping) as heart:
             try:
                 _prune_and_publish(settings, sessions, lease, heart)
             except Cancelled:
                 with sessions.begin() as session:
                     leases.confirm_cancelled(session, lease)
+            except Stopping:
+                with sessions.begin() as session:
+                    leases.hand_back(session, lease)
+                logger.info("%s is handed back, as the worker is to stop", job_id)
+                return True
             except EggsError as error:
                 _fail(sessions, lease, problems.from_error(error))
             except (LeaseLost, *DATABASE_DOWN):
@@ -54,13 +71,13 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session]) ->
                 # is offered again after its lease, or has succeeded.
                 raise
             except Exception as error:
-                _remove_leftovers(settings, job_id)
                 _fail(sessions, lease, _problem(error, job_id))
+                shutil.rmtree(settings.artifacts_dir / job_id, ignore_errors=True)
     except LeaseLost:
         logger.warning("%s: attempt %d lost its lease and is given up", job_id, lease.attempt)
         shutil.rmtree(settings.artifacts_dir / _attempt_folder(lease), ignore_errors=True)
-    finally:
-        shutil.rmtree(_staging(settings, lease), ignore_errors=True)
+    shutil.rmtree(_staging(settings, lease), ignore_errors=True)
+    return True
 
 
 def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], lease: Lease, heart: Heart) -> None:
@@ -81,7 +98,11 @@ def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], leas
             logger.warning("Progress of %s could not be recorded: the database does not answer", lease.job_id)
 
     staging = _staging(settings, lease)
-    report = prune(lease.spec, staging, settings, on_progress, heart.check)
+    try:
+        report = prune(lease.spec, staging, settings, on_progress, heart.check)
+    except OutputExists:  # what an earlier attempt left was made with another model, version or number of threads
+        shutil.rmtree(staging)
+        report = prune(lease.spec, staging, settings, on_progress, heart.check)
     heart.check()
     artifacts = _artifacts(staging)
     folder = settings.artifacts_dir / _attempt_folder(lease)
@@ -151,8 +172,23 @@ def _staging(settings: Settings, lease: Lease) -> Path:
     return settings.staging_dir / f"{lease.job_id}.attempt-{lease.attempt}"
 
 
-def _remove_leftovers(settings: Settings, job_id: str) -> None:
-    """What earlier attempts left: they have lost their leases and can publish no more."""
-    for folder in settings.staging_dir.glob(f"{job_id}.attempt-*"):
+def _take_over(settings: Settings, lease: Lease) -> None:
+    """Makes what the attempt before has staged this one's, and removes what else earlier ones left.
+
+    A renamed folder is out of reach of the attempt before, should it live on without its lease.
+    """
+    folders = {int(folder.name.rpartition("-")[2]): folder for folder in _staged(settings, lease.job_id)}
+    if folders and (latest := max(folders)) != lease.attempt:
+        folders.pop(latest).rename(_staging(settings, lease))
+    for folder in (*folders.values(), settings.artifacts_dir / lease.job_id):
         shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(settings.artifacts_dir / job_id, ignore_errors=True)
+
+
+def _remove_leftovers(settings: Settings, job_id: str) -> None:
+    """What the attempts at a job left that has ended without success."""
+    for folder in (*_staged(settings, job_id), settings.artifacts_dir / job_id):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _staged(settings: Settings, job_id: str) -> list[Path]:
+    return list(settings.staging_dir.glob(f"{job_id}.attempt-*"))

@@ -26,7 +26,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 JobId = Annotated[str, Path(description="The job's id.", examples=["job_01jv3k0s9e6x7q2m4n8p5r1t0w"])]
 
 
-@router.post("", status_code=201, summary="Submit a job", responses=problems(403, 422))
+@router.post("", status_code=201, summary="Submit a job", responses=problems(403, 422, 429))
 def submit(
     body: JobCreate,
     request: Request,

@@ -5,7 +5,7 @@ Each function is meant for a transaction of its own and commits nothing:
 must agree to well within the length of a lease.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -21,6 +21,7 @@ from app.db import utcnow
 from app.ids import new_id
 from app.jobs import repository, transitions
 from app.jobs.models import Job
+from app.keys import repository as keys_repository
 from eggs_core.spec import PruneSpec
 
 __all__ = [
@@ -31,7 +32,9 @@ __all__ = [
     "claim",
     "confirm_cancelled",
     "fail",
+    "hand_back",
     "heartbeat",
+    "next_job",
     "record_progress",
     "reoffer_candidates",
     "succeed",
@@ -78,7 +81,7 @@ def claim(session: Session, job_id: str, lease_seconds: float, *, max_attempts: 
     if transitions.cancelled(session, job_id, lost & Job.cancel_requested_at.is_not(None)) is not None:
         return None
     if transitions.failed(
-        session, job_id, lost & (Job.attempt >= max_attempts), problem=_worker_lost(max_attempts)
+        session, job_id, lost & (Job.workers_lost + 1 >= max_attempts), problem=_worker_lost(max_attempts)
     ):
         return None
     token = new_id("lease")
@@ -91,12 +94,18 @@ def claim(session: Session, job_id: str, lease_seconds: float, *, max_attempts: 
     )
     if job is None:
         return None
+    keys_repository.serve(session, job.key_id, now)
     try:
         spec = PruneSpec.model_validate(job.spec)
     except ValidationError:
         transitions.failed(session, job_id, repository.leased(token), problem=_OUTDATED)
         return None
     return Lease(job.id, token, job.attempt, spec)
+
+
+def next_job(session: Session, *, most_running: int | None, passed: Collection[str] = ()) -> str | None:
+    """The job whose turn it is; another worker may be faster to claim it."""
+    return repository.next_claimable(session, utcnow(), most_running=most_running, passed=passed)
 
 
 def heartbeat(session: Session, lease: Lease, lease_seconds: float) -> Heartbeat:
@@ -153,6 +162,14 @@ def confirm_cancelled(session: Session, lease: Lease) -> None:
     _kept(transitions.cancelled(session, lease.job_id, repository.leased(lease.token)))
 
 
+def hand_back(session: Session, lease: Lease) -> None:
+    """Puts the job back into the queue, or ends it where the user has asked to cancel it. Raises `LeaseLost`."""
+    condition = repository.leased(lease.token)
+    asked = condition & Job.cancel_requested_at.is_not(None)
+    if transitions.cancelled(session, lease.job_id, asked) is None:
+        _kept(transitions.handed_back(session, lease.job_id, condition))
+
+
 def reoffer_candidates(session: Session, limit: int, *, queued_for: timedelta = timedelta()) -> Sequence[str]:
     """Jobs that a worker could take and that are at least so old, the oldest first."""
     now = utcnow()
@@ -169,6 +186,6 @@ def _worker_lost(attempts: int) -> dict[str, Any]:
         "worker-lost",
         "The job lost every worker that took it",
         500,
-        f"{attempts} attempts ended without a word, most often because the machine ran out of memory. Try a "
+        f"{attempts} workers ended without a word, most often because the machine ran out of memory. Try a "
         "smaller model, fewer samples or shorter sequences, or ask the operator what the worker's log says.",
     )

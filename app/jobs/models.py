@@ -39,7 +39,11 @@ class Job(Base):
     """A pruning job. `lease_token` names the attempt that may write to it; see `app.jobs.leases`."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "project", "id"), Index(None, "state", "lease_expires_at"))
+    __table_args__ = (
+        Index(None, "project", "id"),
+        Index(None, "state", "lease_expires_at"),
+        Index(None, "key_id", "state"),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     project: Mapped[str] = mapped_column(String(64))
@@ -51,7 +55,9 @@ class Job(Base):
     progress: Mapped[float] = mapped_column(default=0.0)
     stage: Mapped[str | None] = mapped_column(String(64))
     error: Mapped[dict[str, Any] | None]
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
     attempt: Mapped[int] = mapped_column(default=0)
+    workers_lost: Mapped[int] = mapped_column(default=0, server_default="0")
     lease_token: Mapped[str | None] = mapped_column(String(40))
     lease_expires_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]

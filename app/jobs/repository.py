@@ -1,6 +1,6 @@
 """Every query on jobs, their events and idempotency keys."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, undefer
 
 from app.db import utcnow
 from app.jobs.models import IdempotencyKey, Job, JobEvent, JobState
+from app.keys.models import ApiKey
 
 
 def lease_lost(now: datetime) -> ColumnElement[bool]:
@@ -29,6 +30,11 @@ def claimable(now: datetime) -> ColumnElement[bool]:
 def at_least(progress: float) -> ColumnElement[float]:
     """The progress, or what it already was: it never falls."""
     return case((Job.progress < progress, progress), else_=Job.progress)
+
+
+def workers_lost() -> ColumnElement[int]:
+    """How many workers a job has cost once another one takes it: one more where it is running."""
+    return case((Job.state == JobState.RUNNING, Job.workers_lost + 1), else_=Job.workers_lost)
 
 
 def cancel_moment(now: datetime) -> ColumnElement[datetime]:
@@ -130,6 +136,41 @@ def claimable_ids(session: Session, now: datetime, *, queued_before: datetime, l
     return session.scalars(
         select(Job.id).where(claimable(now), Job.created_at <= queued_before).order_by(Job.id).limit(limit)
     ).all()
+
+
+def next_claimable(
+    session: Session, now: datetime, *, most_running: int | None, passed: Collection[str]
+) -> str | None:
+    """The job whose turn it is, of those a worker could take that are not `passed` over.
+
+    Keys take turns: first comes the one with the fewest running jobs, then the one that was served longest ago.
+    Of its jobs the one with the highest priority comes first, then the oldest. A key with `most_running` jobs
+    waits; what its lost workers left does not.
+    """
+    busy = (
+        select(Job.key_id, func.count().label("jobs"))
+        .where(Job.state == JobState.RUNNING)
+        .group_by(Job.key_id)
+        .subquery()
+    )
+    running = func.coalesce(busy.c.jobs, 0)
+    query = (
+        select(Job.id)
+        .join(ApiKey, ApiKey.id == Job.key_id)
+        .outerjoin(busy, busy.c.key_id == Job.key_id)
+        .where(claimable(now), Job.id.not_in(passed))
+        .order_by(running, ApiKey.served_at.is_not(None), ApiKey.served_at, Job.priority.desc(), Job.id)
+        .limit(1)
+    )
+    if most_running is not None:
+        query = query.where(or_(lease_lost(now), running < most_running))
+    return session.scalars(query).one_or_none()
+
+
+def count_queued(session: Session, key_id: str) -> int:
+    """How many jobs of a key wait."""
+    query = select(func.count()).select_from(Job).where(Job.key_id == key_id, Job.state == JobState.QUEUED)
+    return session.scalars(query).one()
 
 
 def count_claimable(session: Session, now: datetime) -> int:

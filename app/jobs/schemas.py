@@ -31,6 +31,7 @@ _JOB: dict[str, Any] = {
     "id": JOB_ID,
     "name": "smollm2 at 2:4",
     "metadata": {"team": "research"},
+    "priority": 0,
     "state": "running",
     "progress": 0.42,
     "stage": "prune",
@@ -82,7 +83,15 @@ class JobCreate(PruneSpec):
         default_factory=dict, max_length=16, description="Up to 16 pairs of your own, given back as they are."
     )
 
-    OWN_FIELDS: ClassVar[set[str]] = {"name", "metadata"}
+    priority: int = Field(
+        0,
+        ge=-100,
+        le=100,
+        description="Of the jobs of one API key that wait the one with the highest priority starts first. Keys "
+        "take turns, whatever the priorities of their jobs.",
+    )
+
+    OWN_FIELDS: ClassVar[set[str]] = {"name", "metadata", "priority"}
 
     @model_validator(mode="before")
     @classmethod
@@ -118,10 +127,13 @@ class JobResource(BaseModel):
     id: str = Field(description="Sorts by creation.")
     name: str | None = Field(description="As it was given.")
     metadata: dict[str, str] = Field(description="As it was given.")
+    priority: int = Field(description="As it was given.")
     state: JobState
     progress: float = Field(ge=0, le=1, description="Share of the work that is done; it never falls.")
     stage: str | None = Field(description="What the worker is at, or was at when it failed.")
-    attempt: int = Field(description="How many workers have taken the job; more than 1 if one was lost.")
+    attempt: int = Field(
+        description="How many workers have taken the job; more than 1 if one was lost or stopped."
+    )
     spec: PruneSpec | dict[str, Any] = Field(
         description="The run, with every default filled in; as it was stored where another version of the service "
         "did so and it is not valid any more."
@@ -144,6 +156,7 @@ class JobResource(BaseModel):
             id=job.id,
             name=job.name,
             metadata=job.metadata_,
+            priority=job.priority,
             state=job.state,
             progress=job.progress,
             stage=job.stage,

@@ -24,12 +24,15 @@ def submit(
 ) -> tuple[Job, bool]:
     """The new job, or the one that the same request with the same idempotency key made: then also True.
 
-    Raises an `EggsError` for a model or text that cannot be had, before anything is stored.
+    Raises an `EggsError` for a model or text that cannot be had, and a 429 `Problem` where too many jobs of the
+    key wait, before anything is stored.
     """
     if idempotency_key is None:
+        _check_limit(session, settings, principal)
         _check_references(settings, body)
         return create(session, project=principal.project, key_id=principal.key_id, body=body), False
     if (record := repository.idempotency_key(session, principal.project, idempotency_key)) is None:
+        _check_limit(session, settings, principal)
         _check_references(settings, body)
         try:
             with session.begin_nested():
@@ -67,6 +70,7 @@ def create(session: Session, *, project: str, key_id: str, body: JobCreate) -> J
         name=body.name,
         metadata_=body.metadata,
         spec=body.spec.model_dump(mode="json"),
+        priority=body.priority,
         created_at=utcnow(),
     )
     return transitions.queued(session, job)
@@ -123,6 +127,19 @@ def report(session: Session, project: str, job_id: str) -> dict[str, Any]:
     if job.report is not None:
         return job.report
     raise _no_report(job)
+
+
+def _check_limit(session: Session, settings: Settings, principal: Principal) -> None:
+    most = settings.max_queued_per_key
+    if repository.count_queued(session, principal.key_id) >= most:
+        raise Problem(
+            "too-many-queued-jobs",
+            "Too many jobs of this key wait",
+            429,
+            f"At most {most} jobs of an API key may wait at a time. Submit again once some have started.",
+            headers={"Retry-After": "60"},
+            limit=most,
+        )
 
 
 def _check_references(settings: Settings, body: JobCreate) -> None:

@@ -1,5 +1,7 @@
 """The life of a job: `queued → running → succeeded | failed | cancelled`, each step in one place.
 
+A worker that is stopped hands its job back, from running to queued.
+
 Every step takes the condition under which it may happen, writes its event, and returns the job as it is then,
 or None where the condition did not hold.
 """
@@ -33,18 +35,38 @@ def running(
     if before is None:
         return None
     attempt = before.attempt + 1
+    if attempt == 1:
+        message = "A worker has started."
+    elif before.state is JobState.QUEUED:
+        message = "Another worker goes on."
+    else:
+        message = "The worker before was lost; another one goes on."
     return repository.advance(
         session,
         job_id,
         condition & (Job.attempt == before.attempt),
         event="job.running",
-        message="A worker has started." if attempt == 1 else "Started again: the worker before was lost.",
+        message=message,
         data={"attempt": attempt},
         state=JobState.RUNNING,
         attempt=attempt,
+        workers_lost=repository.workers_lost(),
         lease_token=token,
         lease_expires_at=expires_at,
         started_at=before.started_at or utcnow(),
+    )
+
+
+def handed_back(session: Session, job_id: str, condition: ColumnElement[bool]) -> Job | None:
+    """The job's worker was stopped, and waits for another one to go on."""
+    return repository.advance(
+        session,
+        job_id,
+        condition,
+        event="job.queued",
+        message="The worker was stopped; another one will go on.",
+        state=JobState.QUEUED,
+        **_NO_LEASE,
     )
 
 

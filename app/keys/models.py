@@ -20,3 +20,5 @@ class ApiKey(Base):
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    # When a worker last took a job of this key.
+    served_at: Mapped[datetime | None]

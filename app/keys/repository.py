@@ -30,6 +30,14 @@ def count(session: Session) -> int:
     return session.scalars(select(func.count()).select_from(ApiKey)).one()
 
 
+def serve(session: Session, key_id: str, now: datetime) -> None:
+    """Stores when a job of a key was taken last."""
+    session.execute(
+        update(ApiKey).where(ApiKey.id == key_id).values(served_at=now),
+        execution_options={"synchronize_session": False},
+    )
+
+
 def touch(session: Session, key_id: str, now: datetime) -> None:
     """Stores when a key was used last."""
     session.execute(

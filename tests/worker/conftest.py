@@ -1,3 +1,74 @@
-from tests.tiny_models import make_model, tokenizer
+"""A worker as an operator starts it, on each broker."""
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.dispatcher import Dispatcher
+from app.queue import make_celery
+from app.settings import Settings
+from tests.tiny_models import MakeModel, make_model, tokenizer
 
 __all__ = ["make_model", "tokenizer"]
+
+REDIS_URL = os.environ.get("EGGS_TEST_REDIS_URL", "redis://127.0.0.1:6379/14")
+AMQP_URL = os.environ.get("EGGS_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//")
+BROKERS = {"filesystem": "filesystem://", "redis": REDIS_URL, "rabbitmq": AMQP_URL}
+
+StartWorker = Callable[[], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest, settings: Settings, make_model: MakeModel) -> Iterator[Celery]:
+    """A queue of this test's own on each broker, leases short enough to wait for, and the dispatcher."""
+    settings.broker_url = BROKERS[request.param]
+    settings.queue_name = f"eggs-test-{uuid.uuid4().hex[:12]}"
+    settings.lease_seconds = 2
+    settings.model_roots = [make_model("llama", num_hidden_layers=80).parent]
+    celery = make_celery(settings)
+    with celery.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1)  # a missing broker fails the test, here and now
+    yield celery
+    with celery.connection_for_write() as connection:
+        connection.default_channel.queue_delete(settings.queue_name)
+
+
+@pytest.fixture
+def dispatcher(broker: Celery, sessions: sessionmaker[Session]) -> Iterator[None]:
+    dispatcher = Dispatcher(sessions, broker, interval=0.5)
+    dispatcher.start()
+    yield
+    dispatcher.stop()
+
+
+@pytest.fixture
+def start_worker(settings: Settings, tmp_path: Path, broker: Celery) -> Iterator[StartWorker]:
+    """Starts `python -m worker` as an operator would; kills what is left at the end."""
+    workers: list[subprocess.Popen[bytes]] = []
+    environment = settings.environment() | {"OMP_NUM_THREADS": "1"}
+
+    def start() -> subprocess.Popen[bytes]:
+        with (tmp_path / f"worker-{len(workers)}.log").open("wb") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "worker"],
+                env=os.environ | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        workers.append(worker)
+        return worker
+
+    yield start
+    for worker in workers:
+        if worker.poll() is None:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()

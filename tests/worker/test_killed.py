@@ -2,87 +2,21 @@
 
 import os
 import signal
-import subprocess
-import sys
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.dispatcher import Dispatcher
-from app.queue import make_celery, ring
+from app.queue import ring
 from app.settings import Settings
 from tests.app.build import events_of, make_job, read_job
 from tests.conftest import wait_for
 from tests.tiny_models import MakeModel
-
-REDIS_URL = os.environ.get("EGGS_TEST_REDIS_URL", "redis://127.0.0.1:6379/14")
-AMQP_URL = os.environ.get("EGGS_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//")
-BROKERS = {"filesystem": "filesystem://", "redis": REDIS_URL, "rabbitmq": AMQP_URL}
-
-StartWorker = Callable[[], subprocess.Popen[bytes]]
-
+from tests.worker.conftest import StartWorker
 
 INSTALLATIONS = [("sqlite", "filesystem"), ("postgresql", "redis"), ("postgresql", "rabbitmq")]
 pytestmark = pytest.mark.parametrize(("database_url", "broker"), INSTALLATIONS, indirect=True)
-
-
-@pytest.fixture
-def broker(request: pytest.FixtureRequest, settings: Settings, make_model: MakeModel) -> Iterator[Celery]:
-    """A queue of this test's own on each broker, leases short enough to wait for, and the dispatcher."""
-    settings.broker_url = BROKERS[request.param]
-    settings.queue_name = f"eggs-test-{uuid.uuid4().hex[:12]}"
-    settings.lease_seconds = 2
-    settings.model_roots = [make_model("llama", num_hidden_layers=80).parent]
-    celery = make_celery(settings)
-    with celery.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1)  # a missing broker fails the test, here and now
-    yield celery
-    with celery.connection_for_write() as connection:
-        connection.default_channel.queue_delete(settings.queue_name)
-
-
-@pytest.fixture
-def dispatcher(broker: Celery, sessions: sessionmaker[Session]) -> Iterator[None]:
-    dispatcher = Dispatcher(sessions, broker, interval=0.5)
-    dispatcher.start()
-    yield
-    dispatcher.stop()
-
-
-@pytest.fixture
-def start_worker(settings: Settings, tmp_path: Path, broker: Celery) -> Iterator[StartWorker]:
-    """Starts `python -m worker` as an operator would; kills what is left at the end."""
-    workers: list[subprocess.Popen[bytes]] = []
-    environment = {"OMP_NUM_THREADS": "1"}
-    environment |= {f"EGGS_{name}".upper(): _as_text(value) for name, value in settings.model_dump().items()}
-
-    def start() -> subprocess.Popen[bytes]:
-        with (tmp_path / f"worker-{len(workers)}.log").open("wb") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "worker"],
-                env=os.environ | environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        workers.append(worker)
-        return worker
-
-    yield start
-    for worker in workers:
-        if worker.poll() is None:
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
-
-
-def _as_text(value: Any) -> str:
-    return os.pathsep.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @pytest.fixture
@@ -144,6 +78,22 @@ def test_emptied_broker_loses_nothing(
         connection.default_channel.queue_purge(settings.queue_name)
     start_worker()
     assert_succeeded_once(sessions, job_id, settings, attempts=1)
+
+
+@pytest.mark.usefixtures("dispatcher")
+def test_a_worker_told_to_stop_hands_its_job_back_in_time(
+    start_worker: StartWorker, sessions: sessionmaker[Session], settings: Settings, job_id: str
+) -> None:
+    worker = start_worker()
+    wait_for(lambda: read_job(sessions, job_id).progress > 0.1, seconds=60)
+    worker.terminate()
+    worker.wait(10)
+    job = read_job(sessions, job_id)
+    assert (job.state, job.workers_lost) == ("queued", 0)
+    assert list(settings.staging_dir.glob("*/*.safetensors"))
+    start_worker()
+    wait_for(lambda: read_job(sessions, job_id).state == "succeeded", seconds=90, pause=0.2)
+    assert read_job(sessions, job_id).attempt == 2
 
 
 def test_a_job_ends_with_its_worker(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import psutil
@@ -42,7 +43,7 @@ def test_a_job_is_published(
     settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
 ) -> None:
     job_id = make_job(sessions, **request_body)
-    run_job(job_id, settings, sessions)
+    run_job(job_id, settings, sessions, Event())
     job = read_job(sessions, job_id)
     assert (job.state, job.progress, job.error) == ("succeeded", 1.0, None)
     report = settings.artifacts_dir / str(job.artifacts_dir) / "report.json"
@@ -53,7 +54,7 @@ def test_the_users_mistake_is_told_as_one(
     settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
 ) -> None:
     job_id = make_job(sessions, **request_body | {"calibration": {"samples": 1, "sequence_length": 32}})
-    run_job(job_id, settings, sessions)
+    run_job(job_id, settings, sessions, Event())
     job = read_job(sessions, job_id)
     assert job.state == "failed"
     assert job.error is not None

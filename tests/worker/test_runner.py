@@ -4,6 +4,7 @@ import hashlib
 import threading
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from app.db import utcnow
 from app.jobs import service
 from app.jobs.models import Job
 from app.settings import Settings
+from eggs_core import pipeline
 from tests.app.build import events_of, make_job, read_job
 from tests.conftest import files_of, wait_for
 from tests.tiny_models import MakeModel
@@ -38,10 +40,19 @@ def request_body(settings: Settings, make_model: MakeModel) -> dict[str, Any]:
     }
 
 
-def in_thread(job_id: str, settings: Settings, sessions: sessionmaker[Session]) -> threading.Thread:
-    thread = threading.Thread(target=run_job, args=(job_id, settings, sessions))
+def in_thread(
+    job_id: str, settings: Settings, sessions: sessionmaker[Session], stopping: Event | None = None
+) -> threading.Thread:
+    thread = threading.Thread(target=run_job, args=(job_id, settings, sessions, stopping or Event()))
     thread.start()
     return thread
+
+
+def sums_of(sessions: sessionmaker[Session], job_id: str) -> dict[str, str]:
+    """The checksums of what a job has published, except for the files that hold times and memory."""
+    with sessions() as session:
+        artifacts = artifacts_repository.of_job(session, job_id)
+    return {a.name: a.sha256 for a in artifacts if a.name not in ("report.json", "SHA256SUMS")}
 
 
 def in_progress(sessions: sessionmaker[Session], job_id: str) -> bool:
@@ -66,7 +77,7 @@ def test_a_job_is_pruned_and_published(
     settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
 ) -> None:
     job_id = make_job(sessions, **request_body)
-    run_job(job_id, settings, sessions)
+    run_job(job_id, settings, sessions, Event())
 
     job = read_job(sessions, job_id)
     assert (job.state, job.progress, job.error, job.attempt) == ("succeeded", 1.0, None, 1)
@@ -93,7 +104,7 @@ def test_a_job_is_pruned_and_published(
     assert not list(settings.staging_dir.iterdir())
     AutoModelForCausalLM.from_pretrained(folder)
 
-    run_job(job_id, settings, sessions)  # a late message
+    run_job(job_id, settings, sessions, Event())  # a late message
     assert events_of(sessions, job_id)[-1].sequence == events[-1].sequence
 
 
@@ -115,7 +126,7 @@ def test_the_users_mistake_is_told_as_one(
     advice: str,
 ) -> None:
     job_id = make_job(sessions, **request_body | change)
-    run_job(job_id, settings, sessions)
+    run_job(job_id, settings, sessions, Event())
     job = read_job(sessions, job_id)
     assert job.state == "failed"
     assert job.error is not None
@@ -129,7 +140,7 @@ def test_our_fault_is_told_as_ours_and_leaks_nothing(
 ) -> None:
     settings.staging_dir.write_text("a file where a folder should be")
     job_id = make_job(sessions, **request_body)
-    run_job(job_id, settings, sessions)
+    run_job(job_id, settings, sessions, Event())
     job = read_job(sessions, job_id)
     assert job.state == "failed"
     assert job.error is not None
@@ -141,7 +152,7 @@ def test_our_fault_is_told_as_ours_and_leaks_nothing(
 def test_no_disk_space(settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]) -> None:
     settings.disk_reserve_bytes = 2**60
     job_id = make_job(sessions, **request_body)
-    run_job(job_id, settings, sessions)
+    run_job(job_id, settings, sessions, Event())
     job = read_job(sessions, job_id)
     assert job.state == "failed"
     assert job.error is not None
@@ -183,10 +194,73 @@ def test_leftovers_of_a_lost_attempt_are_removed(
     unpublished = settings.artifacts_dir / job_id / "attempt-0"
     for folder in (staged, unpublished):
         folder.mkdir(parents=True)
-    run_job(job_id, settings, sessions)
+    run_job(job_id, settings, sessions, Event())
     assert read_job(sessions, job_id).state == "succeeded"
     assert not staged.exists()
     assert not unpublished.exists()
+
+
+def test_a_worker_that_stops_hands_its_job_back(
+    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
+) -> None:
+    """Another one goes on where it stopped, to the same bytes as without the stop."""
+    request_body |= {"evaluation": None, "output": {"format": "dense"}}
+    undisturbed, stopped = make_job(sessions, **request_body), make_job(sessions, **request_body)
+    run_job(undisturbed, settings, sessions, Event())
+    stopping = Event()
+    thread = in_thread(stopped, settings, sessions, stopping)
+    wait_for(lambda: read_job(sessions, stopped).stage == "prune")
+    stopping.set()
+    thread.join()
+    job = read_job(sessions, stopped)
+    assert (job.state, job.attempt, job.workers_lost, job.lease_token) == ("queued", 1, 0, None)
+    assert (job.error, job.finished_at) == (None, None)
+    shards = set(settings.staging_dir.glob("*/*.safetensors"))
+    assert 1 < len(shards) < 41
+
+    run_job(stopped, settings, sessions, Event())
+    job = read_job(sessions, stopped)
+    assert (job.state, job.attempt, job.workers_lost) == ("succeeded", 2, 0)
+    assert [event.type for event in events_of(sessions, stopped) if event.type != "job.progress"] == [
+        "job.queued",
+        "job.running",
+        "job.queued",
+        "job.running",
+        "job.succeeded",
+    ]
+    assert sums_of(sessions, stopped) == sums_of(sessions, undisturbed)
+    assert not list(settings.staging_dir.iterdir())
+
+
+def test_a_job_that_is_to_be_cancelled_is_not_handed_back(
+    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
+) -> None:
+    job_id = make_job(sessions, **request_body)
+    stopping = Event()
+    thread = in_thread(job_id, settings, sessions, stopping)
+    wait_for(lambda: in_progress(sessions, job_id))
+    with sessions.begin() as session:
+        service.cancel(session, project="default", job_id=job_id)
+    stopping.set()
+    thread.join()
+    assert read_job(sessions, job_id).state == "cancelled"
+
+
+def test_what_was_begun_with_another_version_is_begun_anew(
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    request_body: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job_id = make_job(sessions, **request_body | {"evaluation": None, "output": {"format": "dense"}})
+    stopping = Event()
+    thread = in_thread(job_id, settings, sessions, stopping)
+    wait_for(lambda: read_job(sessions, job_id).stage == "prune")
+    stopping.set()
+    thread.join()
+    monkeypatch.setattr(pipeline, "versions", lambda: {"torch": "another"})
+    run_job(job_id, settings, sessions, Event())
+    assert (read_job(sessions, job_id).state, read_job(sessions, job_id).attempt) == ("succeeded", 2)
 
 
 def test_leftovers_of_a_job_that_ended_are_removed(
@@ -199,10 +273,16 @@ def test_leftovers_of_a_job_that_ended_are_removed(
     for folder in (staged, unpublished):
         folder.mkdir(parents=True)
     long_ago = utcnow() - timedelta(hours=1)
-    lost = {"state": "running", "attempt": 3, "lease_token": "lost", "lease_expires_at": long_ago}
+    lost = {
+        "state": "running",
+        "attempt": 3,
+        "workers_lost": 2,
+        "lease_token": "lost",
+        "lease_expires_at": long_ago,
+    }
     with sessions.begin() as session:
         session.execute(update(Job).where(Job.id == job_id).values(**lost))
-    run_job(job_id, settings, sessions)
+    run_job(job_id, settings, sessions, Event())
     assert read_job(sessions, job_id).state == "failed"
     assert not staged.exists()
     assert not unpublished.exists()

@@ -1,0 +1,114 @@
+"""Whose turn it is: keys take turns, priorities order a key's own jobs, and limits hold."""
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.jobs import leases, service
+from app.jobs.schemas import JobCreate
+from app.main import create_app
+from app.settings import Settings
+from tests.app.build import make_key
+
+Sessions = sessionmaker[Session]
+
+
+def submit(sessions: Sessions, key_id: str, count: int = 1, priority: int = 0) -> list[str]:
+    body = JobCreate.model_validate({"model": "smollm2-135m-instruct", "priority": priority})
+    with sessions.begin() as session:
+        return [service.create(session, project="default", key_id=key_id, body=body).id for _ in range(count)]
+
+
+def take(sessions: Sessions, most_running: int | None = None, lease_seconds: float = 60) -> str | None:
+    """Claims the job whose turn it is."""
+    with sessions.begin() as session:
+        job_id = leases.next_job(session, most_running=most_running)
+        if job_id is not None:
+            assert leases.claim(session, job_id, lease_seconds, max_attempts=3)
+        return job_id
+
+
+def finish(sessions: Sessions, job_id: str) -> None:
+    with sessions.begin() as session:
+        service.cancel(session, "default", job_id)
+        lease = leases.Lease(job_id, service.get(session, "default", job_id).lease_token or "", 1, None)  # type: ignore[arg-type]
+        leases.confirm_cancelled(session, lease)
+
+
+def test_a_thousand_jobs_of_one_key_do_not_starve_another(sessions: Sessions) -> None:
+    (busy, _), (modest, _) = make_key(sessions), make_key(sessions)
+    many = submit(sessions, busy, count=1000)
+    first = take(sessions)
+    assert first == many[0]
+    finish(sessions, many[0])
+    (one,) = submit(sessions, modest)
+    assert take(sessions) == one, "it was served longest ago: never"
+    assert take(sessions) == many[1]
+
+
+def test_keys_take_turns(sessions: Sessions) -> None:
+    keys = [make_key(sessions)[0] for _ in range(3)]
+    jobs = [submit(sessions, key, count=3) for key in keys]
+    taken = []
+    for _ in range(9):
+        job_id = take(sessions)
+        assert job_id is not None
+        taken.append(job_id)
+        finish(sessions, job_id)
+    assert taken == [jobs[key][turn] for turn in range(3) for key in range(3)]
+
+
+def test_the_key_with_the_fewest_running_jobs_comes_first(sessions: Sessions) -> None:
+    (busy, _), (modest, _) = make_key(sessions), make_key(sessions)
+    of_busy, of_modest = submit(sessions, busy, count=3), submit(sessions, modest, count=3)
+    assert [take(sessions) for _ in range(2)] == [of_busy[0], of_modest[0]]
+    finish(sessions, of_modest[0])
+    assert take(sessions) == of_modest[1], "although it was served last"
+
+
+def test_priorities_order_the_jobs_of_one_key_and_of_no_other(sessions: Sessions) -> None:
+    (one, _), (other, _) = make_key(sessions), make_key(sessions)
+    (low,) = submit(sessions, one, priority=-5)
+    (middle,) = submit(sessions, one)
+    (high,) = submit(sessions, one, priority=5)
+    (others,) = submit(sessions, other, priority=-100)
+    assert [take(sessions) for _ in range(5)] == [high, others, middle, low, None]
+
+
+def test_a_key_with_as_many_running_jobs_as_it_may_have_waits(sessions: Sessions) -> None:
+    key, _ = make_key(sessions)
+    jobs = submit(sessions, key, count=3)
+    assert [take(sessions, most_running=2) for _ in range(3)] == [jobs[0], jobs[1], None]
+    finish(sessions, jobs[0])
+    assert take(sessions, most_running=2) == jobs[2]
+
+
+def test_what_a_lost_worker_left_does_not_wait_for_the_limit(sessions: Sessions) -> None:
+    key, _ = make_key(sessions)
+    (lost, waiting) = submit(sessions, key, count=2)
+    assert take(sessions, most_running=1, lease_seconds=-1) == lost
+    assert take(sessions, most_running=1) == lost
+    assert take(sessions, most_running=1) is None
+    finish(sessions, lost)
+    assert take(sessions, most_running=1) == waiting
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_more_waiting_jobs_than_a_key_may_have_are_refused(sessions: Sessions, settings: Settings) -> None:
+    settings.max_queued_per_key = 2
+    (_, token), (_, others) = make_key(sessions), make_key(sessions)
+    body = {"model": "smollm2-135m-instruct"}
+    headers = {"Authorization": f"Bearer {token}"}
+    with TestClient(create_app(settings), headers=headers) as client:
+        made = [client.post("/v1/jobs", json=body, headers={"Idempotency-Key": str(i)}) for i in range(2)]
+        assert [answer.status_code for answer in made] == [201, 201]
+        refused = client.post("/v1/jobs", json=body)
+        assert refused.status_code == 429
+        problem = refused.json()
+        assert (problem["type"], problem["limit"]) == ("urn:eggs:problem:too-many-queued-jobs", 2)
+        assert refused.headers["Retry-After"]
+        again = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "1"})
+        assert (again.status_code, again.json()["id"]) == (201, made[1].json()["id"]), "nothing new"
+        assert client.post("/v1/jobs", json=body, headers={"Authorization": f"Bearer {others}"}).status_code == 201
+        assert client.post(f"/v1/jobs/{made[0].json()['id']}/cancel").status_code == 200
+        assert client.post("/v1/jobs", json=body).status_code == 201

@@ -1,0 +1,139 @@
+"""Databases that go away in the middle of work, and come back: the API says so, and no work is lost."""
+
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import event
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.db import make_engine, make_sessions
+from app.main import create_app
+from app.migrate import upgrade
+from app.settings import Settings
+from tests.app.build import make_job, make_key, read_job
+from tests.conftest import wait_for
+from tests.tiny_models import MakeModel
+from worker.runner import run_job
+
+
+class Postgres:
+    """A server of the test's own, which can be stopped and started again. Fails where it is not installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        binaries = subprocess.run(["pg_config", "--bindir"], check=True, capture_output=True, text=True)
+        self._binaries = Path(binaries.stdout.strip())
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self._port = listener.getsockname()[1]
+        self.url = f"postgresql+psycopg://eggs@127.0.0.1:{self._port}/postgres"
+        folder.mkdir()
+        if os.geteuid() == 0:  # whom the server refuses to run for
+            shutil.chown(folder, "postgres")
+        self._run("initdb", "--username=eggs", "--auth=trust", "--no-sync")
+
+    def start(self) -> None:
+        options = f"-p {self._port} -k '' -c listen_addresses=127.0.0.1"
+        self._run("pg_ctl", "start", "--wait", f"--log={self._folder / 'log'}", f"--options={options}")
+
+    def stop(self) -> None:
+        """As a crash would."""
+        self._run("pg_ctl", "stop", "--mode=immediate")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        user = ["runuser", "--user", "postgres", "--"] if os.geteuid() == 0 else []
+        command = [*user, str(self._binaries / program), *arguments]
+        environment = os.environ | {"PGDATA": str(self._folder / "data")}
+        subprocess.run(command, check=True, env=environment, cwd="/", stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    folder = tmp_path_factory.mktemp("postgres")
+    for parent in folder.parents:  # pytest's folders are for their owner alone
+        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    folder.chmod(0o755)
+    server = Postgres(folder / "server")
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_postgresql_is_restarted_in_the_middle_of_a_job(
+    postgres: Postgres, tmp_path: Path, make_model: MakeModel
+) -> None:
+    model = make_model("llama", num_hidden_layers=40)
+    settings = Settings(
+        data_dir=tmp_path, database_url=postgres.url, model_roots=[model.parent], allow_hub=False, lease_seconds=60
+    )
+    engine = make_engine(postgres.url)
+    upgrade(engine)
+    sessions: sessionmaker[Session] = make_sessions(engine)
+    _, token = make_key(sessions)
+    short = {"samples": 2, "sequence_length": 32}
+    job_id = make_job(sessions, model=str(model), calibration=short, evaluation=None)
+    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {token}"}) as client:
+        worker = Thread(target=run_job, args=(job_id, settings, sessions, Event()))
+        worker.start()
+        wait_for(lambda: read_job(sessions, job_id).stage == "prune", seconds=60)
+        before = client.get(f"/v1/jobs/{job_id}").json()
+        postgres.stop()
+        try:
+            for answer in (client.get(f"/v1/jobs/{job_id}"), client.post("/v1/jobs", json={"model": str(model)})):
+                assert (answer.status_code, answer.json()["type"]) == (
+                    503,
+                    "urn:eggs:problem:database-unavailable",
+                )
+                assert int(answer.headers["Retry-After"]) > 0
+            assert client.get("/readyz").json()["database"] == "unreachable"
+            assert client.get("/healthz").status_code == 200
+        finally:
+            postgres.start()
+        after = client.get(f"/v1/jobs/{job_id}")
+        assert after.status_code == 200
+        assert after.json()["progress"] >= before["progress"]
+        worker.join()
+    job = read_job(sessions, job_id)
+    assert (job.state, job.attempt, job.error) == ("succeeded", 1, None)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_full_disk_under_sqlite(
+    settings: Settings, sessions: sessionmaker[Session], make_model: MakeModel
+) -> None:
+    """What cannot be written is answered as such; reading goes on, and writing once there is room."""
+    settings.model_roots = [make_model("llama").parent]
+    _, token = make_key(sessions)
+    request: dict[str, Any] = {"model": str(make_model("llama")), "metadata": {"filler": "x" * 500}}
+    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {token}"}) as client:
+        engine = client.app.state.sessions.kw["bind"]  # type: ignore[attr-defined]
+        with engine.connect() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        room = pages + 2
+
+        def limit(connection: sqlite3.Connection, *_: object) -> None:
+            connection.execute(f"PRAGMA max_page_count = {room}")
+
+        event.listen(engine, "checkout", limit)
+        answers = [client.post("/v1/jobs", json=request) for _ in range(20)]
+        stored = [answer.json()["id"] for answer in answers if answer.status_code == 201]
+        full = [answer for answer in answers if answer.status_code != 201]
+        assert full
+        assert {(a.status_code, a.json()["type"]) for a in full} == {
+            (503, "urn:eggs:problem:database-unavailable")
+        }
+        room = 1_000_000
+        assert client.post("/v1/jobs", json=request).status_code == 201
+        listed = [job["id"] for job in client.get("/v1/jobs").json()["data"]]
+        assert listed[1:] == stored[::-1], "what was answered with success, and no more"
