@@ -8,7 +8,8 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.keys.service import Principal
+from app.keys.service import Principal, Scope
+from app.problems import Problem
 from app.settings import Settings
 
 
@@ -30,22 +31,40 @@ def _session(request: Request) -> Iterator[Session]:
         yield session
 
 
-def _principal(
-    request: Request,
-    # For OpenAPI alone; `app.keys.middleware` has checked the key before any endpoint is looked for.
-    _: Annotated[
-        HTTPAuthorizationCredentials | None,
-        Security(
-            HTTPBearer(
-                scheme_name="ApiKey",
-                bearerFormat="eggs_…",
-                description="An API key, as `eggs keys create` prints it.",
-                auto_error=False,
-            )
-        ),
-    ],
-) -> Principal:
-    return request.state.principal  # type: ignore[no-any-return]
+# For OpenAPI alone; `app.keys.middleware` has checked the key before any endpoint is looked for.
+_KeyInOpenAPI = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Security(
+        HTTPBearer(
+            scheme_name="ApiKey",
+            bearerFormat="eggs_…",
+            description="An API key, as `eggs keys create` prints it.",
+            auto_error=False,
+        )
+    ),
+]
+
+
+def _principal(request: Request, _: _KeyInOpenAPI) -> Principal:
+    """Whoever may read jobs, or change them where the request does."""
+    reads = request.method in ("GET", "HEAD")
+    return _allowed(request.state.principal, Scope.JOBS_READ if reads else Scope.JOBS_WRITE)
+
+
+def _admin(request: Request, _: _KeyInOpenAPI) -> Principal:
+    return _allowed(request.state.principal, Scope.ADMIN)
+
+
+def _allowed(principal: Principal, scope: Scope) -> Principal:
+    if scope not in principal.scopes:
+        raise Problem(
+            "scope-missing",
+            "The API key may not be used for this",
+            403,
+            f"It lacks the scope {scope}. Use a key that has it; `eggs keys create --scope {scope}` makes one.",
+            scope=scope.value,
+        )
+    return principal
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
@@ -54,3 +73,4 @@ CeleryDep = Annotated[Celery, Depends(_celery)]
 # scope="function": commits before the answer is sent, so that a failed commit is not answered with success.
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
+AdminDep = Annotated[Principal, Depends(_admin)]

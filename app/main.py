@@ -10,12 +10,14 @@ from fastapi_offline import FastAPIOffline
 
 from app import health, openapi, problem_handlers
 from app.artifacts import endpoints as artifacts
+from app.audit import endpoints as audit
 from app.body_limit import BodyLimit
 from app.catalog import endpoints as catalog
 from app.dashboard import endpoints as dashboard
 from app.db import make_engine, make_sessions
 from app.dispatcher import Dispatcher
 from app.jobs import endpoints as jobs
+from app.keys import endpoints as keys
 from app.keys.middleware import KeyMiddleware
 from app.queue import make_celery
 from app.settings import Settings
@@ -62,8 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(KeyMiddleware, readers=readers, sessions=sessions)
     problem_handlers.install(app)
     openapi.install(app)
-    for router in (jobs.router, artifacts.router, catalog.router):
-        app.include_router(router, responses=openapi.problems(401, 422, 500, 503))
+    for router in (jobs.router, artifacts.router, catalog.router, keys.router, audit.router):
+        app.include_router(router, responses=openapi.problems(401, 403, 422, 500, 503))
     app.include_router(health.router)
     app.include_router(dashboard.router)
     return app

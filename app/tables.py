@@ -1,8 +1,9 @@
 """Imports every table, so that `Base.metadata` is complete for whoever needs it whole."""
 
 from app.artifacts.models import Artifact
+from app.audit.models import AuditEntry
 from app.db import Base
 from app.jobs.models import IdempotencyKey, Job, JobEvent
 from app.keys.models import ApiKey
 
-__all__ = ["ApiKey", "Artifact", "Base", "IdempotencyKey", "Job", "JobEvent"]
+__all__ = ["ApiKey", "Artifact", "AuditEntry", "Base", "IdempotencyKey", "Job", "JobEvent"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from rich.table import Table
 from sqlalchemy.orm import Session
 
 from app.cli.render import console, show_error
+from app.db import utcnow
 from app.keys import service
 from app.settings import get_settings
 
@@ -19,10 +21,18 @@ app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 def create(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     project: Annotated[str, typer.Option(help="Whose jobs it sees.")] = service.DEFAULT_PROJECT,
+    scope: Annotated[
+        list[service.Scope] | None,
+        typer.Option(help="What it may be used for, several times if need be; by default jobs alone."),
+    ] = None,
+    expires_in_days: Annotated[float | None, typer.Option(min=0, help="After so long it opens nothing.")] = None,
 ) -> None:
     """Make a key; it is printed this once."""
+    expires_at = utcnow() + timedelta(days=expires_in_days) if expires_in_days is not None else None
     with _database() as session:
-        _, token = service.create(session, name=name, project=project)
+        _, token = service.create(
+            session, name=name, project=project, scopes=scope or service.DEFAULT_SCOPES, expires_at=expires_at
+        )
     console.print(token, highlight=False, soft_wrap=True)
 
 
@@ -30,13 +40,13 @@ def create(
 def list_keys() -> None:
     """List the keys."""
     table = Table()
-    for heading in ("Key", "Project", "Name", "Created", "Last used", "Revoked"):
+    for heading in ("Key", "Project", "Name", "Scopes", "Created", "Last used", "Expires", "Revoked"):
         table.add_column(heading, no_wrap=heading == "Key")
     with _database() as session:
         for key in service.all_keys(session):
-            moments = (key.created_at, key.last_used_at, key.revoked_at)
+            moments = (key.created_at, key.last_used_at, key.expires_at, key.revoked_at)
             times = [f"{moment:%Y-%m-%d %H:%M}" if moment else "" for moment in moments]
-            table.add_row(key.id, key.project, key.name, *times)
+            table.add_row(key.id, key.project, key.name, key.scopes, *times)
     console.print(table)
 
 

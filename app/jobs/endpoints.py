@@ -88,7 +88,7 @@ def get_job(job_id: JobId, session: SessionDep, principal: PrincipalDep) -> JobR
 @router.post("/{job_id}/cancel", summary="Cancel a job", responses=problems(404, 409))
 def cancel(job_id: JobId, session: SessionDep, principal: PrincipalDep) -> JobResource:
     """A job that waits is cancelled at once; one that runs stops after the block at hand."""
-    return JobResource.of(service.cancel(session, principal.project, job_id))
+    return JobResource.of(service.cancel(session, principal.project, job_id, principal.key_id))
 
 
 @router.get(

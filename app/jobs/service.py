@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.audit import service as audit
 from app.db import utcnow
 from app.ids import is_id, new_id
 from app.jobs import repository, transitions
@@ -73,7 +74,9 @@ def create(session: Session, *, project: str, key_id: str, body: JobCreate) -> J
         priority=body.priority,
         created_at=utcnow(),
     )
-    return transitions.queued(session, job)
+    stored = transitions.queued(session, job)
+    audit.note(session, project, key_id, audit.Action.JOB_SUBMITTED, job.id)
+    return stored
 
 
 def get(session: Session, project: str, job_id: str, *, with_report: bool = False) -> Job:
@@ -105,18 +108,20 @@ def events(session: Session, job: Job, *, after: int, limit: int) -> tuple[Seque
     return found[:limit], len(found) > limit
 
 
-def cancel(session: Session, project: str, job_id: str) -> Job:
-    """Cancels a job that waits, or asks the worker of one that runs to stop.
+def cancel(session: Session, project: str, job_id: str, by: str | None = None) -> Job:
+    """Cancels a job that waits, or asks the worker of one that runs to stop. `by`: the key, for the audit log.
 
     Raises a 409 `Problem` where there is nothing to cancel, or where that was asked for already.
     """
     get(session, project, job_id)
     cancelled = transitions.cancelled(session, job_id, repository.claimable(utcnow()))
     if cancelled is not None:
+        audit.note(session, project, by, audit.Action.JOB_CANCELLED, job_id)
         return cancelled
     asked = (Job.state == JobState.RUNNING) & Job.cancel_requested_at.is_(None)
     requested = transitions.cancel_requested(session, job_id, asked)
     if requested is not None:
+        audit.note(session, project, by, audit.Action.JOB_CANCELLED, job_id)
         return requested
     raise _cannot_cancel(get(session, project, job_id))
 

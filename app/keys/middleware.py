@@ -42,12 +42,13 @@ class KeyMiddleware:
             key = service.authenticate(session, token.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             raise _unauthorized(
-                "The API key is not valid", "It is unknown or was revoked; `eggs keys create` makes a new one."
+                "The API key is not valid",
+                "It is unknown, has expired or was revoked; `eggs keys create` makes a new one.",
             )
         if not service.use_is_noted(key):
             with self.sessions.begin() as session:
                 service.note_use(session, key)
-        return Principal(key.id, key.project)
+        return Principal(key.id, key.project, frozenset(map(service.Scope, key.scopes.split())))
 
 
 def _unauthorized(title: str, detail: str) -> Problem:

@@ -17,6 +17,9 @@ class ApiKey(Base):
     project: Mapped[str] = mapped_column(String(64))
     name: Mapped[str] = mapped_column(String(128))
     token_hash: Mapped[str] = mapped_column(String(64))
+    # Separated by spaces, as OAuth does.
+    scopes: Mapped[str] = mapped_column(String(64), server_default="jobs:read jobs:write")
+    expires_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

@@ -20,9 +20,10 @@ def get(session: Session, key_id: str) -> ApiKey | None:
     return session.get(ApiKey, key_id)
 
 
-def all_keys(session: Session) -> Sequence[ApiKey]:
-    """Every key, the oldest first."""
-    return session.scalars(select(ApiKey).order_by(ApiKey.id)).all()
+def all_keys(session: Session, project: str | None = None) -> Sequence[ApiKey]:
+    """Every key, or every one of a project, the oldest first."""
+    query = select(ApiKey).order_by(ApiKey.id)
+    return session.scalars(query if project is None else query.where(ApiKey.project == project)).all()
 
 
 def count(session: Session) -> int:

@@ -3,18 +3,31 @@
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from enum import StrEnum
 
 from sqlalchemy.orm import Session
 
+from app.audit import service as audit
 from app.db import utcnow
 from app.ids import is_id, new_id
 from app.keys import repository
 from app.keys.models import ApiKey
 
 DEFAULT_PROJECT = "default"
+
+
+class Scope(StrEnum):
+    """What a key may be used for."""
+
+    JOBS_READ = "jobs:read"
+    JOBS_WRITE = "jobs:write"
+    ADMIN = "admin"
+
+
+DEFAULT_SCOPES = (Scope.JOBS_READ, Scope.JOBS_WRITE)
 _NOTE_USE_EVERY = timedelta(minutes=1)
 
 
@@ -24,36 +37,55 @@ class Principal:
 
     key_id: str
     project: str
+    scopes: frozenset[Scope]
 
 
 class NoSuchKey(Exception):
     """There is no key with this id."""
 
 
-def create(session: Session, *, name: str, project: str = DEFAULT_PROJECT) -> tuple[ApiKey, str]:
-    """A new key and the text to send; the text cannot be had again."""
+def create(
+    session: Session,
+    *,
+    name: str,
+    project: str = DEFAULT_PROJECT,
+    scopes: Collection[Scope] = DEFAULT_SCOPES,
+    expires_at: datetime | None = None,
+    by: str | None = None,
+) -> tuple[ApiKey, str]:
+    """A new key and the text to send; the text cannot be had again. `by`: the key that asks, for the audit log."""
     key_id = new_id("key")
     token = f"eggs_{key_id.removeprefix('key_')}_{secrets.token_hex(32)}"
-    key = ApiKey(id=key_id, project=project, name=name, token_hash=_hash(token), created_at=utcnow())
+    key = ApiKey(
+        id=key_id,
+        project=project,
+        name=name,
+        token_hash=_hash(token),
+        scopes=" ".join(sorted(set(scopes))),
+        created_at=utcnow(),
+        expires_at=expires_at,
+    )
     repository.add(session, key)
+    audit.note(session, project, by, audit.Action.KEY_CREATED, key.id)
     return key, token
 
 
 def create_first(session: Session) -> str | None:
     """The text of a new key if none was ever made, else None."""
-    return create(session, name="first")[1] if repository.count(session) == 0 else None
+    return create(session, name="first", scopes=list(Scope))[1] if repository.count(session) == 0 else None
 
 
 def authenticate(session: Session, token: str) -> ApiKey | None:
-    """The key that this token belongs to; None for one that is unknown or revoked. Only reads."""
+    """The key that this token belongs to; None for one that is unknown, expired or revoked. Only reads."""
     kind, _, rest = token.partition("_")
     key_id = f"key_{rest.partition('_')[0]}"
     if kind != "eggs" or not is_id("key", key_id):
         return None
     key = repository.get(session, key_id)
-    if key is None or key.revoked_at is not None or not hmac.compare_digest(key.token_hash, _hash(token)):
+    if key is None or not hmac.compare_digest(key.token_hash, _hash(token)):
         return None
-    return key
+    expired = key.expires_at is not None and key.expires_at <= utcnow()
+    return None if expired or key.revoked_at is not None else key
 
 
 def use_is_noted(key: ApiKey) -> bool:
@@ -66,19 +98,24 @@ def note_use(session: Session, key: ApiKey) -> None:
     repository.touch(session, key.id, utcnow())
 
 
-def revoke(session: Session, key_id: str) -> ApiKey:
-    """Ends a key at once; revoking it again changes nothing. Raises `NoSuchKey`."""
+def revoke(session: Session, key_id: str, *, project: str | None = None, by: str | None = None) -> ApiKey:
+    """Ends a key at once; revoking it again changes nothing. `by`: as for `create`.
+
+    Raises `NoSuchKey`, also for one of another project where one is given.
+    """
     key = repository.get(session, key_id)
-    if key is None:
+    if key is None or project not in (None, key.project):
         raise NoSuchKey(key_id)
-    key.revoked_at = key.revoked_at or utcnow()
-    session.flush()
+    if key.revoked_at is None:
+        key.revoked_at = utcnow()
+        session.flush()
+        audit.note(session, key.project, by, audit.Action.KEY_REVOKED, key.id)
     return key
 
 
-def all_keys(session: Session) -> Sequence[ApiKey]:
-    """Every key, the oldest first."""
-    return repository.all_keys(session)
+def all_keys(session: Session, project: str | None = None) -> Sequence[ApiKey]:
+    """Every key, or every one of a project, the oldest first."""
+    return repository.all_keys(session, project)
 
 
 def _hash(token: str) -> str:

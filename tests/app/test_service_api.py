@@ -27,13 +27,15 @@ def test_ready(anonymous: TestClient) -> None:
 
 
 def test_not_ready_where_the_schema_is_old(anonymous: TestClient, sessions: sessionmaker[Session]) -> None:
+    version = text("UPDATE alembic_version SET version_num = :version")
     with sessions.begin() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+        current = session.scalar(text("SELECT version_num FROM alembic_version"))
+        session.execute(version, {"version": "0000"})
     try:
         response = anonymous.get("/readyz")
     finally:
         with sessions.begin() as session:
-            session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+            session.execute(version, {"version": current})
     assert response.status_code == 503
     assert response.json()["migrations"] == "behind"
 

@@ -1,0 +1,147 @@
+"""What a key may do, for how long, and what is known of it; and that projects know nothing of each other."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.db import utcnow
+from app.keys import service
+from app.keys.service import Scope
+from tests.app.build import make_job
+from tests.app.test_jobs_api import code
+
+Sessions = sessionmaker[Session]
+BODY = {"model": "smollm2-135m-instruct"}
+
+
+def key_with(sessions: Sessions, *scopes: Scope, project: str = "default", **options: Any) -> dict[str, str]:
+    """The headers of a new key."""
+    with sessions.begin() as session:
+        _, token = service.create(session, name="test", project=project, scopes=scopes, **options)
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_a_key_opens_what_its_scope_says(scope: Scope, anonymous: TestClient, sessions: Sessions) -> None:
+    headers = key_with(sessions, scope)
+    job_id = make_job(sessions)
+    needed = {
+        ("GET", "/v1/jobs"): Scope.JOBS_READ,
+        ("GET", f"/v1/jobs/{job_id}"): Scope.JOBS_READ,
+        ("GET", f"/v1/jobs/{job_id}/events"): Scope.JOBS_READ,
+        ("HEAD", f"/v1/jobs/{job_id}/artifacts/a"): Scope.JOBS_READ,
+        ("GET", "/v1/methods"): Scope.JOBS_READ,
+        ("POST", "/v1/jobs"): Scope.JOBS_WRITE,
+        ("POST", f"/v1/jobs/{job_id}/cancel"): Scope.JOBS_WRITE,
+        ("GET", "/v1/keys"): Scope.ADMIN,
+        ("POST", "/v1/keys"): Scope.ADMIN,
+        ("POST", "/v1/keys/key_unknown/revoke"): Scope.ADMIN,
+        ("GET", "/v1/audit"): Scope.ADMIN,
+    }
+    for (method, path), wanted in needed.items():
+        response = anonymous.request(method, path, headers=headers, json=BODY if method == "POST" else None)
+        if wanted is scope:
+            assert response.status_code not in (401, 403), path
+        else:
+            assert response.status_code == 403, path
+            if method != "HEAD":
+                assert (code(response), response.json()["scope"]) == ("scope-missing", wanted)
+
+
+def test_a_key_that_has_expired_opens_nothing(anonymous: TestClient, sessions: Sessions) -> None:
+    soon = key_with(sessions, Scope.JOBS_READ, expires_at=utcnow() + timedelta(minutes=1))
+    past = key_with(sessions, Scope.JOBS_READ, expires_at=utcnow() - timedelta(seconds=1))
+    assert anonymous.get("/v1/jobs", headers=soon).status_code == 200
+    response = anonymous.get("/v1/jobs", headers=past)
+    assert (response.status_code, code(response)) == (401, "unauthorized")
+    assert "expired" in response.json()["detail"]
+
+
+def test_keys_are_made_listed_and_ended(anonymous: TestClient, sessions: Sessions) -> None:
+    admin = key_with(sessions, Scope.ADMIN)
+    made = anonymous.post("/v1/keys", headers=admin, json={"name": "ci", "scopes": ["jobs:read"]})
+    assert made.status_code == 201
+    key = made.json()
+    own = {"Authorization": f"Bearer {key['token']}"}
+    assert anonymous.get("/v1/jobs", headers=own).status_code == 200
+    assert anonymous.post("/v1/jobs", headers=own, json=BODY).status_code == 403
+
+    listed = anonymous.get("/v1/keys", headers=admin).json()["data"]
+    assert [entry["name"] for entry in listed] == ["test", "ci"]
+    assert all(entry["last_used_at"] for entry in listed)
+    assert key["token"].rpartition("_")[2] not in anonymous.get("/v1/keys", headers=admin).text
+
+    ended = anonymous.post(f"/v1/keys/{key['id']}/revoke", headers=admin)
+    assert (ended.status_code, ended.json()["revoked_at"] is not None) == (200, True)
+    assert anonymous.get("/v1/jobs", headers=own).status_code == 401
+    assert anonymous.post(f"/v1/keys/{key['id']}/revoke", headers=admin).json() == ended.json()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"scopes": []},
+        {"scopes": ["jobs:delete"]},
+        {"expires_at": "2030-01-01T00:00:00"},
+        {"name": "x" * 129},
+        {"name": "nul \0"},
+        {"project": "another"},
+    ],
+)
+def test_keys_that_cannot_be_made(body: dict[str, Any], anonymous: TestClient, sessions: Sessions) -> None:
+    response = anonymous.post("/v1/keys", headers=key_with(sessions, Scope.ADMIN), json=body)
+    assert (response.status_code, code(response)) == (422, "invalid-request")
+
+
+def test_everything_that_was_done_is_noted_once(anonymous: TestClient, sessions: Sessions) -> None:
+    headers = key_with(sessions, *Scope)
+    job_id = anonymous.post("/v1/jobs", headers=headers | {"Idempotency-Key": "1"}, json=BODY).json()["id"]
+    anonymous.post("/v1/jobs", headers=headers | {"Idempotency-Key": "1"}, json=BODY)  # again: nothing is done
+    anonymous.post("/v1/jobs", headers=headers, json={"model": "/nowhere"})  # refused: nothing is done
+    anonymous.post(f"/v1/jobs/{job_id}/cancel", headers=headers)
+    anonymous.post(f"/v1/jobs/{job_id}/cancel", headers=headers)  # refused
+    made = anonymous.post("/v1/keys", headers=headers, json={}).json()["id"]
+    anonymous.post(f"/v1/keys/{made}/revoke", headers=headers)
+    entries = anonymous.get("/v1/audit", headers=headers, params={"limit": 4}).json()
+    key_id = next(e["key_id"] for e in entries["data"])
+    assert [(e["action"], e["subject"], e["key_id"]) for e in entries["data"]] == [
+        ("key.revoked", made, key_id),
+        ("key.created", made, key_id),
+        ("job.cancelled", job_id, key_id),
+        ("job.submitted", job_id, key_id),
+    ]
+    assert entries["has_more"]
+    rest = anonymous.get("/v1/audit", headers=headers, params={"after": entries["last_id"]}).json()
+    assert [(e["action"], e["subject"], e["key_id"]) for e in rest["data"]] == [("key.created", key_id, None)]
+
+
+def test_a_foreign_key_finds_nothing_anywhere(app: FastAPI, anonymous: TestClient, sessions: Sessions) -> None:
+    """Every operation of the API, with the ids of another project, answers as if there were no such thing."""
+    own = key_with(sessions, *Scope)
+    job_id = anonymous.post("/v1/jobs", headers=own, json=BODY).json()["id"]
+    made = anonymous.post("/v1/keys", headers=own, json={}).json()["id"]
+    known = {"job_id": job_id, "key_id": made, "name": "model.safetensors"}
+    foreign = key_with(sessions, *Scope, project="another")
+    walked = 0
+    for path, operations in app.openapi()["paths"].items():
+        for method in operations:
+            if "{" not in path:
+                continue
+            walked += 1
+            response = anonymous.request(method, path.format(**known), headers=foreign, json={})
+            unknown = {name: f"{value[:-1]}{'0' if value[-1] != '0' else '1'}" for name, value in known.items()}
+            nothing = anonymous.request(method, path.format(**unknown), headers=foreign, json={})
+            assert response.status_code == 404, (method, path)
+            assert response.json() == nothing.json(), "it tells that there is such a thing"
+    assert walked >= 7
+    for path in ("/v1/jobs", "/v1/audit", "/v1/keys"):
+        listed = anonymous.get(path, headers=foreign).json()["data"]
+        assert not {job_id, made} & {
+            value for entry in listed for value in entry.values() if isinstance(value, str)
+        }
+    assert anonymous.get(f"/v1/jobs?after={job_id}", headers=foreign).json()["data"] == []
+    assert anonymous.get(f"/v1/jobs/{job_id}", headers=own).json()["state"] == "queued"
