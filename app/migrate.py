@@ -1,23 +1,28 @@
-"""Brings the schema up to date, from wherever the service is started."""
+"""Brings the schema up to date, from wherever the service is started.
+
+Alembic is imported where it is used: it takes as long as all of FastAPI, and most processes never need it.
+"""
 
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 import migrations
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 _LOCK_KEY = 0x65676773  # "eggs"
 
 
-def alembic_config(connection: Connection) -> Config:
+def alembic_config(connection: Connection) -> "Config":
     """Alembic's configuration, for commands that run on this connection."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", next(iter(migrations.__path__)).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -26,12 +31,17 @@ def alembic_config(connection: Connection) -> Config:
 
 def upgrade(engine: Engine) -> None:
     """Upgrades to the newest revision. Of several processes that start together, one does it and the rest wait."""
+    from alembic import command
+
     with _exclusive(engine), engine.begin() as connection:
         command.upgrade(alembic_config(connection), "head")
 
 
 def is_current(connection: Connection) -> bool:
     """Whether the schema is that of the newest revision."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
     head = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
     return MigrationContext.configure(connection).get_current_revision() == head
 
