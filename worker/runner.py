@@ -4,6 +4,7 @@ import errno
 import logging
 import mimetypes
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from eggs_core.errors import Cancelled, EggsError, NoSpace, OutputExists
 from eggs_core.progress import ProgressEvent
 from worker.heart import Heart, Signal, Stopping
 from worker.processes import prune
+
+# Between two tries to reach a database that does not answer.
+_PAUSE_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +71,7 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session], st
             except EggsError as error:
                 _fail(sessions, lease, problems.from_error(error))
             except (LeaseLost, *DATABASE_DOWN):
-                # Without the database nothing can be said of the job, not even whether it was published: it
-                # is offered again after its lease, or has succeeded.
-                raise
+                raise  # without the database nothing can be said of the job: it is offered again after its lease
             except Exception as error:
                 _fail(sessions, lease, _problem(error, job_id))
                 shutil.rmtree(settings.artifacts_dir / job_id, ignore_errors=True)
@@ -108,15 +110,25 @@ def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], leas
     folder = settings.artifacts_dir / _attempt_folder(lease)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging.rename(folder)
-    # From here the files are complete; this transaction makes them visible.
-    with sessions.begin() as session:
-        leases.succeed(
-            session,
-            lease,
-            report=report.model_dump(mode="json"),
-            artifacts=artifacts,
-            artifacts_dir=_attempt_folder(lease),
-        )
+    _publish(sessions, lease, report.model_dump(mode="json"), artifacts)
+
+
+def _publish(
+    sessions: sessionmaker[Session], lease: Lease, report: dict[str, Any], artifacts: Sequence[NewArtifact]
+) -> None:
+    """Makes the files visible in one transaction, and waits for a database that does not answer."""
+    folder = _attempt_folder(lease)
+    while True:
+        try:
+            with sessions.begin() as session:
+                # A connection may have been lost between the commit and the word of it.
+                if not leases.has_succeeded(session, lease, folder):
+                    leases.succeed(session, lease, report=report, artifacts=artifacts, artifacts_dir=folder)
+        except DATABASE_DOWN:
+            logger.warning("%s is not published yet: the database does not answer", lease.job_id)
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _artifacts(folder: Path) -> Sequence[NewArtifact]:

@@ -20,7 +20,7 @@ from app.artifacts.service import NewArtifact
 from app.db import utcnow
 from app.ids import new_id
 from app.jobs import repository, transitions
-from app.jobs.models import Job
+from app.jobs.models import Job, JobState
 from app.keys import repository as keys_repository
 from eggs_core.spec import PruneSpec
 
@@ -33,6 +33,7 @@ __all__ = [
     "confirm_cancelled",
     "fail",
     "hand_back",
+    "has_succeeded",
     "heartbeat",
     "next_job",
     "record_progress",
@@ -150,6 +151,12 @@ def succeed(
     condition = repository.leased(lease.token)
     _kept(transitions.succeeded(session, lease.job_id, condition, report=report, artifacts_dir=artifacts_dir))
     artifacts_service.publish(session, lease.job_id, artifacts)
+
+
+def has_succeeded(session: Session, lease: Lease, artifacts_dir: str) -> bool:
+    """Whether the job has succeeded, with these artifacts."""
+    job = repository.get(session, lease.job_id)
+    return job is not None and job.state is JobState.SUCCEEDED and job.artifacts_dir == artifacts_dir
 
 
 def fail(session: Session, lease: Lease, problem: dict[str, Any]) -> None:

@@ -7,22 +7,26 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import make_engine, make_sessions
+from app.jobs import leases
 from app.main import create_app
 from app.migrate import upgrade
 from app.settings import Settings
-from tests.app.build import make_job, make_key, read_job
+from tests.app.build import events_of, make_job, make_key, read_job
 from tests.conftest import wait_for
 from tests.tiny_models import MakeModel
 from worker.runner import run_job
+
+SHORT = {"samples": 2, "sequence_length": 32}
 
 
 class Postgres:
@@ -80,8 +84,7 @@ def test_postgresql_is_restarted_in_the_middle_of_a_job(
     upgrade(engine)
     sessions: sessionmaker[Session] = make_sessions(engine)
     _, token = make_key(sessions)
-    short = {"samples": 2, "sequence_length": 32}
-    job_id = make_job(sessions, model=str(model), calibration=short, evaluation=None)
+    job_id = make_job(sessions, model=str(model), calibration=SHORT, evaluation=None)
     with TestClient(create_app(settings), headers={"Authorization": f"Bearer {token}"}) as client:
         worker = Thread(target=run_job, args=(job_id, settings, sessions, Event()))
         worker.start()
@@ -105,6 +108,47 @@ def test_postgresql_is_restarted_in_the_middle_of_a_job(
         worker.join()
     job = read_job(sessions, job_id)
     assert (job.state, job.attempt, job.error) == ("succeeded", 1, None)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_postgresql_goes_away_at_the_moment_of_publication(
+    moment: str, postgres: Postgres, tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the transaction was committed or not: the job succeeds, once, and its files are there."""
+    model = make_model("llama")
+    settings = Settings(
+        data_dir=tmp_path, database_url=postgres.url, model_roots=[model.parent], allow_hub=False, lease_seconds=60
+    )
+    engine = make_engine(postgres.url)
+    upgrade(engine)
+    sessions = make_sessions(engine)
+    job_id = make_job(sessions, model=str(model), calibration=SHORT, evaluation=None)
+    succeed = leases.succeed
+    outages: list[Timer] = []
+
+    def cut(*_: object) -> None:
+        if not outages:
+            postgres.stop()
+            outages.append(Timer(2, postgres.start))
+            outages[0].start()
+            if moment == "after":
+                raise OperationalError("COMMIT", None, Exception("the connection was lost"))
+
+    def succeed_in_an_outage(session: Session, *arguments: Any, **options: Any) -> None:
+        if moment == "before":
+            cut()
+        else:
+            event.listen(session, "after_commit", cut)
+        succeed(session, *arguments, **options)
+
+    monkeypatch.setattr(leases, "succeed", succeed_in_an_outage)
+    run_job(job_id, settings, sessions, Event())
+    outages[0].join()
+    job = read_job(sessions, job_id)
+    assert (job.state, job.attempt) == ("succeeded", 1)
+    assert [e.type for e in events_of(sessions, job_id)].count("job.succeeded") == 1
+    assert (settings.artifacts_dir / str(job.artifacts_dir) / "report.json").is_file()
     engine.dispose()
 
 
