@@ -1,14 +1,15 @@
 """Leases: of many workers one wins, a lost job comes back, and an attempt that was overtaken changes nothing."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import timedelta
+from multiprocessing import get_context
 from threading import Barrier
 
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.artifacts import repository as artifacts_repository
-from app.db import utcnow
+from app.db import make_engine, make_sessions, utcnow
 from app.jobs import leases, repository, service
 from app.jobs.leases import Heartbeat, Lease, LeaseLost, NewArtifact
 from app.jobs.models import JobState
@@ -255,6 +256,26 @@ def test_sequence_numbers_have_no_gaps_under_concurrent_writers(sessions: Sessio
     assert [event.sequence for event in events] == list(range(1, 43))
     fractions = [event.progress for event in events]
     assert fractions == sorted(fractions)
+
+
+def _work(database_url: str) -> list[str]:
+    """What one process does: makes jobs, takes them, and comes further with them."""
+    sessions = make_sessions(make_engine(database_url))
+    jobs = [make_job(sessions) for _ in range(5)]
+    for job_id in jobs:
+        lease = must_claim(sessions, job_id)
+        for step in range(10):
+            progress(sessions, lease, step / 10)
+    return jobs
+
+
+def test_eight_processes_write_at_once(sessions: Sessions, database_url: str) -> None:
+    with ProcessPoolExecutor(8, mp_context=get_context("spawn")) as pool:
+        made = [job_id for jobs in pool.map(_work, [database_url] * 8) for job_id in jobs]
+    assert len(set(made)) == 40
+    for job_id in made:
+        assert [event.sequence for event in events_of(sessions, job_id)] == list(range(1, 13))
+        assert read_job(sessions, job_id).progress == 0.9
 
 
 def test_candidates_are_queued_or_lost_jobs_oldest_first(sessions: Sessions) -> None:
