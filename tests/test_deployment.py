@@ -46,6 +46,13 @@ def test_settings_are_spelled_as_the_service_reads_them(monkeypatch: pytest.Monk
     Settings()
 
 
+def test_workers_have_the_time_to_hand_their_jobs_back() -> None:
+    workers = [service for name, service in COMPOSE["services"].items() if name.startswith("worker")]
+    assert len(workers) == 2
+    for worker in workers:
+        assert int(worker["stop_grace_period"].removesuffix("s")) > 10
+
+
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.stem)
 def test_images_copy_what_exists_and_do_not_run_as_root(dockerfile: Path) -> None:
     steps = instructions(dockerfile)
