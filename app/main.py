@@ -8,7 +8,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from app import health, openapi, problem_handlers
+from app import health, metrics, openapi, problem_handlers
 from app.artifacts import endpoints as artifacts
 from app.audit import endpoints as audit
 from app.body_limit import BodyLimit
@@ -62,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.celery = celery
     app.add_middleware(BodyLimit, most=MAX_BODY_BYTES)
     app.add_middleware(KeyMiddleware, readers=readers, sessions=sessions)
+    app.state.metrics = metrics.install(app, readers)
     problem_handlers.install(app)
     openapi.install(app)
     for router in (jobs.router, artifacts.router, catalog.router, keys.router, audit.router):

@@ -8,6 +8,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
+from app import metrics
 from app.cli.render import console
 from app.db import make_engine, make_sessions
 from app.keys.service import create_first
@@ -42,7 +43,8 @@ def run(settings: Settings, *, with_worker: bool) -> None:
 
     for folder in (settings.data_dir, settings.artifacts_dir):
         folder.mkdir(parents=True, exist_ok=True)
-    server = Server(create_app(settings), settings.host, settings.port)
+    app = create_app(settings)
+    server = Server(app, settings.host, settings.port)
     listener = (
         server.config.bind_socket()
     )  # ends the process where the port is taken, before there is a key to print
@@ -50,6 +52,8 @@ def run(settings: Settings, *, with_worker: bool) -> None:
         console.print(f"API key, shown only this once: {key}", highlight=False, soft_wrap=True)
     host, port, *_ = listener.getsockname()
     console.print(f"The service is at http://{host}:{port}", highlight=False, soft_wrap=True)
+    if settings.metrics_port is not None:
+        metrics.serve(app.state.metrics, settings.host, settings.metrics_port)
     supervisor = WorkerSupervisor(settings) if with_worker else None
     try:
         if supervisor is not None:

@@ -52,6 +52,12 @@ class Settings(BaseSettings):
     allow_hub: bool = Field(True, description="Whether models and texts may come from the Hugging Face Hub.")
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on.")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port on which Prometheus finds /metrics; none by default, as it needs no key.",
+    )
     lease_seconds: float = Field(60, gt=0, description="A worker unheard of for so long has lost its job.")
     dispatch_interval_seconds: float = Field(5, gt=0, description="Pause between rounds of the dispatcher.")
     max_attempts: int = Field(

@@ -173,6 +173,24 @@ def count_queued(session: Session, key_id: str) -> int:
     return session.scalars(query).one()
 
 
+def count_by_state(session: Session) -> dict[JobState, int]:
+    """How many jobs are in each state that has some."""
+    query = select(Job.state, func.count()).group_by(Job.state)
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def count_by_problem(session: Session) -> dict[str, int]:
+    """How many jobs failed with each type of problem."""
+    problem = Job.error["type"].as_string()
+    query = select(problem, func.count()).where(Job.state == JobState.FAILED).group_by(problem)
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def oldest_queued(session: Session) -> datetime | None:
+    """When the job was made that has waited longest."""
+    return session.scalars(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED)).one()
+
+
 def count_claimable(session: Session, now: datetime) -> int:
     """How many jobs a worker could take."""
     return session.scalars(select(func.count()).select_from(Job).where(claimable(now))).one()
