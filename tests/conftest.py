@@ -1,6 +1,7 @@
 """Fixtures that several test packages share: databases of both kinds, settings, and waiting for a condition."""
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,6 +29,13 @@ def wait_for(condition: Callable[[], T], seconds: float = 20, pause: float = 0.0
         assert time.monotonic() < deadline, f"nothing within {seconds} seconds"
         time.sleep(pause)
     return value
+
+
+def free_port() -> int:
+    """A port on loopback that nothing listens on, as of now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def files_of(folder: Path) -> set[str]:

@@ -1,6 +1,5 @@
 """What Prometheus is told: requests as they came, and jobs as the database has them."""
 
-import socket
 from pathlib import Path
 
 import httpx
@@ -17,14 +16,9 @@ from app.main import create_app
 from app.settings import Settings
 from tests.app.build import make_job
 from tests.app.test_leases import must_claim
+from tests.conftest import free_port
 
 Sessions = sessionmaker[Session]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def scrape(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:

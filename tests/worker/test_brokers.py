@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from app.jobs.models import JobState
 from app.queue import make_celery, ring
 from app.settings import Settings
 from tests.app.build import events_of, make_job, read_job
-from tests.conftest import wait_for
+from tests.conftest import free_port, wait_for
 from tests.tiny_models import MakeModel
 
 JOBS = 50
@@ -40,12 +39,6 @@ celery.worker_main(["worker", "--pool=solo", "--without-gossip", "--without-ming
 """
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Broker:

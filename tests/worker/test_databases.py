@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from app.main import create_app
 from app.migrate import upgrade
 from app.settings import Settings
 from tests.app.build import events_of, make_job, make_key, read_job
-from tests.conftest import wait_for
+from tests.conftest import free_port, wait_for
 from tests.tiny_models import MakeModel
 from worker.runner import run_job
 
@@ -36,9 +35,7 @@ class Postgres:
         self._folder = folder
         binaries = subprocess.run(["pg_config", "--bindir"], check=True, capture_output=True, text=True)
         self._binaries = Path(binaries.stdout.strip())
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self._port = listener.getsockname()[1]
+        self._port = free_port()
         self.url = f"postgresql+psycopg://eggs@127.0.0.1:{self._port}/postgres"
         folder.mkdir()
         if os.geteuid() == 0:  # whom the server refuses to run for
