@@ -17,6 +17,7 @@ from torch import Tensor
 from eggs_core.definite import invert
 from eggs_core.masks import top_n_mask
 from eggs_core.pattern import NMPattern
+from eggs_core.products import dtype_of_products
 
 DAMPENING = 0.01
 """Added to the diagonal of G, as a share of its mean: the pull towards the dense weights."""
@@ -59,13 +60,15 @@ def choose(W: Tensor, error: OutputError, pattern: NMPattern) -> Tensor:
     The projection on N:M matrices with any further constraint keeps the entries with the largest sum of Y².
 
     With D = project(Y) and the multiplier U = Y - D, one iteration is X = argmin error + penalty/2 ||X - D + U||²
-    and Y = X + U. Products are taken in the dtype of W: they only move the difference of W and D - U.
+    and Y = X + U. Products are taken in the dtype of W, where that is fast: they only move the difference of W and
+    D - U.
     """
     target = W.float() * error.scale
     Y = target.clone()
     previous = PENALTIES[0]
+    dtype = dtype_of_products(W)
     for penalty in PENALTIES:
-        step = _step(error.G, penalty).to(W.dtype)
+        step = _step(error.G, penalty).to(dtype)
         for iteration in range(ITERATIONS_PER_STAGE):
             shrink = previous / penalty if iteration == 0 else 1.0
             for rows in _row_tiles(W):
@@ -73,7 +76,7 @@ def choose(W: Tensor, error: OutputError, pattern: NMPattern) -> Tensor:
                 D = y.masked_fill(~top_n_mask(y.abs(), pattern), 0)
                 U = y.sub_(D).mul_(shrink)
                 T = D.sub_(U)
-                X = T.add_((target[rows] - T).to(W.dtype) @ step)
+                X = T.add_((target[rows] - T).to(dtype) @ step)
                 y.add_(X)
         previous = penalty
         del step  # before the next one is made

@@ -28,6 +28,11 @@ def native(dtype: torch.dtype) -> bool:
     return True
 
 
+def dtype_of_products(x: Tensor) -> torch.dtype:
+    """In which to multiply what may be rounded to the dtype of x: that dtype, or float32 where that is faster."""
+    return torch.float32 if _slow(x) else x.dtype
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + bias, as `torch.nn.functional.linear`: x (..., C_in), weight (C_out, C_in), y (..., C_out)."""
     if not _slow(x):
