@@ -128,6 +128,7 @@ def workers(broker: Broker, settings: Settings, tmp_path: Path) -> Iterator[Call
         worker.wait()
 
 
+@pytest.mark.timeout(600)
 def test_no_job_is_lost_and_none_is_run_twice(
     broker: Broker,
     workers: Callable[[], None],

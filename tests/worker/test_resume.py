@@ -33,6 +33,7 @@ def job_at(log: Path) -> str | None:
     return begun[-1] if begun else None
 
 
+@pytest.mark.timeout(900)  # more than thirty processes that import torch, one after the other
 @pytest.mark.usefixtures("dispatcher")
 def test_jobs_survive_the_death_of_their_workers(
     start_worker: StartWorker,
