@@ -17,8 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.db import DATABASE_DOWN, utcnow
 from app.jobs import repository
 from app.jobs.models import JobState
-
-_TYPE_PREFIX = "urn:eggs:problem:"
+from app.problems import TYPE_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class JobCollector(Collector):
         for state in JobState:
             jobs.add_metric([state], by_state.get(state, 0))
         for problem, count in by_problem.items():
-            failures.add_metric([problem.removeprefix(_TYPE_PREFIX)], count)
+            failures.add_metric([problem.removeprefix(TYPE_PREFIX)], count)
         wait.add_metric([], max(0.0, (utcnow() - oldest).total_seconds()) if oldest else 0)
         yield from (up, jobs, failures, wait)
 

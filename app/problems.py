@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from eggs_core.errors import EggsError
 
 MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:eggs:problem:"
 STATUS_OF_ERROR = {"model-not-allowed": 403, "no-space": 507}
 
 
@@ -41,7 +42,7 @@ class ProblemDocument(BaseModel):
 
 def document(code: str, title: str, status: int, detail: str, **members: Any) -> dict[str, Any]:
     """A problem document. `code` is stable for a kind of problem; `detail` says what to do next."""
-    return {"type": f"urn:eggs:problem:{code}", "title": title, "status": status, "detail": detail, **members}
+    return {"type": f"{TYPE_PREFIX}{code}", "title": title, "status": status, "detail": detail, **members}
 
 
 class Problem(Exception):
