@@ -120,7 +120,6 @@ class Skeleton:
         """Decoder block `index` with its weights on the device; they are dropped at the end."""
         block = self.blocks[index]
         self.replace(index, self.checkpoint.read(self._names_in_block[index]))
-        _refuse_missing([f"{self.block_names[index]}.{name}" for name, p in block.named_parameters() if p.is_meta])
         try:
             yield block
         finally:
@@ -134,7 +133,9 @@ class Skeleton:
     def replace(self, index: int, tensors: dict[str, Tensor]) -> None:
         """Gives block `index` these weights, under their names in the checkpoint."""
         self._load(tensors)
-        self.blocks[index].to(self.device)
+        block = self.blocks[index]
+        _refuse_missing([f"{self.block_names[index]}.{name}" for name, p in block.named_parameters() if p.is_meta])
+        block.to(self.device)
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         load_config = LoadStateDictConfig(
