@@ -21,6 +21,10 @@ def _readers(request: Request) -> sessionmaker[Session]:
     return request.app.state.readers  # type: ignore[no-any-return]
 
 
+def _sessions(request: Request) -> sessionmaker[Session]:
+    return request.app.state.sessions  # type: ignore[no-any-return]
+
+
 def _celery(request: Request) -> Celery:
     return request.app.state.celery
 
@@ -69,6 +73,7 @@ def _allowed(principal: Principal, scope: Scope) -> Principal:
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
 ReadersDep = Annotated[sessionmaker[Session], Depends(_readers)]
+SessionsDep = Annotated[sessionmaker[Session], Depends(_sessions)]
 CeleryDep = Annotated[Celery, Depends(_celery)]
 # scope="function": commits before the answer is sent, so that a failed commit is not answered with success.
 SessionDep = Annotated[Session, Depends(_session, scope="function")]

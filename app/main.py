@@ -7,22 +7,23 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.concurrency import run_in_threadpool
 
 from app import health, metrics, openapi, problem_handlers
 from app.artifacts import endpoints as artifacts
 from app.audit import endpoints as audit
-from app.body_limit import BodyLimit
+from app.body_limit import MAX_BODY_BYTES, BodyLimit
 from app.catalog import endpoints as catalog
 from app.dashboard import endpoints as dashboard
 from app.db import make_engine, make_sessions
 from app.dispatcher import Dispatcher
+from app.files import endpoints as files
+from app.files.service import sweep
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.keys.middleware import KeyMiddleware
 from app.queue import make_celery
 from app.settings import Settings
-
-MAX_BODY_BYTES = 1 << 20
 
 DESCRIPTION = """
 Pruning as a service for large language models: submit a model, an N:M pattern and a text to measure on; get a
@@ -43,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         dispatcher.start()
+        await run_in_threadpool(sweep, readers, settings)
         yield
         dispatcher.stop()
         engine.dispose()
@@ -60,12 +62,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.readers = readers
     app.state.stopping = threading.Event()
     app.state.celery = celery
-    app.add_middleware(BodyLimit, most=MAX_BODY_BYTES)
+    app.add_middleware(
+        BodyLimit, most=MAX_BODY_BYTES, more={files.PATH: settings.max_upload_bytes + MAX_BODY_BYTES}
+    )
     app.add_middleware(KeyMiddleware, readers=readers, sessions=sessions)
     app.state.metrics = metrics.install(app, readers)
     problem_handlers.install(app)
     openapi.install(app)
-    for router in (jobs.router, artifacts.router, catalog.router, keys.router, audit.router):
+    for router in (jobs.router, artifacts.router, files.router, catalog.router, keys.router, audit.router):
         app.include_router(router, responses=openapi.problems(401, 403, 422, 500, 503))
     app.include_router(health.router)
     app.include_router(dashboard.router)

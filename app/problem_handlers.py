@@ -18,7 +18,11 @@ _RETRY_AFTER_SECONDS = "5"
 _HTTP = {
     404: ("not-found", "There is nothing at this path", "/openapi.json lists the paths, and /docs shows them."),
     405: ("method-not-allowed", "This path does not take that method", "The Allow header says which it takes."),
-    413: ("content-too-large", "The request is too large", "Send less: no request here needs a megabyte."),
+    413: (
+        "content-too-large",
+        "The request is too large",
+        "Send less: no request needs a megabyte around the file it may upload.",
+    ),
 }
 _MESSAGES = {
     "missing": "This field is required.",

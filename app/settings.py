@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     max_running_per_key: int | None = Field(
         None, ge=1, description="Jobs of one API key that may run at a time; the others wait. No limit by default."
     )
+    max_upload_bytes: int = Field(
+        10_737_418_240, ge=1, description="Bytes of an uploaded file, and of the model that an archive unpacks to."
+    )
+    max_stored_bytes_per_project: int = Field(
+        107_374_182_400, ge=1, description="Bytes that the uploaded files of a project may take together."
+    )
     disk_reserve_bytes: int = Field(268_435_456, ge=0, description="Disk space that a job must leave free.")
     processes: int = Field(
         1,
@@ -92,6 +98,11 @@ class Settings(BaseSettings):
     def staging_dir(self) -> Path:
         """Artifacts in the making; on the disk of `artifacts_dir`, so that a rename publishes them."""
         return self.data_dir / "staging"
+
+    @property
+    def files_dir(self) -> Path:
+        """Uploaded files, one folder for each."""
+        return self.data_dir / "files"
 
     @property
     def cache_dir(self) -> Path:

@@ -3,7 +3,18 @@
 from app.artifacts.models import Artifact
 from app.audit.models import AuditEntry
 from app.db import Base
+from app.files.models import JobFile, UploadedFile
 from app.jobs.models import IdempotencyKey, Job, JobEvent
 from app.keys.models import ApiKey
 
-__all__ = ["ApiKey", "Artifact", "AuditEntry", "Base", "IdempotencyKey", "Job", "JobEvent"]
+__all__ = [
+    "ApiKey",
+    "Artifact",
+    "AuditEntry",
+    "Base",
+    "IdempotencyKey",
+    "Job",
+    "JobEvent",
+    "JobFile",
+    "UploadedFile",
+]

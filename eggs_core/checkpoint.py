@@ -14,23 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eggs_core.errors import BrokenCheckpoint
-
-INDEX = "model.safetensors.index.json"
-WEIGHTS = "*.safetensors"
-# Everything besides the weights that a model needs to be loaded and used. Fetched, copied and nothing else.
-COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.*",
-    "merges.txt",
-    "*.tiktoken",
-    "spiece.model",
-    "LICENSE*",
-)
+from eggs_core.sources import COMPANIONS, INDEX, WEIGHTS
 
 
 class Checkpoint:

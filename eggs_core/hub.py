@@ -15,9 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from eggs_core.checkpoint import COMPANIONS, WEIGHTS
 from eggs_core.errors import EggsError, HubUnavailable, ModelNotFound, TextNotFound, UnsafeCheckpoint
-from eggs_core.sources import TEXT_SUFFIXES
+from eggs_core.sources import COMPANIONS, TEXT_SUFFIXES, WEIGHTS
 
 
 def model_folder(repo_id: str, revision: str | None, cache_dir: Path) -> Path:

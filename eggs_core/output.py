@@ -4,12 +4,13 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from eggs_core.checkpoint import INDEX, WEIGHTS, Checkpoint
+from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import NotEnoughMemory
 from eggs_core.packed_checkpoint import pack_checkpoint
 from eggs_core.packing_config import PackingConfig
 from eggs_core.report import Speed
 from eggs_core.skeleton import Skeleton
+from eggs_core.sources import INDEX, WEIGHTS
 from eggs_core.spec import OutputFormat
 from eggs_core.speed import compare_speed
 from eggs_core.whole import bytes_held, check_memory, whole_model

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from eggs_core.progress import Progress, ProgressCallback
 from eggs_core.prune import passes, plan, prune_blocks
 from eggs_core.report import Compared, LayerReport, Repeat, Report
 from eggs_core.skeleton import Skeleton
-from eggs_core.sources import ModelRef, resolve_model
+from eggs_core.sources import NO_UPLOADS, ModelRef, resolve_model
 from eggs_core.spec import OutputFormat, PruneSpec, TextSpec
 from eggs_core.summary import device_name, mean_output_error, report_of, versions, with_repeats
 from eggs_core.tasks import TaskSuite
@@ -46,6 +46,7 @@ def prune(
     model_roots: Sequence[Path] | None = None,
     text_roots: Sequence[Path] | None = None,
     task_roots: Sequence[Path] | None = None,
+    uploads: Mapping[str, Path] = NO_UPLOADS,
     allow_hub: bool = True,
     disk_reserve_bytes: int = 0,
     group: Group = ALONE,
@@ -56,9 +57,9 @@ def prune(
     last finished block, to the same bytes.
 
     The folder then holds what `AutoModelForCausalLM.from_pretrained` loads, with `report.json`, a model card
-    and `SHA256SUMS`. Converted and downloaded models are kept in `cache_dir`. `disk_reserve_bytes` must stay
-    free on the output's disk. The same spec on the same machine and thread count gives the same bytes; only
-    times and memory in the report differ.
+    and `SHA256SUMS`. Converted and downloaded models are kept in `cache_dir`. `uploads` are references that stand
+    for a path, whatever the roots. `disk_reserve_bytes` must stay free on the output's disk. The same spec on the
+    same machine and thread count gives the same bytes; only times and memory in the report differ.
 
     Each process of a `group` calls it with the same arguments; only the first one writes, and calls `progress`.
     They share the pruning; evaluation is the first one's.
@@ -69,7 +70,7 @@ def prune(
 
     with clock.stage("open"):
         group.first(lambda: _check_new(out))
-        model = resolve_model(spec.model, model_roots, allow_hub=allow_hub)
+        model = resolve_model(spec.model, model_roots, allow_hub=allow_hub, uploads=uploads)
         folder = group.first(lambda: _folder(model, spec.revision, cache_dir))
         dense = Skeleton(Checkpoint(folder), group.device)
         layers = plan(dense, spec)
@@ -79,7 +80,13 @@ def prune(
             _check_length(dense, text)
             tokens = group.first(
                 lambda: token_windows(
-                    text, part, tokenizer, text_roots=text_roots, cache_dir=cache_dir, allow_hub=allow_hub
+                    text,
+                    part,
+                    tokenizer,
+                    text_roots=text_roots,
+                    cache_dir=cache_dir,
+                    allow_hub=allow_hub,
+                    uploads=uploads,
                 )
             )
             _check_vocabulary(dense, tokens)

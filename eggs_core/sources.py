@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,24 @@ HUB_DATA = re.compile(rf"{HUB_ID.pattern}(/(?!\.*(/|$))[^/\\\0]+)*", re.ASCII)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TASK_NAME = re.compile(r"[\w.+()-]{1,128}", re.ASCII)
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "*.safetensors"
+# Everything besides the weights that a model needs to be loaded and used. Fetched, copied and nothing else.
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "spiece.model",
+    "LICENSE*",
+)
+
+NO_UPLOADS: Mapping[str, Path] = {}
 
 # Models that a package of the Python index carries as GGUF: id -> (package, file, description).
 _PACKAGED = {
@@ -57,11 +75,18 @@ def offered_models(roots: Sequence[Path]) -> list[ModelRef]:
     return models
 
 
-def resolve_model(reference: str, roots: Sequence[Path] | None, *, allow_hub: bool = True) -> ModelRef:
+def resolve_model(
+    reference: str,
+    roots: Sequence[Path] | None,
+    *,
+    allow_hub: bool = True,
+    uploads: Mapping[str, Path] = NO_UPLOADS,
+) -> ModelRef:
     """What `reference` means: a packaged model's id, a path, or `ORG/NAME` on the Hugging Face Hub.
 
     `roots` are the folders that paths may lie in, links resolved, and that relative paths are looked for in; None
-    allows every path, and relative ones start from the working directory (the command line).
+    allows every path, and relative ones start from the working directory (the command line). `uploads` are
+    references that stand for a path, whatever the roots.
     Raises `ModelNotFound`, `ModelNotAllowed`, or `UnsafeCheckpoint` where a folder has only pickled weights.
     """
     if (packaged := _packaged(reference)) is not None:
@@ -69,7 +94,8 @@ def resolve_model(reference: str, roots: Sequence[Path] | None, *, allow_hub: bo
     if reference in _PACKAGED:
         package = _PACKAGED[reference][0].replace("_", "-")
         raise ModelNotFound(f"{reference} is carried by the package {package}, which is not installed here.")
-    if (path := _find(reference, reference, roots, ModelNotAllowed)) is not None:
+    path = uploads.get(reference) or _find(reference, reference, roots, ModelNotAllowed)
+    if path is not None:
         try:
             _check_files(path, reference)
         except OSError as error:
@@ -88,9 +114,14 @@ def resolve_model(reference: str, roots: Sequence[Path] | None, *, allow_hub: bo
     return ModelRef(reference, "hub", None, f"{reference} on the Hugging Face Hub")
 
 
-def resolve_text_file(source: str, roots: Sequence[Path] | None) -> Path:
-    """The file that `file:PATH` names. Raises `TextNotFound`, also where it lies outside `roots`."""
-    path = _find(source.removeprefix("file:"), source, roots, TextNotFound)
+def resolve_text_file(
+    source: str, roots: Sequence[Path] | None, *, uploads: Mapping[str, Path] = NO_UPLOADS
+) -> Path:
+    """The file that `file:PATH` names, or one of `uploads`.
+
+    Raises `TextNotFound`, also where a path leaves `roots`.
+    """
+    path = uploads.get(source) or _find(source.removeprefix("file:"), source, roots, TextNotFound)
     if path is None or not path.is_file():
         raise TextNotFound(f"There is no text file at {source}. Give an existing .txt, .jsonl or .parquet file.")
     if path.suffix not in TEXT_SUFFIXES:
@@ -98,10 +129,16 @@ def resolve_text_file(source: str, roots: Sequence[Path] | None) -> Path:
     return path
 
 
-def check_text_source(source: str, roots: Sequence[Path] | None, *, allow_hub: bool = True) -> None:
+def check_text_source(
+    source: str,
+    roots: Sequence[Path] | None,
+    *,
+    allow_hub: bool = True,
+    uploads: Mapping[str, Path] = NO_UPLOADS,
+) -> None:
     """Raises `TextNotFound` for a source that is malformed, missing or not allowed, as far as that can be told."""
-    if source.startswith("file:"):
-        resolve_text_file(source, roots)
+    if source in uploads or source.startswith("file:"):
+        resolve_text_file(source, roots, uploads=uploads)
     elif source.startswith("hub:"):
         if not HUB_DATA.fullmatch(source.removeprefix("hub:")):
             raise TextNotFound(f"{source} is not a Hub data set. Write hub:ORG/NAME or hub:ORG/NAME/FILE.")
@@ -179,19 +216,20 @@ def _check_files(path: Path, reference: str) -> None:
         if path.suffix == ".gguf":
             return
         if path.suffix in PICKLE_SUFFIXES:
-            raise UnsafeCheckpoint(_unsafe(reference))
+            raise only_pickled(reference)
         raise ModelNotFound(f"{reference} is not a model. Give a folder with safetensors files, or a GGUF file.")
     if any(path.glob("*.safetensors")):
         if not (path / "config.json").is_file():
             raise ModelNotFound(f"{reference} has weights but no config.json, so it cannot be loaded.")
         return
     if any(file.suffix in PICKLE_SUFFIXES for file in path.iterdir()):
-        raise UnsafeCheckpoint(_unsafe(reference))
+        raise only_pickled(reference)
     raise ModelNotFound(f"{reference} holds no safetensors file. Give a folder that a model was saved to.")
 
 
-def _unsafe(reference: str) -> str:
-    return (
+def only_pickled(reference: str) -> UnsafeCheckpoint:
+    """The error for weights that nobody should read."""
+    return UnsafeCheckpoint(
         f"{reference} has only pickled weights, which can run code when read. Save it again with "
         "save_pretrained(..., safe_serialization=True) and submit that."
     )

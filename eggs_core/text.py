@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eggs_core.errors import NotEnoughText, TextNotFound
 from eggs_core.hub import dataset_file
-from eggs_core.sources import check_text_source, resolve_text_file
+from eggs_core.sources import NO_UPLOADS, check_text_source, resolve_text_file
 from eggs_core.spec import CalibrationSpec, TextSpec
 
 Part = Literal["calibration", "evaluation"]
@@ -31,6 +31,7 @@ def token_windows(
     text_roots: Sequence[Path] | None,
     cache_dir: Path,
     allow_hub: bool = True,
+    uploads: Mapping[str, Path] = NO_UPLOADS,
 ) -> Tensor:
     """Windows of token ids, (windows, L) int64.
 
@@ -39,13 +40,13 @@ def token_windows(
 
     Raises `TextNotFound`, and `NotEnoughText` with the tokens there are and the tokens asked for.
     """
-    check_text_source(spec.source, text_roots, allow_hub=allow_hub)
+    check_text_source(spec.source, text_roots, allow_hub=allow_hub, uploads=uploads)
     samples = spec.samples
     prefix = _prefix(tokenizer)
     length = spec.sequence_length - len(prefix)
     needed = (samples or 1) * length
     limit = None if samples is None else needed * (OVERSAMPLING if part == "calibration" else 1)
-    documents = _documents(spec, part, text_roots, cache_dir)
+    documents = _documents(spec, part, text_roots, cache_dir, uploads)
     ids = _tokenize(documents, tokenizer, limit)
     if len(ids) < needed:
         raise NotEnoughText(
@@ -93,13 +94,15 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _documents(spec: TextSpec, part: Part, text_roots: Sequence[Path] | None, cache_dir: Path) -> Iterator[str]:
+def _documents(
+    spec: TextSpec, part: Part, text_roots: Sequence[Path] | None, cache_dir: Path, uploads: Mapping[str, Path]
+) -> Iterator[str]:
     if spec.source == "pydocs":
         return _pydocs(part)
     if spec.source.startswith("hub:"):
         path = dataset_file(spec.source, part, cache_dir)
     else:
-        path = resolve_text_file(spec.source, text_roots)
+        path = resolve_text_file(spec.source, text_roots, uploads=uploads)
     return (text for text in _read(path, spec.text_field, spec.source) if text.strip())
 
 

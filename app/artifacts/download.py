@@ -2,13 +2,24 @@
 
 import re
 from pathlib import Path
+from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from app.artifacts.models import Artifact
 from app.problems import Problem
+
+
+class StoredFile(Protocol):
+    """What is known of a file that never changes."""
+
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def media_type(self) -> str: ...
 
 
 def not_modified(headers: Headers, sha256: str) -> bool:
@@ -17,24 +28,22 @@ def not_modified(headers: Headers, sha256: str) -> bool:
     return f'"{sha256}"' in tags or tags == ["*"]
 
 
-class ArtifactResponse(FileResponse):
+class FileDownload(FileResponse):
     """The file or the one range of it that was asked for. Raises a 416 `Problem` for a range beyond its end.
 
     Starlette answers 400 to a range it cannot read. The standard has such a range ignored, and so do we; several
     ranges at once are answered with the whole file, as it allows.
     """
 
-    def __init__(self, path: Path, artifact: Artifact, headers: Headers) -> None:
-        etag = f'"{artifact.sha256}"'
+    def __init__(self, path: Path, file: StoredFile, headers: Headers, name: str | None = None) -> None:
+        etag = f'"{file.sha256}"'
         super().__init__(
             path,
             headers={"ETag": etag, "Cache-Control": "private, max-age=31536000, immutable"},
-            media_type=artifact.media_type,
-            filename=path.name,
+            media_type=file.media_type,
+            filename=name or path.name,
         )
-        self.partial = headers.get("if-range", etag) == etag and _is_range(
-            headers.get("range", ""), artifact.bytes
-        )
+        self.partial = headers.get("if-range", etag) == etag and _is_range(headers.get("range", ""), file.bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer."""

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from app.artifacts import service
-from app.artifacts.download import ArtifactResponse, not_modified
+from app.artifacts.download import FileDownload, not_modified
 from app.artifacts.schemas import ArtifactList, ArtifactResource
 from app.dependencies import PrincipalDep, SessionDep, SettingsDep
 from app.jobs import service as jobs_service
@@ -50,4 +50,4 @@ def download(
     artifact = service.named(session, job, name)
     if not_modified(request.headers, artifact.sha256):
         return Response(status_code=304, headers={"ETag": f'"{artifact.sha256}"'})
-    return ArtifactResponse(service.path_of(settings, job, artifact), artifact, request.headers)
+    return FileDownload(service.path_of(settings, job, artifact), artifact, request.headers)

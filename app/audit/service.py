@@ -16,6 +16,8 @@ class Action(StrEnum):
 
     JOB_SUBMITTED = "job.submitted"
     JOB_CANCELLED = "job.cancelled"
+    FILE_UPLOADED = "file.uploaded"
+    FILE_DELETED = "file.deleted"
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
 

@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 
 from app.audit import service as audit
 from app.db import utcnow
+from app.files import layout
+from app.files import service as files
 from app.ids import is_id, new_id
 from app.jobs import repository, transitions
 from app.jobs.models import IdempotencyKey, Job, JobEvent, JobState
@@ -30,11 +32,11 @@ def submit(
     """
     if idempotency_key is None:
         _check_limit(session, settings, principal)
-        _check_references(settings, body)
+        _check_references(session, settings, principal.project, body)
         return create(session, project=principal.project, key_id=principal.key_id, body=body), False
     if (record := repository.idempotency_key(session, principal.project, idempotency_key)) is None:
         _check_limit(session, settings, principal)
-        _check_references(settings, body)
+        _check_references(session, settings, principal.project, body)
         try:
             with session.begin_nested():
                 job = create(session, project=principal.project, key_id=principal.key_id, body=body)
@@ -75,6 +77,7 @@ def create(session: Session, *, project: str, key_id: str, body: JobCreate) -> J
         created_at=utcnow(),
     )
     stored = transitions.queued(session, job)
+    files.note_use(session, job.id, body.spec)
     audit.note(session, project, key_id, audit.Action.JOB_SUBMITTED, job.id)
     return stored
 
@@ -147,10 +150,16 @@ def _check_limit(session: Session, settings: Settings, principal: Principal) -> 
         )
 
 
-def _check_references(settings: Settings, body: JobCreate) -> None:
-    resolve_model(body.model, settings.model_roots, allow_hub=settings.allow_hub)
-    for source in (body.calibration.source, *(body.evaluation.sources if body.evaluation is not None else ())):
-        check_text_source(source, settings.text_roots, allow_hub=settings.allow_hub)
+def _check_references(session: Session, settings: Settings, project: str, body: JobCreate) -> None:
+    if layout.is_upload(body.model):
+        files.check_model(session, project, body.model)
+    else:
+        resolve_model(body.model, settings.model_roots, allow_hub=settings.allow_hub)
+    for source in layout.texts(body):
+        if layout.is_upload(source):
+            files.check_text(session, project, source)
+        else:
+            check_text_source(source, settings.text_roots, allow_hub=settings.allow_hub)
     for task in body.evaluation.tasks if body.evaluation is not None else ():
         resolve_task(task, settings.task_roots, allow_hub=settings.allow_hub)
 

@@ -37,6 +37,10 @@ def test_a_key_opens_what_its_scope_says(scope: Scope, anonymous: TestClient, se
         ("GET", "/v1/methods"): Scope.JOBS_READ,
         ("POST", "/v1/jobs"): Scope.JOBS_WRITE,
         ("POST", f"/v1/jobs/{job_id}/cancel"): Scope.JOBS_WRITE,
+        ("GET", "/v1/files"): Scope.JOBS_READ,
+        ("HEAD", "/v1/files/file_unknown/content"): Scope.JOBS_READ,
+        ("POST", "/v1/files"): Scope.JOBS_WRITE,
+        ("DELETE", "/v1/files/file_unknown"): Scope.JOBS_WRITE,
         ("GET", "/v1/keys"): Scope.ADMIN,
         ("POST", "/v1/keys"): Scope.ADMIN,
         ("POST", "/v1/keys/key_unknown/revoke"): Scope.ADMIN,
@@ -101,17 +105,22 @@ def test_everything_that_was_done_is_noted_once(anonymous: TestClient, sessions:
     headers = key_with(sessions, *Scope)
     job_id = anonymous.post("/v1/jobs", headers=headers | {"Idempotency-Key": "1"}, json=BODY).json()["id"]
     anonymous.post("/v1/jobs", headers=headers | {"Idempotency-Key": "1"}, json=BODY)  # again: nothing is done
+    file_id = anonymous.post("/v1/files", headers=headers, files={"file": ("a.txt", b"A")}).json()["id"]
+    anonymous.post("/v1/files", headers=headers, files={"file": ("a.txt", b"")})  # refused: nothing is done
+    anonymous.delete(f"/v1/files/{file_id}", headers=headers)
     anonymous.post("/v1/jobs", headers=headers, json={"model": "/nowhere"})  # refused: nothing is done
     anonymous.post(f"/v1/jobs/{job_id}/cancel", headers=headers)
     anonymous.post(f"/v1/jobs/{job_id}/cancel", headers=headers)  # refused
     made = anonymous.post("/v1/keys", headers=headers, json={}).json()["id"]
     anonymous.post(f"/v1/keys/{made}/revoke", headers=headers)
-    entries = anonymous.get("/v1/audit", headers=headers, params={"limit": 4}).json()
+    entries = anonymous.get("/v1/audit", headers=headers, params={"limit": 6}).json()
     key_id = next(e["key_id"] for e in entries["data"])
     assert [(e["action"], e["subject"], e["key_id"]) for e in entries["data"]] == [
         ("key.revoked", made, key_id),
         ("key.created", made, key_id),
         ("job.cancelled", job_id, key_id),
+        ("file.deleted", file_id, key_id),
+        ("file.uploaded", file_id, key_id),
         ("job.submitted", job_id, key_id),
     ]
     assert entries["has_more"]
@@ -124,7 +133,8 @@ def test_a_foreign_key_finds_nothing_anywhere(app: FastAPI, anonymous: TestClien
     own = key_with(sessions, *Scope)
     job_id = anonymous.post("/v1/jobs", headers=own, json=BODY).json()["id"]
     made = anonymous.post("/v1/keys", headers=own, json={}).json()["id"]
-    known = {"job_id": job_id, "key_id": made, "name": "model.safetensors"}
+    file_id = anonymous.post("/v1/files", headers=own, files={"file": ("a.txt", b"A text.")}).json()["id"]
+    known = {"job_id": job_id, "key_id": made, "file_id": file_id, "name": "model.safetensors"}
     foreign = key_with(sessions, *Scope, project="another")
     walked = 0
     for path, operations in app.openapi()["paths"].items():
@@ -137,10 +147,10 @@ def test_a_foreign_key_finds_nothing_anywhere(app: FastAPI, anonymous: TestClien
             nothing = anonymous.request(method, path.format(**unknown), headers=foreign, json={})
             assert response.status_code == 404, (method, path)
             assert response.json() == nothing.json(), "it tells that there is such a thing"
-    assert walked >= 7
-    for path in ("/v1/jobs", "/v1/audit", "/v1/keys"):
+    assert walked >= 10
+    for path in ("/v1/jobs", "/v1/audit", "/v1/files", "/v1/keys"):
         listed = anonymous.get(path, headers=foreign).json()["data"]
-        assert not {job_id, made} & {
+        assert not {job_id, made, file_id} & {
             value for entry in listed for value in entry.values() if isinstance(value, str)
         }
     assert anonymous.get(f"/v1/jobs?after={job_id}", headers=foreign).json()["data"] == []

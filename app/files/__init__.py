@@ -1,0 +1,1 @@
+"""Files that users upload: models and texts for their jobs."""

@@ -1,0 +1,125 @@
+"""Takes a model out of a tar archive that a stranger made: the files a model is made of, and nothing else."""
+
+import gzip
+import os
+import tarfile
+import zlib
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from app.files.content import invalid_file
+from app.files.incoming import no_space
+from eggs_core.sources import COMPANIONS, PICKLE_SUFFIXES, WEIGHTS, only_pickled
+
+MAX_MEMBERS = 2048
+MAX_COMPANION_BYTES = 64 << 20
+# Extraction reads in smaller pieces; only a header that a stranger gave a size of its own asks for more at once.
+_MAX_READ = 1 << 16
+_INDEX = "*.safetensors.index.json"
+
+
+class _Bounded:
+    """A file that is read forward, in small pieces, and to a limit: what else an archive asks for is refused."""
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self._file = file
+        self._most = most
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MAX_READ:
+            raise invalid_file("The archive has a header that is too large or damaged. Make it with `tar -cf`.")
+        self._check(self.tell() + size)
+        return self._file.read(size)
+
+    def seek(self, position: int) -> int:
+        if position < self.tell():
+            raise invalid_file("The archive has a header that points backwards. Make it with `tar -cf`.")
+        self._check(position)
+        return self._file.seek(position)
+
+    def _check(self, position: int) -> None:
+        if position > self._most:
+            raise invalid_file(f"The archive unpacks to more than the {self._most} bytes that a model may have.")
+
+
+def unpack(archive: Path, folder: Path, most: int) -> None:
+    """Makes `folder` the model that the archive holds at its top, or in the one folder there.
+
+    Raises a 422 `Problem` where a member is not a plain file or folder within the archive, or where there are too
+    many or too large ones; `UnsafeCheckpoint` where weights are only pickled; and `NoSpace`.
+    """
+    scratch = folder.with_name(f"{folder.name}.unpacking")
+    scratch.mkdir()
+    try:
+        pickled = _extract(archive, scratch, most)
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
+        raise invalid_file(
+            "The archive is damaged or no tar archive. Make it with `tar -cf` or `tar -czf`."
+        ) from error
+    below = sorted(path for path in scratch.iterdir() if path.is_dir())
+    places = [path for path in (scratch, *below) if any(path.glob(WEIGHTS))]
+    if not places and pickled:
+        raise only_pickled("The archive")
+    if not places:
+        raise invalid_file("The archive holds no safetensors file. Pack the folder that a model was saved to.")
+    if len(places) > 1 and places[0] != scratch:
+        raise invalid_file("The archive holds more than one model. Send each by itself.")
+    places[0].rename(folder)
+
+
+def _extract(archive: Path, folder: Path, most: int) -> bool:
+    """Writes a model's files below `folder`. Returns whether there are pickles."""
+    pickled = False
+    # tarfile reads ahead a little after the last member.
+    with _opened(archive) as file, tarfile.open(fileobj=cast(BinaryIO, _Bounded(file, most)), mode="r:") as tar:
+        seen: set[PurePosixPath] = set()
+        for count, member in enumerate(tar, 1):
+            if count > MAX_MEMBERS:
+                raise invalid_file(
+                    f"The archive has more than {MAX_MEMBERS} members. Pack the model's files alone."
+                )
+            path = _path(member)
+            if member.isdir():
+                continue
+            if path in seen:
+                raise invalid_file(f"The archive holds {str(path)[:256]!r} twice. Pack it anew.")
+            seen.add(path)
+            pickled = pickled or path.suffix in PICKLE_SUFFIXES
+            weights = fnmatch(path.name, WEIGHTS)
+            if len(path.parts) > 2 or not (weights or any(fnmatch(path.name, p) for p in (*COMPANIONS, _INDEX))):
+                continue
+            if not weights and member.size > MAX_COMPANION_BYTES:
+                raise invalid_file(
+                    f"{str(path)[:256]!r} has {member.size} bytes; {MAX_COMPANION_BYTES} are the most for a file "
+                    "that holds no weights."
+                )
+            member.mode = 0o644
+            member.name = str(path)
+            with no_space():
+                tar.extract(member, folder, set_attrs=False, filter="data")
+    return pickled
+
+
+def _opened(archive: Path) -> BinaryIO:
+    with archive.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(archive)) if zipped else archive.open("rb")
+
+
+def _path(member: tarfile.TarInfo) -> PurePosixPath:
+    """Where the member is to lie. Raises a 422 `Problem` for all but plain files and folders in the archive."""
+    path = PurePosixPath(member.name)
+    shown = repr(member.name[:256])
+    if path.is_absolute() or ".." in path.parts or "\0" in member.name:
+        raise invalid_file(f"The archive's member {shown} lies outside of it. Pack the folder itself.")
+    if not (member.isdir() or (member.isreg() and not member.issparse())):
+        raise invalid_file(f"The archive's member {shown} is a link or a device. Pack plain files: `tar -h`.")
+    if member.size < 0:
+        raise invalid_file(f"The archive's member {shown} has a negative size. Pack it anew.")
+    if any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise invalid_file(f"The archive's member {shown} has too long a name. Pack it anew.")
+    return path

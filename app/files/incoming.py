@@ -1,0 +1,144 @@
+"""An upload on its way to the disk. Whatever ends it, what is not published is removed."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from app.files import layout
+from app.ids import new_id
+from app.problems import Problem
+from app.settings import Settings
+from eggs_core.errors import NoSpace
+
+
+class Incoming:
+    """A folder that only this upload knows of, with the file in it. `most`: bytes that the project has left.
+
+    The folder is locked meanwhile, and the kernel lets go of the lock with the process: a folder that is neither
+    locked nor in the database is what a crash has left (`app.files.service.sweep`).
+    """
+
+    def __init__(self, settings: Settings, most: int) -> None:
+        self.id = new_id("file")
+        self.folder = settings.files_dir / f".{self.id}"
+        self.bytes = 0
+        self._settings = settings
+        self._most = most
+        self._digest = hashlib.sha256()
+        self._kept = False
+        self.folder.mkdir(parents=True)
+        self._lock = lock(self.folder)
+        self._file = self.path.open("wb")
+
+    @property
+    def path(self) -> Path:
+        """The file, whose type is not known yet."""
+        return self.folder / layout.CONTENT
+
+    @property
+    def sha256(self) -> str:
+        """Of what has come."""
+        return self._digest.hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # what is buffered may not fit on the disk
+            self._file.close()
+        if not self._kept:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def write(self, data: bytes) -> None:
+        """Takes more of the file. Raises a 413 `Problem` for too much of it, and `NoSpace`."""
+        check_size(self.bytes + len(data), self._settings, self._most)
+        self.bytes += len(data)
+        self._digest.update(data)
+        with no_space():
+            self._file.write(data)
+
+    def complete(self) -> None:
+        """All of it has come: puts it on the disk."""
+        with no_space():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def publish(self, suffix: str) -> None:
+        """Moves it where workers look for it."""
+        self.path.rename(layout.content(self.folder, suffix))
+        published = self._settings.files_dir / self.id
+        self.folder.rename(published)
+        self.folder = published
+
+    def keep(self) -> None:
+        """Nothing of it is to be removed any more."""
+        self._kept = True
+
+
+@contextmanager
+def no_space() -> Iterator[None]:
+    """Raises `NoSpace` for a disk that is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace("The service's disk is full. Delete files, or ask the operator for room.") from error
+        raise
+
+
+def check_size(size: int, settings: Settings, most: int) -> None:
+    """Raises a 413 `Problem` for a file of more bytes than one may have, or than the project has left."""
+    if size > settings.max_upload_bytes:
+        raise too_large(settings)
+    if size > most:
+        raise no_room(settings)
+
+
+def too_large(settings: Settings) -> Problem:
+    """The file is larger than any may be."""
+    limit = settings.max_upload_bytes
+    return Problem(
+        "file-too-large",
+        "The file is too large",
+        413,
+        f"A file may have {limit} bytes at most. Send less of it, or ask the operator for a higher limit.",
+        headers={"Connection": "close"},  # the rest is not read
+        limit=limit,
+    )
+
+
+def no_room(settings: Settings) -> Problem:
+    """The project has no room for it."""
+    limit = settings.max_stored_bytes_per_project
+    return Problem(
+        "no-room-for-file",
+        "The project's files take too much room",
+        413,
+        f"The files of a project may take {limit} bytes at most, unpacked models included. Delete some that "
+        "no job needs: DELETE /v1/files/{id}.",
+        headers={"Connection": "close"},
+        limit=limit,
+    )
+
+
+def lock(folder: Path) -> int | None:
+    """Locks a folder until the descriptor is closed; None where another process or upload has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
