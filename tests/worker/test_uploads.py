@@ -48,7 +48,7 @@ def test_an_uploaded_model_is_pruned_with_an_uploaded_text(
         report = client.get(f"{url}/report").json()
         assert report["model"]["reference"] == model
         assert report["calibration"]["source"] == notes
-        assert [measured["source"] for measured in report["evaluation"]["texts"]] == ["pydocs", notes]
+        assert [measured["text"]["source"] for measured in report["evaluation"]["texts"]] == ["pydocs", notes]
         card = client.get(f"{url}/artifacts/README.md").text
         assert model in card
         for shown in (card, client.get(f"{url}/report").text, client.get(f"{url}/artifacts/config.json").text):
