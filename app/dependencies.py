@@ -1,10 +1,14 @@
-"""What endpoints ask for: a session, the settings, and on whose behalf they act."""
+"""What endpoints ask for: a session, the settings, and on whose behalf they act.
 
-from collections.abc import Iterator
+Those that wait for nothing are coroutines, as FastAPI takes a turn in its threads for each that is not.
+"""
+
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from celery import Celery
 from fastapi import Depends, Request, Security
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -13,26 +17,36 @@ from app.problems import Problem
 from app.settings import Settings
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     return request.app.state.settings  # type: ignore[no-any-return]
 
 
-def _readers(request: Request) -> sessionmaker[Session]:
+async def _readers(request: Request) -> sessionmaker[Session]:
     return request.app.state.readers  # type: ignore[no-any-return]
 
 
-def _sessions(request: Request) -> sessionmaker[Session]:
+async def _sessions(request: Request) -> sessionmaker[Session]:
     return request.app.state.sessions  # type: ignore[no-any-return]
 
 
-def _celery(request: Request) -> Celery:
+async def _celery(request: Request) -> Celery:
     return request.app.state.celery
 
 
-def _session(request: Request) -> Iterator[Session]:
-    reads = request.method in ("GET", "HEAD")
-    with (request.app.state.readers if reads else request.app.state.sessions).begin() as session:
-        yield session
+async def _session(request: Request) -> AsyncIterator[Session]:
+    # FastAPI keeps a session while its request waits for another of its threads to write the answer with. Without
+    # a bound, under load all threads would come to wait for connections, and all connections for threads.
+    async with request.app.state.turns:
+        if _reads(request):
+            with request.app.state.readers() as session:  # neither its begin nor its end waits for anything
+                yield session
+        else:
+            async with contextmanager_in_threadpool(request.app.state.sessions.begin()) as session:
+                yield session
+
+
+def _reads(request: Request) -> bool:
+    return request.method in ("GET", "HEAD")
 
 
 # For OpenAPI alone; `app.keys.middleware` has checked the key before any endpoint is looked for.
@@ -49,13 +63,12 @@ _KeyInOpenAPI = Annotated[
 ]
 
 
-def _principal(request: Request, _: _KeyInOpenAPI) -> Principal:
+async def _principal(request: Request, _: _KeyInOpenAPI) -> Principal:
     """Whoever may read jobs, or change them where the request does."""
-    reads = request.method in ("GET", "HEAD")
-    return _allowed(request.state.principal, Scope.JOBS_READ if reads else Scope.JOBS_WRITE)
+    return _allowed(request.state.principal, Scope.JOBS_READ if _reads(request) else Scope.JOBS_WRITE)
 
 
-def _admin(request: Request, _: _KeyInOpenAPI) -> Principal:
+async def _admin(request: Request, _: _KeyInOpenAPI) -> Principal:
     return _allowed(request.state.principal, Scope.ADMIN)
 
 

@@ -1,5 +1,6 @@
 """The web application."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from app.audit import endpoints as audit
 from app.body_limit import MAX_BODY_BYTES, BodyLimit
 from app.catalog import endpoints as catalog
 from app.dashboard import endpoints as dashboard
-from app.db import make_engine, make_sessions
+from app.db import CONNECTIONS, make_engine, make_sessions
 from app.dispatcher import Dispatcher
 from app.files import endpoints as files
 from app.files.service import sweep
@@ -60,6 +61,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.sessions = sessions
     app.state.readers = readers
+    # The rest is for what lets go of its connection by itself: keys, event streams, the dispatcher, metrics.
+    app.state.turns = asyncio.Semaphore(CONNECTIONS * 3 // 4)
     app.state.stopping = threading.Event()
     app.state.celery = celery
     app.add_middleware(

@@ -1,15 +1,20 @@
 """`python -m worker` starts a worker with the settings of its environment."""
 
+import os
+
 from app.settings import get_settings
 from worker.app import make_worker
+
+_NICENESS = 10
 
 
 def main() -> None:
     """Runs until it is told to stop. Jobs run one at a time, each in a fresh process of its own.
 
     A fresh process gives a job all of its memory back and measures its peak; a job that kills its process
-    leaves the worker standing.
+    leaves the worker standing. Jobs give way to whatever else the machine runs, such as an API beside them.
     """
+    os.nice(_NICENESS)
     make_worker(get_settings()).worker_main(
         [
             "worker",
