@@ -63,6 +63,15 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         3, ge=1, description="Workers that a job may cost before it fails; one that was stopped does not count."
     )
+    max_retries: int = Field(
+        5,
+        ge=0,
+        description="Times that a job is tried again after a fault that may pass: a full disk, a Hub out of "
+        "reach.",
+    )
+    retry_pause_seconds: float = Field(
+        30, gt=0, description="Pause before the first of these times; each pause is twice the one before."
+    )
     max_queued_per_key: int = Field(10_000, ge=1, description="Jobs of one API key that may wait at a time.")
     max_running_per_key: int | None = Field(
         None, ge=1, description="Jobs of one API key that may run at a time; the others wait. No limit by default."

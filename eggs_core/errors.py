@@ -1,17 +1,21 @@
-"""What can go wrong for a reason the user can mend.
+"""What can go wrong for a reason the user can mend, or that may pass.
 
-Every `EggsError` is the user's to mend: its message says what was wrong and what to do next, and holds no
-secret. Any other exception that leaves `eggs_core` is a defect of ours.
+The message of every `EggsError` says what was wrong and what to do next, and holds no secret. Any other exception
+that leaves `eggs_core` is a defect of ours.
 """
 
 from typing import ClassVar
 
 
 class EggsError(Exception):
-    """Base of all errors a user can mend. `code` is stable and names the kind; `title` says it in words."""
+    """Base of all errors a user can mend. `code` is stable and names the kind; `title` says it in words.
+
+    One that is `transient` may pass by itself: the same request may succeed later.
+    """
 
     code: ClassVar[str] = "invalid-request"
     title: ClassVar[str] = "The request cannot be carried out"
+    transient: ClassVar[bool] = False
 
 
 class InvalidPattern(EggsError, ValueError):
@@ -77,6 +81,7 @@ class SequenceTooLong(EggsError):
 class HubUnavailable(EggsError):
     code = "hub-unavailable"
     title = "The Hugging Face Hub cannot be reached"
+    transient = True
 
 
 class OutputExists(EggsError):
@@ -120,6 +125,7 @@ class TooManyProcesses(EggsError):
 class NoSpace(EggsError):
     code = "no-space"
     title = "Not enough disk space for the output"
+    transient = True
 
 
 class Cancelled(Exception):

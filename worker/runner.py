@@ -5,9 +5,10 @@ import logging
 import mimetypes
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -27,6 +28,8 @@ from worker.processes import prune
 _PAUSE_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def run_next(settings: Settings, sessions: sessionmaker[Session], stopping: Signal) -> None:
@@ -61,19 +64,16 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session], st
             try:
                 _prune_and_publish(settings, sessions, lease, heart)
             except Cancelled:
-                with sessions.begin() as session:
-                    leases.confirm_cancelled(session, lease)
+                _insist(sessions, lambda session: leases.confirm_cancelled(session, lease))
             except Stopping:
-                with sessions.begin() as session:
-                    leases.hand_back(session, lease)
+                _insist(sessions, lambda session: leases.hand_back(session, lease))
                 logger.info("%s is handed back, as the worker is to stop", job_id)
                 return True
-            except EggsError as error:
-                _fail(sessions, lease, problems.from_error(error))
-            except (LeaseLost, *DATABASE_DOWN):
-                raise  # without the database nothing can be said of the job: it is offered again after its lease
+            except LeaseLost:
+                raise
             except Exception as error:
-                _fail(sessions, lease, _problem(error, job_id))
+                if _fail_or_retry(error, settings, sessions, lease):
+                    return True
                 shutil.rmtree(settings.artifacts_dir / job_id, ignore_errors=True)
     except LeaseLost:
         logger.warning("%s: attempt %d lost its lease and is given up", job_id, lease.attempt)
@@ -116,19 +116,48 @@ def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], leas
 def _publish(
     sessions: sessionmaker[Session], lease: Lease, report: dict[str, Any], artifacts: Sequence[NewArtifact]
 ) -> None:
-    """Makes the files visible in one transaction, and waits for a database that does not answer."""
+    """Makes the files visible in one transaction."""
     folder = _attempt_folder(lease)
+
+    def succeed(session: Session) -> None:
+        # A connection may have been lost between the commit and the word of it.
+        if not leases.has_succeeded(session, lease, folder):
+            leases.succeed(session, lease, report=report, artifacts=artifacts, artifacts_dir=folder)
+
+    _insist(sessions, succeed)
+
+
+def _fail_or_retry(error: Exception, settings: Settings, sessions: sessionmaker[Session], lease: Lease) -> bool:
+    """Ends the job as failed; or queues it again, and returns True, where the fault may pass by itself."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = NoSpace("The disk ran full in the middle of the job. Make room and submit again.")
+    if not isinstance(error, EggsError):
+        problem = _our_fault(error, lease.job_id)
+    elif not error.transient:
+        problem = problems.from_error(error)
+    else:
+        problem = problems.from_error(error)
+        logger.warning("%s: attempt %d met a fault that may pass: %s", lease.job_id, lease.attempt, error)
+        pause = timedelta(seconds=settings.retry_pause_seconds)
+        return _insist(
+            sessions,
+            lambda session: leases.retry(
+                session, lease, problem, first_pause=pause, max_retries=settings.max_retries
+            ),
+        )
+    _insist(sessions, lambda session: leases.fail(session, lease, problem))
+    return False
+
+
+def _insist(sessions: sessionmaker[Session], do: Callable[[Session], T]) -> T:
+    """Does something in one transaction, and waits for a database that does not answer."""
     while True:
         try:
             with sessions.begin() as session:
-                # A connection may have been lost between the commit and the word of it.
-                if not leases.has_succeeded(session, lease, folder):
-                    leases.succeed(session, lease, report=report, artifacts=artifacts, artifacts_dir=folder)
+                return do(session)
         except DATABASE_DOWN:
-            logger.warning("%s is not published yet: the database does not answer", lease.job_id)
+            logger.warning("The end of an attempt is not recorded yet: the database does not answer")
             time.sleep(_PAUSE_SECONDS)
-        else:
-            return
 
 
 def _artifacts(folder: Path) -> Sequence[NewArtifact]:
@@ -159,20 +188,11 @@ def _media_type(name: str) -> str:
     return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
-def _problem(error: Exception, job_id: str) -> dict[str, Any]:
+def _our_fault(error: Exception, job_id: str) -> dict[str, Any]:
     """What the user is told of an error that nobody foresaw; the log has the rest."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return problems.from_error(
-            NoSpace("The disk ran full in the middle of the job. Make room and submit again.")
-        )
     reference = new_id("err")
     logger.error("%s failed; reference %s", job_id, reference, exc_info=error)
     return problems.internal_error(reference)
-
-
-def _fail(sessions: sessionmaker[Session], lease: Lease, problem: dict[str, Any]) -> None:
-    with sessions.begin() as session:
-        leases.fail(session, lease, problem)
 
 
 def _attempt_folder(lease: Lease) -> str:

@@ -38,6 +38,7 @@ __all__ = [
     "next_job",
     "record_progress",
     "reoffer_candidates",
+    "retry",
     "succeed",
 ]
 
@@ -47,6 +48,10 @@ _OUTDATED = problems.document(
     422,
     "It was stored by another version of the service, which took what this one does not. Submit the job again.",
 )
+
+
+# However often a job was tried again, it is looked after once an hour.
+_LONGEST_PAUSE = timedelta(hours=1)
 
 
 class LeaseLost(Exception):
@@ -177,15 +182,36 @@ def hand_back(session: Session, lease: Lease) -> None:
         _kept(transitions.handed_back(session, lease.job_id, condition))
 
 
+def retry(
+    session: Session, lease: Lease, problem: dict[str, Any], *, first_pause: timedelta, max_retries: int
+) -> bool:
+    """Puts the job back into the queue after a fault that may pass, for a pause that doubles from time to time.
+
+    Ends it instead, and returns False, where the user has asked to cancel it, or where it was tried again
+    `max_retries` times already. Raises `LeaseLost`.
+    """
+    condition = repository.leased(lease.token)
+    if transitions.cancelled(session, lease.job_id, condition & Job.cancel_requested_at.is_not(None)) is not None:
+        return False
+    job = _kept(repository.get(session, lease.job_id))
+    if job.retries >= max_retries:
+        fail(session, lease, problem)
+        return False
+    pause = min(first_pause * 2 ** min(job.retries, 30), _LONGEST_PAUSE)
+    _kept(transitions.retried(session, lease.job_id, condition, problem=problem, pause=pause))
+    return True
+
+
 def reoffer_candidates(session: Session, limit: int, *, queued_for: timedelta = timedelta()) -> Sequence[str]:
     """Jobs that a worker could take and that are at least so old, the oldest first."""
     now = utcnow()
     return repository.claimable_ids(session, now, queued_before=now - queued_for, limit=limit)
 
 
-def _kept(job: Job | None) -> None:
+def _kept(job: Job | None) -> Job:
     if job is None:
         raise LeaseLost
+    return job
 
 
 def _worker_lost(attempts: int) -> dict[str, Any]:

@@ -58,6 +58,9 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     attempt: Mapped[int] = mapped_column(default=0)
     workers_lost: Mapped[int] = mapped_column(default=0, server_default="0")
+    # Transient faults so far, and when the job may be tried again after the last one.
+    retries: Mapped[int] = mapped_column(default=0, server_default="0")
+    retry_at: Mapped[datetime | None]
     lease_token: Mapped[str | None] = mapped_column(String(40))
     lease_expires_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]

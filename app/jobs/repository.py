@@ -22,9 +22,14 @@ def leased(token: str) -> ColumnElement[bool]:
     return and_(Job.state == JobState.RUNNING, Job.lease_token == token)
 
 
+def without_worker(now: datetime) -> ColumnElement[bool]:
+    """Queued, or lost by its worker."""
+    return or_(Job.state == JobState.QUEUED, lease_lost(now))
+
+
 def claimable(now: datetime) -> ColumnElement[bool]:
     """Free for a worker to take."""
-    return or_(Job.state == JobState.QUEUED, lease_lost(now))
+    return and_(without_worker(now), or_(Job.retry_at.is_(None), Job.retry_at <= now))
 
 
 def at_least(progress: float) -> ColumnElement[float]:

@@ -117,7 +117,7 @@ def cancel(session: Session, project: str, job_id: str, by: str | None = None) -
     Raises a 409 `Problem` where there is nothing to cancel, or where that was asked for already.
     """
     get(session, project, job_id)
-    cancelled = transitions.cancelled(session, job_id, repository.claimable(utcnow()))
+    cancelled = transitions.cancelled(session, job_id, repository.without_worker(utcnow()))
     if cancelled is not None:
         audit.note(session, project, by, audit.Action.JOB_CANCELLED, job_id)
         return cancelled

@@ -1,12 +1,12 @@
 """The life of a job: `queued → running → succeeded | failed | cancelled`, each step in one place.
 
-A worker that is stopped hands its job back, from running to queued.
+A worker that is stopped, or that meets a fault which may pass, hands its job back, from running to queued.
 
 Every step takes the condition under which it may happen, writes its event, and returns the job as it is then,
 or None where the condition did not hold.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, true
@@ -53,6 +53,7 @@ def running(
         workers_lost=repository.workers_lost(),
         lease_token=token,
         lease_expires_at=expires_at,
+        retry_at=None,
         started_at=before.started_at or utcnow(),
     )
 
@@ -66,6 +67,29 @@ def handed_back(session: Session, job_id: str, condition: ColumnElement[bool]) -
         event="job.queued",
         message="The worker was stopped; another one will go on.",
         state=JobState.QUEUED,
+        **_NO_LEASE,
+    )
+
+
+def retried(
+    session: Session,
+    job_id: str,
+    condition: ColumnElement[bool],
+    *,
+    problem: dict[str, Any],
+    pause: timedelta,
+) -> Job | None:
+    """A fault that may pass has stopped the attempt; another one goes on after the pause."""
+    return repository.advance(
+        session,
+        job_id,
+        condition,
+        event="job.queued",
+        message=f"{problem['title']}; the job goes on in {pause.total_seconds():.0f} seconds.",
+        data={"error": problem},
+        state=JobState.QUEUED,
+        retries=Job.retries + 1,
+        retry_at=utcnow() + pause,
         **_NO_LEASE,
     )
 

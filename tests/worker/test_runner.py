@@ -151,6 +151,7 @@ def test_our_fault_is_told_as_ours_and_leaks_nothing(
 
 def test_no_disk_space(settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]) -> None:
     settings.disk_reserve_bytes = 2**60
+    settings.max_retries = 0
     job_id = make_job(sessions, **request_body)
     run_job(job_id, settings, sessions, Event())
     job = read_job(sessions, job_id)
