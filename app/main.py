@@ -24,6 +24,7 @@ from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.keys.middleware import KeyMiddleware
 from app.queue import make_celery
+from app.security_headers import SecurityHeaders
 from app.settings import Settings
 
 DESCRIPTION = """
@@ -69,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
         BodyLimit, most=MAX_BODY_BYTES, more={files.PATH: settings.max_upload_bytes + MAX_BODY_BYTES}
     )
     app.add_middleware(KeyMiddleware, readers=readers, sessions=sessions)
+    app.add_middleware(SecurityHeaders, docs="/docs")
     app.state.metrics = metrics.install(app, readers)
     problem_handlers.install(app)
     openapi.install(app)

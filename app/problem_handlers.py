@@ -16,8 +16,14 @@ from eggs_core.errors import EggsError
 
 _RETRY_AFTER_SECONDS = "5"
 _HTTP = {
+    400: (
+        "unreadable-body",
+        "The body cannot be read",
+        "It is not JSON, is nested more deeply than any request, or holds a number that is too long.",
+    ),
     404: ("not-found", "There is nothing at this path", "/openapi.json lists the paths, and /docs shows them."),
     405: ("method-not-allowed", "This path does not take that method", "The Allow header says which it takes."),
+    408: ("request-timeout", "The request took too long to come", "Send it again, all at once."),
     413: (
         "content-too-large",
         "The request is too large",
