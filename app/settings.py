@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     retry_pause_seconds: float = Field(
         30, gt=0, description="Pause before the first of these times; each pause is twice the one before."
     )
+    job_memory_bytes: int | None = Field(
+        None, ge=1, description="Resident memory that a job may take before it is ended. No limit by default."
+    )
+    job_seconds: float | None = Field(
+        None, gt=0, description="Time that an attempt at a job may take before it is ended. No limit by default."
+    )
     max_queued_per_key: int = Field(10_000, ge=1, description="Jobs of one API key that may wait at a time.")
     max_running_per_key: int | None = Field(
         None, ge=1, description="Jobs of one API key that may run at a time; the others wait. No limit by default."

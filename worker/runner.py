@@ -60,7 +60,7 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session], st
     logger.info("%s: attempt %d", job_id, lease.attempt)
     _take_over(settings, lease)
     try:
-        with Heart(sessions, lease, settings.lease_seconds, stopping) as heart:
+        with Heart(sessions, lease, settings, stopping, lambda: _remove_leftovers(settings, job_id)) as heart:
             try:
                 _prune_and_publish(settings, sessions, lease, heart)
             except Cancelled:
