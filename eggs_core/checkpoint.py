@@ -41,7 +41,7 @@ class Checkpoint:
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             files = [self.folder / Path(name).name for name in names]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BrokenCheckpoint(f"{INDEX} is not a shard index. Save the model again.") from error
         for file in files:
             if not file.is_file():

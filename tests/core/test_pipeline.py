@@ -239,6 +239,14 @@ def _broken_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text("{")
 
 
+def _nested_index(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("[" * 100_000)
+
+
+def _nested_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
 def _config(**changes: Any) -> Edit:
     def edit(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -281,6 +289,8 @@ def _no_config(folder: Path) -> None:
         (_missing_shard, BrokenCheckpoint, "which is missing"),
         (_shard_outside, BrokenCheckpoint, "which is missing"),
         (_broken_index, BrokenCheckpoint, "not a shard index"),
+        (_nested_index, BrokenCheckpoint, "not a shard index"),
+        (_nested_config, UnsupportedModel, "config.json"),
         (_broken_config, UnsupportedModel, "config.json"),
         (_config(model_type="no-such-family"), UnsupportedModel, "remote code"),
         (_config(model_type="t5"), UnsupportedModel, "not a decoder-only"),
