@@ -12,6 +12,7 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.artifacts.store import Store
 from app.keys.service import Principal, Scope
 from app.problems import Problem
 from app.settings import Settings
@@ -27,6 +28,10 @@ async def _readers(request: Request) -> sessionmaker[Session]:
 
 async def _sessions(request: Request) -> sessionmaker[Session]:
     return request.app.state.sessions  # type: ignore[no-any-return]
+
+
+async def _store(request: Request) -> Store:
+    return request.app.state.store  # type: ignore[no-any-return]
 
 
 async def _celery(request: Request) -> Celery:
@@ -87,6 +92,7 @@ def _allowed(principal: Principal, scope: Scope) -> Principal:
 SettingsDep = Annotated[Settings, Depends(_settings)]
 ReadersDep = Annotated[sessionmaker[Session], Depends(_readers)]
 SessionsDep = Annotated[sessionmaker[Session], Depends(_sessions)]
+StoreDep = Annotated[Store, Depends(_store)]
 CeleryDep = Annotated[Celery, Depends(_celery)]
 # scope="function": commits before the answer is sent, so that a failed commit is not answered with success.
 SessionDep = Annotated[Session, Depends(_session, scope="function")]

@@ -2,7 +2,6 @@
 
 import logging
 from datetime import timedelta
-from threading import Event, Thread
 
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
@@ -11,6 +10,7 @@ from app.db import utcnow
 from app.jobs import repository
 from app.jobs.leases import reoffer_candidates
 from app.queue import ring, waiting_messages
+from app.rounds import Rounds
 
 MOST_PER_ROUND = 100
 
@@ -33,28 +33,9 @@ def dispatch(readers: sessionmaker[Session], celery: Celery, queued_for: timedel
     return [job_id for job_id in jobs if ring(celery, job_id)]
 
 
-class Dispatcher:
-    """Runs a round every `interval` seconds, in a thread, from `start` to `stop`."""
+class Dispatcher(Rounds):
+    """Runs a round every `interval` seconds: jobs whose message was lost start only while it does."""
 
     def __init__(self, readers: sessionmaker[Session], celery: Celery, interval: float) -> None:
-        self._readers = readers
-        self._celery = celery
-        self._interval = interval
-        self._stopped = Event()
-        self._thread = Thread(target=self._run, name="dispatcher", daemon=True)
-
-    def start(self) -> None:
-        """Starts the rounds."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends them, and waits for the one at hand."""
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._interval):
-            try:
-                dispatch(self._readers, self._celery, timedelta(seconds=self._interval))
-            except Exception:  # whatever it is: jobs whose message was lost start only while this thread lives
-                logger.exception("The dispatcher could not finish a round; it tries again")
+        queued_for = timedelta(seconds=interval)
+        super().__init__("dispatcher", interval, lambda: dispatch(readers, celery, queued_for))

@@ -8,10 +8,10 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.concurrency import run_in_threadpool
 
 from app import health, metrics, openapi, problem_handlers
 from app.artifacts import endpoints as artifacts
+from app.artifacts.store import open_store
 from app.audit import endpoints as audit
 from app.body_limit import MAX_BODY_BYTES, BodyLimit
 from app.catalog import endpoints as catalog
@@ -19,13 +19,13 @@ from app.dashboard import endpoints as dashboard
 from app.db import CONNECTIONS, make_engine, make_sessions
 from app.dispatcher import Dispatcher
 from app.files import endpoints as files
-from app.files.service import sweep
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.keys.middleware import KeyMiddleware
 from app.queue import make_celery
 from app.security_headers import SecurityHeaders
 from app.settings import Settings
+from app.sweeper import Sweeper
 
 DESCRIPTION = """
 Pruning as a service for large language models: submit a model, an N:M pattern and a text to measure on; get a
@@ -41,14 +41,17 @@ def create_app(settings: Settings) -> FastAPI:
     sessions = make_sessions(engine)
     readers = make_sessions(engine, read_only=True)
     celery = make_celery(settings)
+    store = open_store(settings)
+    sweeper = Sweeper(sessions, settings, store)
     dispatcher = Dispatcher(readers, celery, settings.dispatch_interval_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         dispatcher.start()
-        await run_in_threadpool(sweep, readers, settings)
+        sweeper.start()
         yield
         dispatcher.stop()
+        sweeper.stop()
         engine.dispose()
 
     # FastAPI itself, except that /docs loads nothing from elsewhere.
@@ -66,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.turns = asyncio.Semaphore(CONNECTIONS * 3 // 4)
     app.state.stopping = threading.Event()
     app.state.celery = celery
+    app.state.store = store
     app.add_middleware(
         BodyLimit, most=MAX_BODY_BYTES, more={files.PATH: settings.max_upload_bytes + MAX_BODY_BYTES}
     )

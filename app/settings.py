@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 # Absolute, because the worker may run in another folder than the server that hands it these settings.
@@ -48,6 +48,21 @@ class Settings(BaseSettings):
         default_factory=lambda data: [data["data_dir"] / "tasks"],
         description="Task files, and the Python functions they name, are read from these folders only, relative "
         f"paths too; separated by {os.pathsep!r}.",
+    )
+    artifact_store_url: str | None = Field(
+        None,
+        description="Where published files are kept: the folder `artifacts` in the data folder by default, "
+        "another one as `file:///PATH`, or `s3://BUCKET/PREFIX`, with boto3's own variables (AWS_ENDPOINT_URL_S3, "
+        "AWS_ACCESS_KEY_ID and so on) for whose it is.",
+    )
+    s3_public_endpoint_url: str | None = Field(
+        None, description="Where users reach the object store, if not where the service does."
+    )
+    artifact_retention_days: float | None = Field(
+        None, gt=0, description="So long after a job's end its files are kept. For ever by default."
+    )
+    sweep_interval_seconds: float = Field(
+        3600, gt=0, description="Pause between two times that what has expired, or was left behind, is removed."
     )
     allow_hub: bool = Field(True, description="Whether models and texts may come from the Hugging Face Hub.")
     host: str = Field("127.0.0.1", description="Address the server listens on.")
@@ -96,6 +111,13 @@ class Settings(BaseSettings):
         "windows and the layers; see the README.",
     )
 
+    @field_validator("artifact_store_url")
+    @classmethod
+    def _names_a_store(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("file:///", "s3://")):
+            raise ValueError("it is neither file:///PATH nor s3://BUCKET/PREFIX")
+        return url
+
     def environment(self) -> dict[str, str]:
         """Environment variables that give another process the same settings."""
         return {
@@ -106,12 +128,12 @@ class Settings(BaseSettings):
 
     @property
     def artifacts_dir(self) -> Path:
-        """Published artifacts, one folder per job."""
+        """Published artifacts, one folder per job, where no other store is named."""
         return self.data_dir / "artifacts"
 
     @property
     def staging_dir(self) -> Path:
-        """Artifacts in the making; on the disk of `artifacts_dir`, so that a rename publishes them."""
+        """Artifacts in the making; on the disk of `artifacts_dir`, so that publishing them copies nothing."""
         return self.data_dir / "staging"
 
     @property

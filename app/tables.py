@@ -1,6 +1,6 @@
 """Imports every table, so that `Base.metadata` is complete for whoever needs it whole."""
 
-from app.artifacts.models import Artifact
+from app.artifacts.models import Artifact, StoredLocation
 from app.audit.models import AuditEntry
 from app.db import Base
 from app.files.models import JobFile, UploadedFile
@@ -16,5 +16,6 @@ __all__ = [
     "Job",
     "JobEvent",
     "JobFile",
+    "StoredLocation",
     "UploadedFile",
 ]

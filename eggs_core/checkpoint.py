@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from eggs_core.checksums import sha256
 from eggs_core.errors import BrokenCheckpoint
 from eggs_core.sources import COMPANIONS, INDEX, WEIGHTS
 
@@ -135,9 +136,3 @@ def copy_companions(source: Path, out: Path) -> None:
         for file in source.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, out / file.name)
-
-
-def sha256(file: Path) -> str:
-    """Hex digest of a file's contents."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

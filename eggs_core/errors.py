@@ -84,6 +84,12 @@ class HubUnavailable(EggsError):
     transient = True
 
 
+class StoreUnavailable(EggsError):
+    code = "store-unavailable"
+    title = "The object store cannot be reached"
+    transient = True
+
+
 class OutputExists(EggsError):
     code = "output-exists"
     title = "The output folder is not empty"

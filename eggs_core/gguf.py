@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eggs_core.checkpoint import sha256
+from eggs_core.checksums import sha256
 from eggs_core.errors import BrokenCheckpoint
 
 MAGIC = b"GGUF"

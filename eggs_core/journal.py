@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from eggs_core.checkpoint import sha256
+from eggs_core.checksums import read_checksums, sha256
+from eggs_core.report import Report
 
 FOLDER = ".journal"
+REPORT = "report.json"
 _RUN = "run.json"
 
 
@@ -57,6 +59,17 @@ class Journal:
     def end(self) -> None:
         """Removes the journal."""
         shutil.rmtree(self._folder)
+
+
+def finished(out: Path) -> Report | None:
+    """The report of a run that has ended in `out`, with every file as its checksum says; None for another."""
+    try:
+        sums = read_checksums(out)
+        if (out / FOLDER).exists() or any(sha256(out / name) != digest for name, digest in sums.items()):
+            return None
+        return Report.model_validate_json((out / REPORT).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _write(file: Path, text: str) -> None:

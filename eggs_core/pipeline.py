@@ -14,12 +14,13 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from eggs_core import card, gguf, hub
-from eggs_core.checkpoint import Checkpoint, CheckpointWriter, copy_companions, sha256
+from eggs_core.checkpoint import Checkpoint, CheckpointWriter, copy_companions
+from eggs_core.checksums import write_checksums
 from eggs_core.compared import ComparedModel
 from eggs_core.comparison import Advance, Comparison
 from eggs_core.distributed import ALONE, Group
 from eggs_core.errors import BrokenCheckpoint, NoSpace, OutputExists, SequenceTooLong
-from eggs_core.journal import FOLDER, Journal
+from eggs_core.journal import FOLDER, REPORT, Journal
 from eggs_core.output import Sizes, pack_output
 from eggs_core.packed_checkpoint import packing_of
 from eggs_core.progress import Progress, ProgressCallback
@@ -32,7 +33,6 @@ from eggs_core.summary import device_name, mean_output_error, report_of, version
 from eggs_core.tasks import TaskSuite
 from eggs_core.text import Part, fingerprint, token_windows
 
-CHECKSUMS = "SHA256SUMS"
 _COMPARED = ".compared"
 _LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
@@ -219,11 +219,12 @@ def prune(
         report = report_of(
             spec, dense, revision, figures, calibration, evaluation, notes, sizes, clock.seconds(), group.size
         )
-        journal.end()
         shutil.rmtree(out / _COMPARED, ignore_errors=True)
-        (out / "report.json").write_text(report.model_dump_json(indent=2) + "\n")
+        (out / REPORT).write_text(report.model_dump_json(indent=2) + "\n")
         (out / "README.md").write_text(card.model_card(report))
-        _write_checksums(out)
+        files = (file for file in out.rglob("*") if file.is_file() and not file.is_relative_to(out / FOLDER))
+        write_checksums(out, files)
+        journal.end()
         return report
 
     return group.first(finish)
@@ -321,9 +322,3 @@ def _make_folder(out: Path, journal: Journal, needed: int, reserve: int) -> None
             f"{free / 2**20:.0f} MiB are. Make room and submit again."
         )
     journal.begin()
-
-
-def _write_checksums(out: Path) -> None:
-    """SHA256SUMS of every file, as `sha256sum --check` reads it."""
-    files = sorted(file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file())
-    (out / CHECKSUMS).write_text("".join(f"{sha256(out / name)}  {name}\n" for name in files))

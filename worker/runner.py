@@ -13,13 +13,16 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import problems
+from app.artifacts.store import open_store
 from app.db import DATABASE_DOWN
 from app.ids import new_id
 from app.jobs import leases, repository
 from app.jobs.leases import Lease, LeaseLost, NewArtifact
 from app.jobs.models import JobState
 from app.settings import Settings
+from eggs_core.checksums import CHECKSUMS, read_checksums, sha256
 from eggs_core.errors import Cancelled, EggsError, NoSpace, OutputExists
+from eggs_core.journal import finished
 from eggs_core.progress import ProgressEvent
 from worker.heart import Heart, Signal, Stopping
 from worker.processes import prune
@@ -74,10 +77,8 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session], st
             except Exception as error:
                 if _fail_or_retry(error, settings, sessions, lease):
                     return True
-                shutil.rmtree(settings.artifacts_dir / job_id, ignore_errors=True)
     except LeaseLost:
         logger.warning("%s: attempt %d lost its lease and is given up", job_id, lease.attempt)
-        shutil.rmtree(settings.artifacts_dir / _attempt_folder(lease), ignore_errors=True)
     shutil.rmtree(_staging(settings, lease), ignore_errors=True)
     return True
 
@@ -100,29 +101,41 @@ def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], leas
             logger.warning("Progress of %s could not be recorded: the database does not answer", lease.job_id)
 
     staging = _staging(settings, lease)
-    try:
-        report = prune(lease.spec, staging, settings, on_progress, heart.check)
-    except OutputExists:  # what an earlier attempt left was made with another model, version or number of threads
-        shutil.rmtree(staging)
-        report = prune(lease.spec, staging, settings, on_progress, heart.check)
-    heart.check()
+    report = finished(staging)
+    if report is None:
+        try:
+            report = prune(lease.spec, staging, settings, on_progress, heart.check)
+        except OutputExists:  # what an earlier attempt left was made with another model, version or thread count
+            shutil.rmtree(staging)
+            report = prune(lease.spec, staging, settings, on_progress, heart.check)
     artifacts = _artifacts(staging)
-    folder = settings.artifacts_dir / _attempt_folder(lease)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging.rename(folder)
-    _publish(sessions, lease, report.model_dump(mode="json"), artifacts)
+    # Two attempts that go on with the same files put them in the same place, and others never do.
+    location = f"{lease.job_id}/{artifacts[CHECKSUMS].sha256[:16]}"
+    _insist(sessions, lambda session: leases.note_location(session, lease, location))
+    on_progress(ProgressEvent("publish", 1.0, f"Publishing {len(artifacts)} files"))
+    open_store(settings).put(staging, location, list(artifacts.values()), heart.check)
+    heart.check()
+    _publish(settings, sessions, lease, report.model_dump(mode="json"), list(artifacts.values()), location)
 
 
 def _publish(
-    sessions: sessionmaker[Session], lease: Lease, report: dict[str, Any], artifacts: Sequence[NewArtifact]
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    lease: Lease,
+    report: dict[str, Any],
+    artifacts: Sequence[NewArtifact],
+    location: str,
 ) -> None:
     """Makes the files visible in one transaction."""
-    folder = _attempt_folder(lease)
+    days = settings.artifact_retention_days
+    keep_for = None if days is None else timedelta(days=days)
 
     def succeed(session: Session) -> None:
         # A connection may have been lost between the commit and the word of it.
-        if not leases.has_succeeded(session, lease, folder):
-            leases.succeed(session, lease, report=report, artifacts=artifacts, artifacts_dir=folder)
+        if not leases.has_succeeded(session, lease, location):
+            leases.succeed(
+                session, lease, report=report, artifacts=artifacts, artifacts_dir=location, keep_for=keep_for
+            )
 
     _insist(sessions, succeed)
 
@@ -160,30 +173,24 @@ def _insist(sessions: sessionmaker[Session], do: Callable[[Session], T]) -> T:
             time.sleep(_PAUSE_SECONDS)
 
 
-def _artifacts(folder: Path) -> Sequence[NewArtifact]:
-    """The files that SHA256SUMS names, and itself."""
-    # Imported here: a process that finds nothing to claim should not load torch.
-    from eggs_core.checkpoint import sha256
-    from eggs_core.pipeline import CHECKSUMS
-
-    lines = (folder / CHECKSUMS).read_text().splitlines()
-    sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    sums[CHECKSUMS] = sha256(folder / CHECKSUMS)
-    return [
-        NewArtifact(
+def _artifacts(folder: Path) -> dict[str, NewArtifact]:
+    """The files that SHA256SUMS names, and itself, by name."""
+    sums = read_checksums(folder) | {CHECKSUMS: sha256(folder / CHECKSUMS)}
+    return {
+        name: NewArtifact(
             name=name,
             bytes=(folder / name).stat().st_size,
             sha256=digest,
             media_type=_media_type(name),
         )
         for name, digest in sorted(sums.items())
-    ]
+    }
 
 
 def _media_type(name: str) -> str:
     if name.endswith(".md"):
         return "text/markdown"
-    if name == "SHA256SUMS":
+    if name == CHECKSUMS:
         return "text/plain"
     return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
@@ -193,11 +200,6 @@ def _our_fault(error: Exception, job_id: str) -> dict[str, Any]:
     reference = new_id("err")
     logger.error("%s failed; reference %s", job_id, reference, exc_info=error)
     return problems.internal_error(reference)
-
-
-def _attempt_folder(lease: Lease) -> str:
-    """Under the artifacts folder. An attempt that was given up can so never write where another publishes."""
-    return f"{lease.job_id}/attempt-{lease.attempt}"
 
 
 def _staging(settings: Settings, lease: Lease) -> Path:
@@ -212,13 +214,13 @@ def _take_over(settings: Settings, lease: Lease) -> None:
     folders = {int(folder.name.rpartition("-")[2]): folder for folder in _staged(settings, lease.job_id)}
     if folders and (latest := max(folders)) != lease.attempt:
         folders.pop(latest).rename(_staging(settings, lease))
-    for folder in (*folders.values(), settings.artifacts_dir / lease.job_id):
+    for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_leftovers(settings: Settings, job_id: str) -> None:
     """What the attempts at a job left that has ended without success."""
-    for folder in (*_staged(settings, job_id), settings.artifacts_dir / job_id):
+    for folder in _staged(settings, job_id):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -2,24 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
+from app.artifacts.store import StoredFile
 from app.problems import Problem
-
-
-class StoredFile(Protocol):
-    """What is known of a file that never changes."""
-
-    @property
-    def bytes(self) -> int: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def media_type(self) -> str: ...
 
 
 def not_modified(headers: Headers, sha256: str) -> bool:

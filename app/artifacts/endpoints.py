@@ -3,11 +3,12 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import RedirectResponse
 
 from app.artifacts import service
 from app.artifacts.download import FileDownload, not_modified
 from app.artifacts.schemas import ArtifactList, ArtifactResource
-from app.dependencies import PrincipalDep, SessionDep, SettingsDep
+from app.dependencies import PrincipalDep, SessionDep, StoreDep
 from app.jobs import service as jobs_service
 from app.jobs.endpoints import JobId
 from app.openapi import problems
@@ -34,6 +35,7 @@ def list_artifacts(job_id: JobId, session: SessionDep, principal: PrincipalDep) 
         **problems(404, 410, 416),
         200: {"description": "The file.", "content": {"application/octet-stream": {}}},
         206: {"description": "The part that the `Range` header asks for."},
+        307: {"description": "Where the file is, for some minutes; that address needs no key."},
         304: {"description": "The file is the one that `If-None-Match` names."},
     },
 )
@@ -42,12 +44,18 @@ def download(
     name: Annotated[str, Path(description="The artifact's name.", examples=["model.safetensors"])],
     request: Request,
     session: SessionDep,
-    settings: SettingsDep,
+    store: StoreDep,
     principal: PrincipalDep,
 ) -> Response:
-    """The file's bytes. Resume with `Range` and `If-Range`; the ETag is the file's sha256 and never changes."""
+    """The file's bytes, or a redirect to them. A file never changes: resume with `Range`.
+
+    The ETag is its sha256, but where an object store answers, which has tags of its own.
+    """
     job = jobs_service.get(session, principal.project, job_id)
     artifact = service.named(session, job, name)
     if not_modified(request.headers, artifact.sha256):
         return Response(status_code=304, headers={"ETag": f'"{artifact.sha256}"'})
-    return FileDownload(service.path_of(settings, job, artifact), artifact, request.headers)
+    found = service.find(store, job, artifact)
+    if isinstance(found, str):
+        return RedirectResponse(found, headers={"Cache-Control": "no-store"})
+    return FileDownload(found, artifact, request.headers)

@@ -1,4 +1,4 @@
-"""Table of published artifacts."""
+"""Tables of published artifacts, and of where files are kept."""
 
 from datetime import datetime
 
@@ -21,3 +21,13 @@ class Artifact(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     media_type: Mapped[str] = mapped_column(String(128))
     created_at: Mapped[datetime]
+
+
+class StoredLocation(Base):
+    """Where an attempt at a job has begun to put its files. It stays until they are removed, so that none is lost
+    sight of."""
+
+    __tablename__ = "stored_locations"
+
+    location: Mapped[str] = mapped_column(String(128), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)

@@ -8,11 +8,11 @@ from sqlalchemy.orm import Session
 
 from app.artifacts import repository
 from app.artifacts.models import Artifact
+from app.artifacts.store import Store
 from app.db import utcnow
 from app.ids import new_id
 from app.jobs.models import Job
 from app.problems import Problem
-from app.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +62,17 @@ def named(session: Session, job: Job, name: str) -> Artifact:
     return artifact
 
 
-def path_of(settings: Settings, job: Job, artifact: Artifact) -> Path:
-    """Where the file lies. Raises a 410 `Problem` where it was removed."""
-    assert job.artifacts_dir is not None
-    path = settings.artifacts_dir / job.artifacts_dir / artifact.name
-    if not path.is_file():
-        raise Problem(
-            "artifact-gone",
-            "The artifact is no longer on the server",
-            410,
-            "Its file was removed. Submit the job again: the same request gives the same bytes.",
-        )
-    return path
+def find(store: Store, job: Job, artifact: Artifact) -> Path | str:
+    """The file's path, or a URL of it that whoever has it may use. Raises a 410 `Problem` where it was removed."""
+    expired = job.artifacts_expire_at is not None and job.artifacts_expire_at <= utcnow()
+    if job.artifacts_dir is not None and not expired:
+        found = store.find(job.artifacts_dir, artifact)
+        if isinstance(found, str) or found.is_file():
+            return found
+    raise Problem(
+        "artifact-gone",
+        "The artifact is no longer on the server",
+        410,
+        ("Its time was over." if expired else "Its file was removed.")
+        + " Submit the job again: the same request gives the same bytes.",
+    )

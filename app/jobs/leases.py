@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app import problems
+from app.artifacts import repository as artifacts_repository
 from app.artifacts import service as artifacts_service
 from app.artifacts.service import NewArtifact
 from app.db import utcnow
@@ -36,6 +37,7 @@ __all__ = [
     "has_succeeded",
     "heartbeat",
     "next_job",
+    "note_location",
     "record_progress",
     "reoffer_candidates",
     "retry",
@@ -146,15 +148,35 @@ def record_progress(
     )
 
 
+def note_location(session: Session, lease: Lease, location: str) -> None:
+    """Writes where in the store the attempt is about to put its files, so that they are not lost sight of.
+
+    Raises `LeaseLost`.
+    """
+    _kept(repository.leased_job(session, lease.job_id, lease.token))
+    artifacts_repository.note_location(session, location, lease.job_id)
+
+
 def succeed(
-    session: Session, lease: Lease, *, report: dict[str, Any], artifacts: Sequence[NewArtifact], artifacts_dir: str
+    session: Session,
+    lease: Lease,
+    *,
+    report: dict[str, Any],
+    artifacts: Sequence[NewArtifact],
+    artifacts_dir: str,
+    keep_for: timedelta | None = None,
 ) -> None:
     """Ends the job with its report and artifacts, in one step. Raises `LeaseLost`.
 
-    `artifacts_dir` is the folder under `settings.artifacts_dir` that holds the files, complete by now.
+    `artifacts_dir` is the location in the store that holds the files, complete by now, and `keep_for` how long
+    they are kept.
     """
     condition = repository.leased(lease.token)
-    _kept(transitions.succeeded(session, lease.job_id, condition, report=report, artifacts_dir=artifacts_dir))
+    _kept(
+        transitions.succeeded(
+            session, lease.job_id, condition, report=report, artifacts_dir=artifacts_dir, keep_for=keep_for
+        )
+    )
     artifacts_service.publish(session, lease.job_id, artifacts)
 
 

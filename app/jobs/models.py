@@ -43,6 +43,8 @@ class Job(Base):
         Index(None, "project", "id"),
         Index(None, "state", "lease_expires_at"),
         Index(None, "key_id", "state"),
+        Index(None, "project", "state", "id"),
+        Index(None, "artifacts_expire_at"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -69,6 +71,7 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     last_sequence: Mapped[int] = mapped_column(default=0)
     artifacts_dir: Mapped[str | None] = mapped_column(String(128))
+    artifacts_expire_at: Mapped[datetime | None]
     # Tens of kilobytes, wanted by one endpoint only.
     report: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
 

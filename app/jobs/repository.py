@@ -101,6 +101,11 @@ def extend_lease(session: Session, job_id: str, token: str, expires_at: datetime
     ).one_or_none()
 
 
+def leased_job(session: Session, job_id: str, token: str) -> Job | None:
+    """The job, if the lease of this token is the current one."""
+    return session.scalars(select(Job).where(Job.id == job_id, leased(token))).one_or_none()
+
+
 def get(session: Session, job_id: str) -> Job | None:
     """The job as the database has it now."""
     return session.get(Job, job_id, populate_existing=True)

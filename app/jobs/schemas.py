@@ -41,6 +41,7 @@ _JOB: dict[str, Any] = {
     "created_at": "2026-05-04T09:19:58.120000Z",
     "started_at": "2026-05-04T09:20:01.004000Z",
     "finished_at": None,
+    "artifacts_expire_at": None,
     "cancel_requested_at": None,
     "estimated_seconds_left": 91.5,
     "links": {
@@ -142,6 +143,9 @@ class JobResource(BaseModel):
     created_at: datetime
     started_at: datetime | None = Field(description="When the first worker took the job.")
     finished_at: datetime | None
+    artifacts_expire_at: datetime | None = Field(
+        description="When the files of a job that succeeded are removed; null where they are kept."
+    )
     cancel_requested_at: datetime | None
     estimated_seconds_left: float | None = Field(
         description="While the job runs: its time so far, carried on at the same pace."
@@ -166,6 +170,7 @@ class JobResource(BaseModel):
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,
+            artifacts_expire_at=job.artifacts_expire_at,
             cancel_requested_at=job.cancel_requested_at,
             estimated_seconds_left=_seconds_left(job),
             links=JobLinks(

@@ -130,9 +130,16 @@ def cancel_requested(session: Session, job_id: str, condition: ColumnElement[boo
 
 
 def succeeded(
-    session: Session, job_id: str, condition: ColumnElement[bool], *, report: dict[str, Any], artifacts_dir: str
+    session: Session,
+    job_id: str,
+    condition: ColumnElement[bool],
+    *,
+    report: dict[str, Any],
+    artifacts_dir: str,
+    keep_for: timedelta | None,
 ) -> Job | None:
-    """The artifacts and the report are there."""
+    """The artifacts and the report are there; the artifacts for so long, or for ever."""
+    now = utcnow()
     return repository.advance(
         session,
         job_id,
@@ -144,7 +151,8 @@ def succeeded(
         stage=None,
         report=report,
         artifacts_dir=artifacts_dir,
-        finished_at=utcnow(),
+        artifacts_expire_at=None if keep_for is None else now + keep_for,
+        finished_at=now,
         **_NO_LEASE,
     )
 

@@ -423,8 +423,7 @@ def test_what_a_crash_left_is_removed_and_nothing_else(
         incoming.keep()
         incoming.__exit__(None, None, None)  # as the kernel does with a process
     with TestClient(create_app(settings)):  # its start
-        pass
-    assert {path.name for path in settings.files_dir.iterdir()} == {kept["id"], "of the operator"}
+        wait_for(lambda: {path.name for path in settings.files_dir.iterdir()} == {kept["id"], "of the operator"})
 
 
 def test_files_in_jobs(client: TestClient, sessions: Sessions, settings: Settings) -> None:

@@ -38,8 +38,11 @@ def assert_succeeded_once(sessions: sessionmaker[Session], job_id: str, settings
     ]
     steps = [e.progress for e in events if e.type == "job.progress"]
     assert steps == sorted(steps), "progress fell back"
-    assert read_job(sessions, job_id).attempt == attempts
-    assert [folder.name for folder in (settings.artifacts_dir / job_id).iterdir()] == [f"attempt-{attempts}"]
+    job = read_job(sessions, job_id)
+    assert job.attempt == attempts
+    assert [f"{job_id}/{folder.name}" for folder in (settings.artifacts_dir / job_id).iterdir()] == [
+        job.artifacts_dir
+    ]
     wait_for(lambda: not list(settings.staging_dir.iterdir()))
 
 

@@ -1,0 +1,63 @@
+"""Published files in a folder."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.artifacts.store import StoredFile
+
+# What a file system says that cannot give a file a second name: another disk, none of its features, too many.
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
+
+
+class LocalStore:
+    """The `Store` of a folder: each location a folder below it. On the disk of the work no file is copied."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, folder: Path, location: str, files: Sequence["StoredFile"], check: Callable[[], None]) -> None:
+        """As `Store` says. The location appears in one step."""
+        target = self.root / location
+        if target.is_dir():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent, prefix=".incoming-") as incoming:
+            whole = Path(incoming) / "whole"
+            for file in files:
+                check()
+                copy = whole / file.name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(folder / file.name, copy)
+            try:
+                whole.rename(target)
+            except OSError:
+                if not target.is_dir():  # otherwise another one was first
+                    raise
+
+    def find(self, location: str, file: "StoredFile") -> Path:
+        """As `Store` says."""
+        return self.root / location / file.name
+
+    def remove(self, location: str) -> None:
+        """As `Store` says."""
+        target = self.root / location
+        shutil.rmtree(target, ignore_errors=True)
+        for remnant in target.parent.glob(".incoming-*"):
+            shutil.rmtree(remnant, ignore_errors=True)
+        if target.parent.is_dir() and not any(target.parent.iterdir()):
+            target.parent.rmdir()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        shutil.copyfile(source, target)

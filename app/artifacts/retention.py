@@ -1,0 +1,49 @@
+"""What is kept, and for how long. The database says what refers to a file; only what nothing does is removed."""
+
+import logging
+import shutil
+from datetime import timedelta
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.artifacts import repository
+from app.artifacts.store import Store
+from app.db import utcnow
+from app.settings import Settings
+from eggs_core.errors import StoreUnavailable
+
+# So long after a job's end no attempt that has lost its lease can still be writing.
+_QUIET = timedelta(hours=1)
+
+logger = logging.getLogger(__name__)
+
+
+def expire(sessions: sessionmaker[Session]) -> None:
+    """Has nothing refer any more to files whose time is over."""
+    with sessions.begin() as session:
+        for job_id in repository.expire(session, utcnow()):
+            logger.info("The files of %s have expired", job_id)
+
+
+def remove_unreferenced(sessions: sessionmaker[Session], store: Store) -> None:
+    """Removes what expired jobs, and attempts that came to no good end, have left in the store."""
+    with sessions() as session:
+        locations = repository.unreferenced(session, ended_before=utcnow() - _QUIET)
+    for location in locations:
+        try:
+            store.remove(location)
+        except StoreUnavailable:
+            logger.warning("What nothing refers to is left in the store until it can be reached")
+            return
+        with sessions.begin() as session:
+            repository.forget_location(session, location)
+
+
+def sweep_staging(sessions: sessionmaker[Session], settings: Settings) -> None:
+    """Removes what attempts at jobs that have ended left on this machine when they ended in the middle."""
+    staged = {folder: folder.name.partition(".")[0] for folder in settings.staging_dir.glob("job_*")}
+    with sessions() as session:
+        ended = repository.ended(session, set(staged.values()))
+    for folder, job_id in staged.items():
+        if job_id in ended:
+            shutil.rmtree(folder, ignore_errors=True)
