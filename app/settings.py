@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 # Absolute, because the worker may run in another folder than the server that hands it these settings.
@@ -19,10 +19,18 @@ def _split_paths(value: Any) -> Any:
 Paths = Annotated[list[AbsolutePath], NoDecode, BeforeValidator(_split_paths)]
 
 
+def _check_keys(value: SecretStr) -> SecretStr:
+    from app.secrets import parse_keys  # costs time that most processes need not spend
+
+    parse_keys(value.get_secret_value())
+    return value
+
+
 class Settings(BaseSettings):
     """Settings of one installation; the API and its workers must have the same."""
 
-    model_config = SettingsConfigDict(env_prefix="EGGS_", env_ignore_empty=True)
+    # Some values are secret, and errors would repeat them.
+    model_config = SettingsConfigDict(env_prefix="EGGS_", env_ignore_empty=True, hide_input_in_errors=True)
 
     data_dir: AbsolutePath = Field(
         Path("eggs-data"), validate_default=True, description="Everything the service keeps lies in here."
@@ -65,6 +73,12 @@ class Settings(BaseSettings):
         3600, gt=0, description="Pause between two times that what has expired, or was left behind, is removed."
     )
     allow_hub: bool = Field(True, description="Whether models and texts may come from the Hugging Face Hub.")
+    secret_key: Annotated[SecretStr, AfterValidator(_check_keys)] | None = Field(
+        None,
+        description="Encrypts secrets that are stored: 32 bytes in base64; of several, separated by commas, the "
+        "first encrypts and all decrypt. Where it is not set, `secret.key` in the data folder has one, generated "
+        "once.",
+    )
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on.")
     metrics_port: int | None = Field(
@@ -119,12 +133,8 @@ class Settings(BaseSettings):
         return url
 
     def environment(self) -> dict[str, str]:
-        """Environment variables that give another process the same settings."""
-        return {
-            f"EGGS_{name.upper()}": os.pathsep.join(map(str, value)) if isinstance(value, list) else str(value)
-            for name, value in self
-            if value is not None
-        }
+        """Environment variables that give another process the same settings; secrets are among them."""
+        return {f"EGGS_{name.upper()}": _as_text(value) for name, value in self if value is not None}
 
     @property
     def artifacts_dir(self) -> Path:
@@ -150,6 +160,12 @@ class Settings(BaseSettings):
     def broker_dir(self) -> Path:
         """Messages of the embedded queue."""
         return self.data_dir / "broker"
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return os.pathsep.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 class EmbeddedSettings(Settings):
