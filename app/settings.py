@@ -73,6 +73,11 @@ class Settings(BaseSettings):
         3600, gt=0, description="Pause between two times that what has expired, or was left behind, is removed."
     )
     allow_hub: bool = Field(True, description="Whether models and texts may come from the Hugging Face Hub.")
+    hub_token: SecretStr | None = Field(
+        None,
+        description="Pushes the models of jobs that bring no token of their own to the Hugging Face Hub; whoever "
+        "has an API key can then push to all that this token may write to.",
+    )
     secret_key: Annotated[SecretStr, AfterValidator(_check_keys)] | None = Field(
         None,
         description="Encrypts secrets that are stored: 32 bytes in base64; of several, separated by commas, the "

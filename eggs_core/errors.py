@@ -84,6 +84,11 @@ class HubUnavailable(EggsError):
     transient = True
 
 
+class PushRefused(EggsError):
+    code = "push-refused"
+    title = "The Hugging Face Hub does not let this token push there"
+
+
 class StoreUnavailable(EggsError):
     code = "store-unavailable"
     title = "The object store cannot be reached"

@@ -1,22 +1,29 @@
-"""What comes from the Hugging Face Hub: checkpoints without pickles, and data set files."""
+"""The Hugging Face Hub: what comes from it, checkpoints without pickles and data set files, and what goes to it.
+
+Its address is that of huggingface_hub, which HF_ENDPOINT changes.
+"""
 
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from eggs_core.errors import EggsError, HubUnavailable, ModelNotFound, TextNotFound, UnsafeCheckpoint
+from eggs_core.errors import EggsError, HubUnavailable, ModelNotFound, PushRefused, TextNotFound, UnsafeCheckpoint
 from eggs_core.sources import COMPANIONS, TEXT_SUFFIXES, WEIGHTS
+from eggs_core.spec import HubPush
+
+_MAIN = "main"
 
 
 def model_folder(repo_id: str, revision: str | None, cache_dir: Path) -> Path:
@@ -48,12 +55,60 @@ def dataset_file(source: str, part: str, cache_dir: Path) -> Path:
         return Path(hf_hub_download(repo_id, filename, repo_type="dataset", cache_dir=cache_dir))
 
 
+def prepare_push(push: HubPush, token: str) -> None:
+    """Makes the repository and the branch where they are missing, and sees whether the token may write there.
+
+    Raises `PushRefused` or `HubUnavailable`.
+    """
+    api = HfApi(token=token)
+    with _pushing(push):
+        api.create_repo(push.repo_id, private=push.private, exist_ok=True)
+        if push.revision != _MAIN:
+            api.create_branch(push.repo_id, branch=push.revision, exist_ok=True)
+        # Both are content with what is there, whoever's it is. This asks how a file is to be sent, and sends none.
+        nothing = CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=b"")
+        api.preupload_lfs_files(push.repo_id, [nothing], revision=push.revision)
+
+
+def push_folder(folder: Path, push: HubPush, token: str, message: str) -> tuple[str, str]:
+    """Pushes all files of a folder; returns the commit and its URL. It may be repeated: what is there is not sent.
+
+    Raises `PushRefused` or `HubUnavailable`.
+    """
+    with _pushing(push):
+        commit = HfApi(token=token).upload_folder(
+            repo_id=push.repo_id, folder_path=folder, revision=push.revision, commit_message=message
+        )
+    return commit.oid, commit.commit_url
+
+
 def _choose(files: list[str], part: str, source: str) -> str:
     texts = sorted(file for file in files if file.endswith(TEXT_SUFFIXES))
     if not texts:
         raise TextNotFound(f"{source} has no .txt, .jsonl or .parquet file. Name another data set.")
     splits = ("train",) if part == "calibration" else ("test", "validation")
     return next((file for split in splits for file in texts if split in file), texts[0])
+
+
+@contextmanager
+def _pushing(push: HubPush) -> Iterator[None]:
+    try:
+        yield
+    except (HfHubHTTPError, HFValidationError) as error:
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 400
+        if status >= 500 or status in (408, 429):
+            raise _unavailable(push.repo_id) from error
+        raise PushRefused(
+            f"It answers {status} for {push.repo_id}. Check the name, and that the token may write there."
+        ) from error
+    except Exception as error:  # of the HTTP library, or of the threads that upload
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
+            raise
+        raise _unavailable(push.repo_id) from error
+
+
+def _unavailable(what: str) -> HubUnavailable:
+    return HubUnavailable(f"The Hugging Face Hub could not be reached for {what}. Try again later.")
 
 
 @contextmanager
@@ -65,7 +120,7 @@ def _explained(what: str, not_found: type[EggsError]) -> Iterator[None]:
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise not_found(f"The Hugging Face Hub has no {what}, or no such revision. Check its name.") from error
     except LocalEntryNotFoundError as error:
-        raise HubUnavailable(f"The Hugging Face Hub could not be reached for {what}. Try again later.") from error
+        raise _unavailable(what) from error
     except EntryNotFoundError as error:
         raise not_found(f"The Hugging Face Hub has no such file in {what}. Check its name.") from error
     except EggsError:
@@ -73,4 +128,4 @@ def _explained(what: str, not_found: type[EggsError]) -> Iterator[None]:
     except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
             raise  # this machine's trouble, not the Hub's
-        raise HubUnavailable(f"The Hugging Face Hub could not be reached for {what}. Try again later.") from error
+        raise _unavailable(what) from error

@@ -20,6 +20,8 @@ from eggs_core.pattern import NMPattern
 
 DEFAULT_IGNORE = ("*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*shared_expert_gate")
 
+_HUB_NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+_BRANCH = "^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"
 Reference = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
 
 
@@ -195,6 +197,18 @@ class OutputSpec(Spec):
         description="`dense`: with its zeros, for every tool. `packed`: without them, smaller and faster, for "
         "transformers after `import eggs_core`; `eggs unpack` makes the dense one of it. `both`: the dense one, "
         "and the packed one in the folder `packed`.",
+    )
+
+
+class HubPush(Spec):
+    """A repository of the Hugging Face Hub that a finished model is pushed to."""
+
+    repo_id: Annotated[str, StringConstraints(pattern=f"^{_HUB_NAME}/{_HUB_NAME}$")] = Field(
+        description="`ORG/NAME`; made where there is none.", examples=["acme/smollm2-135m-2of4"]
+    )
+    private: bool = Field(True, description="Whether the repository is private, if it has to be made.")
+    revision: Annotated[str, StringConstraints(pattern=_BRANCH, max_length=200)] = Field(
+        "main", description="The branch; made where there is none."
     )
 
 

@@ -19,6 +19,7 @@ from app.ids import new_id
 from app.jobs import leases, repository
 from app.jobs.leases import Lease, LeaseLost, NewArtifact
 from app.jobs.models import JobState
+from app.jobs.schemas import PushResource
 from app.settings import Settings
 from eggs_core.checksums import CHECKSUMS, read_checksums, sha256
 from eggs_core.errors import Cancelled, EggsError, NoSpace, OutputExists
@@ -26,6 +27,7 @@ from eggs_core.journal import finished
 from eggs_core.progress import ProgressEvent
 from worker.heart import Heart, Signal, Stopping
 from worker.processes import prune
+from worker.push import hub_token, prepare, push_files
 
 # Between two tries to reach a database that does not answer.
 _PAUSE_SECONDS = 1.0
@@ -101,8 +103,11 @@ def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], leas
             logger.warning("Progress of %s could not be recorded: the database does not answer", lease.job_id)
 
     staging = _staging(settings, lease)
+    token = hub_token(settings, lease)
     report = finished(staging)
     if report is None:
+        if token is not None:
+            prepare(lease, token)
         try:
             report = prune(lease.spec, staging, settings, on_progress, heart.check)
         except OutputExists:  # what an earlier attempt left was made with another model, version or thread count
@@ -115,7 +120,12 @@ def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], leas
     on_progress(ProgressEvent("publish", 1.0, f"Publishing {len(artifacts)} files"))
     open_store(settings).put(staging, location, list(artifacts.values()), heart.check)
     heart.check()
-    _publish(settings, sessions, lease, report.model_dump(mode="json"), list(artifacts.values()), location)
+    push = None
+    if token is not None:
+        on_progress(ProgressEvent("push", 1.0, "Pushing to the Hugging Face Hub"))
+        push = push_files(settings, lease, token, staging)
+        heart.check()
+    _publish(settings, sessions, lease, report.model_dump(mode="json"), list(artifacts.values()), location, push)
 
 
 def _publish(
@@ -125,6 +135,7 @@ def _publish(
     report: dict[str, Any],
     artifacts: Sequence[NewArtifact],
     location: str,
+    push: PushResource | None,
 ) -> None:
     """Makes the files visible in one transaction."""
     days = settings.artifact_retention_days
@@ -134,7 +145,13 @@ def _publish(
         # A connection may have been lost between the commit and the word of it.
         if not leases.has_succeeded(session, lease, location):
             leases.succeed(
-                session, lease, report=report, artifacts=artifacts, artifacts_dir=location, keep_for=keep_for
+                session,
+                lease,
+                report=report,
+                artifacts=artifacts,
+                artifacts_dir=location,
+                keep_for=keep_for,
+                push=push,
             )
 
     _insist(sessions, succeed)

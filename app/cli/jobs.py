@@ -38,6 +38,23 @@ def submit(
     output_format: options.Format = None,
     speed: options.Speed = False,
     name: Annotated[str | None, typer.Option(help="What you call the job.")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="ORG/NAME", help="Push the model to this Hub repository as well.")
+    ] = None,
+    hub_revision: Annotated[
+        str | None, typer.Option(help="The branch it is pushed to; main unless given.")
+    ] = None,
+    hub_public: Annotated[
+        bool, typer.Option("--hub-public", help="Make the repository public, if it has to be made.")
+    ] = False,
+    hub_token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HF_TOKEN",
+            show_default=False,
+            help="A token that may write there; sent only with --push-to-hub.",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end and show its report.")] = False,
 ) -> None:
     """Submit a job; prints its id."""
@@ -64,8 +81,17 @@ def submit(
         output_format=output_format,
         speed=speed,
     )
+    if name:
+        request["name"] = name
+    if push_to_hub:
+        push = {"repo_id": push_to_hub, "private": not hub_public} | (
+            {"revision": hub_revision} if hub_revision else {}
+        )
+        request["output"] = request.get("output", {}) | {"push_to_hub": push}
+        if hub_token:
+            request["hub_token"] = hub_token
     with Client(url, key) as client:
-        job = client.submit(request | ({"name": name} if name else {}))
+        job = client.submit(request)
         console.print(job["id"], highlight=False)
         if wait:
             follow(client, job["id"])

@@ -22,6 +22,7 @@ from app.db import utcnow
 from app.ids import new_id
 from app.jobs import repository, transitions
 from app.jobs.models import Job, JobState
+from app.jobs.schemas import PushResource
 from app.keys import repository as keys_repository
 from eggs_core.spec import PruneSpec
 
@@ -76,6 +77,10 @@ class Lease:
     token: str
     attempt: int
     spec: PruneSpec
+    retries: int = 0
+    push: PushResource | None = None
+    hub_token: str | None = None
+    """Encrypted; None where the service's own is to be used."""
 
 
 def claim(session: Session, job_id: str, lease_seconds: float, *, max_attempts: int) -> Lease | None:
@@ -108,7 +113,8 @@ def claim(session: Session, job_id: str, lease_seconds: float, *, max_attempts: 
     except ValidationError:
         transitions.failed(session, job_id, repository.leased(token), problem=_OUTDATED)
         return None
-    return Lease(job.id, token, job.attempt, spec)
+    push = None if job.push_to_hub is None else PushResource.model_validate(job.push_to_hub)
+    return Lease(job.id, token, job.attempt, spec, job.retries, push, job.hub_token)
 
 
 def next_job(session: Session, *, most_running: int | None, passed: Collection[str] = ()) -> str | None:
@@ -165,8 +171,9 @@ def succeed(
     artifacts: Sequence[NewArtifact],
     artifacts_dir: str,
     keep_for: timedelta | None = None,
+    push: PushResource | None = None,
 ) -> None:
-    """Ends the job with its report and artifacts, in one step. Raises `LeaseLost`.
+    """Ends the job with its report and artifacts, and what came of its push, in one step. Raises `LeaseLost`.
 
     `artifacts_dir` is the location in the store that holds the files, complete by now, and `keep_for` how long
     they are kept.
@@ -174,7 +181,13 @@ def succeed(
     condition = repository.leased(lease.token)
     _kept(
         transitions.succeeded(
-            session, lease.job_id, condition, report=report, artifacts_dir=artifacts_dir, keep_for=keep_for
+            session,
+            lease.job_id,
+            condition,
+            report=report,
+            artifacts_dir=artifacts_dir,
+            keep_for=keep_for,
+            push=None if push is None else push.model_dump(mode="json"),
         )
     )
     artifacts_service.publish(session, lease.job_id, artifacts)

@@ -72,6 +72,10 @@ class Job(Base):
     last_sequence: Mapped[int] = mapped_column(default=0)
     artifacts_dir: Mapped[str | None] = mapped_column(String(128))
     artifacts_expire_at: Mapped[datetime | None]
+    # As `app.jobs.schemas.PushResource` has it.
+    push_to_hub: Mapped[dict[str, Any] | None]
+    # Encrypted, and forgotten when the job ends.
+    hub_token: Mapped[str | None] = mapped_column(Text)
     # Tens of kilobytes, wanted by one endpoint only.
     report: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
 

@@ -3,13 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
 
 from app.db import utcnow
 from app.examples import JOB_ID, SPEC, example, example_list
 from app.ids import id_pattern
 from app.jobs.models import Job, JobEvent, JobState
-from eggs_core.spec import PruneSpec
+from eggs_core.spec import HubPush, OutputSpec, PruneSpec
 
 JOB_ID_PATTERN = id_pattern("job")
 MAX_SEQUENCE = 2**31 - 1
@@ -25,6 +25,14 @@ _EVENT: dict[str, Any] = {
     "message": "Block 12 of 30 is pruned.",
     "data": {"block": 12, "blocks": 30},
     "created_at": "2026-05-04T09:21:07.512000Z",
+}
+_PUSH: dict[str, Any] = {
+    "repo_id": "acme/smollm2-135m-2of4",
+    "private": True,
+    "revision": "main",
+    "commit": None,
+    "url": None,
+    "error": None,
 }
 _JOB: dict[str, Any] = {
     "object": "job",
@@ -42,6 +50,7 @@ _JOB: dict[str, Any] = {
     "started_at": "2026-05-04T09:20:01.004000Z",
     "finished_at": None,
     "artifacts_expire_at": None,
+    "push_to_hub": _PUSH,
     "cancel_requested_at": None,
     "estimated_seconds_left": 91.5,
     "links": {
@@ -59,6 +68,14 @@ def _has_nul(value: Any) -> bool:
     if isinstance(value, dict):
         return any(_has_nul(part) for pair in value.items() for part in pair)
     return isinstance(value, list) and any(map(_has_nul, value))
+
+
+class JobOutput(OutputSpec):
+    """What a job leaves, and where else it goes."""
+
+    push_to_hub: HubPush | None = Field(
+        None, description="Pushes the finished model to a repository of the Hugging Face Hub as well."
+    )
 
 
 class JobCreate(PruneSpec):
@@ -84,6 +101,17 @@ class JobCreate(PruneSpec):
         default_factory=dict, max_length=16, description="Up to 16 pairs of your own, given back as they are."
     )
 
+    output: JobOutput = JobOutput()
+    hub_token: SecretStr | None = Field(
+        None,
+        min_length=1,
+        max_length=512,
+        description="A token of the Hugging Face Hub that may write to the repository of `output.push_to_hub`. It "
+        "is stored encrypted until the job ends, and shown to nobody. Without one the service's own is used, if "
+        "it has any.",
+        json_schema_extra={"writeOnly": True},
+    )
+
     priority: int = Field(
         0,
         ge=-100,
@@ -92,7 +120,7 @@ class JobCreate(PruneSpec):
         "take turns, whatever the priorities of their jobs.",
     )
 
-    OWN_FIELDS: ClassVar[set[str]] = {"name", "metadata", "priority"}
+    OWN_FIELDS: ClassVar[set[str]] = {"name", "metadata", "priority", "hub_token"}
 
     @model_validator(mode="before")
     @classmethod
@@ -102,10 +130,31 @@ class JobCreate(PruneSpec):
             raise ValueError("The request holds a NUL character (\\u0000). Remove it.")
         return data
 
+    @model_validator(mode="after")
+    def _token_is_for_a_push(self) -> Self:
+        if self.hub_token is not None and self.output.push_to_hub is None:
+            raise ValueError("hub_token is for output.push_to_hub, which is missing. Add it, or leave both out.")
+        return self
+
     @property
     def spec(self) -> PruneSpec:
         """The run alone."""
-        return PruneSpec.model_validate(self.model_dump(exclude=self.OWN_FIELDS))
+        own = dict.fromkeys(self.OWN_FIELDS, True)
+        return PruneSpec.model_validate(self.model_dump(exclude={**own, "output": {"push_to_hub"}}))
+
+
+class PushResource(HubPush):
+    """Where a job's model is pushed to, and what became of it."""
+
+    model_config = example(_PUSH)
+
+    commit: str | None = Field(None, description="The commit, once it is there.")
+    url: str | None = Field(None, description="Its page.")
+    error: dict[str, Any] | None = Field(
+        None,
+        description="The problem (RFC 9457) that stood in the way; the job has succeeded nevertheless, and its "
+        "files are there.",
+    )
 
 
 class JobLinks(BaseModel):
@@ -146,6 +195,7 @@ class JobResource(BaseModel):
     artifacts_expire_at: datetime | None = Field(
         description="When the files of a job that succeeded are removed; null where they are kept."
     )
+    push_to_hub: PushResource | None = Field(description="For a job that asked for it.")
     cancel_requested_at: datetime | None
     estimated_seconds_left: float | None = Field(
         description="While the job runs: its time so far, carried on at the same pace."
@@ -171,6 +221,7 @@ class JobResource(BaseModel):
             started_at=job.started_at,
             finished_at=job.finished_at,
             artifacts_expire_at=job.artifacts_expire_at,
+            push_to_hub=None if job.push_to_hub is None else PushResource.model_validate(job.push_to_hub),
             cancel_requested_at=job.cancel_requested_at,
             estimated_seconds_left=_seconds_left(job),
             links=JobLinks(

@@ -15,9 +15,10 @@ from app.files import service as files
 from app.ids import is_id, new_id
 from app.jobs import repository, transitions
 from app.jobs.models import IdempotencyKey, Job, JobEvent, JobState
-from app.jobs.schemas import JobCreate
+from app.jobs.schemas import JobCreate, PushResource
 from app.keys.service import Principal
 from app.problems import Problem
+from app.secrets import Secrets
 from app.settings import Settings
 from eggs_core.sources import check_text_source, resolve_model, resolve_task
 
@@ -33,13 +34,13 @@ def submit(
     if idempotency_key is None:
         _check_limit(session, settings, principal)
         _check_references(session, settings, principal.project, body)
-        return create(session, project=principal.project, key_id=principal.key_id, body=body), False
+        return _create(session, settings, principal, body), False
     if (record := repository.idempotency_key(session, principal.project, idempotency_key)) is None:
         _check_limit(session, settings, principal)
         _check_references(session, settings, principal.project, body)
         try:
             with session.begin_nested():
-                job = create(session, project=principal.project, key_id=principal.key_id, body=body)
+                job = _create(session, settings, principal, body)
                 repository.add_idempotency_key(
                     session,
                     IdempotencyKey(
@@ -64,7 +65,7 @@ def submit(
     return get(session, principal.project, record.job_id), True
 
 
-def create(session: Session, *, project: str, key_id: str, body: JobCreate) -> Job:
+def create(session: Session, *, project: str, key_id: str, body: JobCreate, hub_token: str | None = None) -> Job:
     """A new queued job, its references unchecked."""
     job = Job(
         id=new_id("job"),
@@ -74,6 +75,8 @@ def create(session: Session, *, project: str, key_id: str, body: JobCreate) -> J
         metadata_=body.metadata,
         spec=body.spec.model_dump(mode="json"),
         priority=body.priority,
+        push_to_hub=_push(body),
+        hub_token=hub_token,
         created_at=utcnow(),
     )
     stored = transitions.queued(session, job)
@@ -137,6 +140,16 @@ def report(session: Session, project: str, job_id: str) -> dict[str, Any]:
     raise _no_report(job)
 
 
+def _create(session: Session, settings: Settings, principal: Principal, body: JobCreate) -> Job:
+    token = None if body.hub_token is None else Secrets(settings).encrypt(body.hub_token.get_secret_value())
+    return create(session, project=principal.project, key_id=principal.key_id, body=body, hub_token=token)
+
+
+def _push(body: JobCreate) -> dict[str, Any] | None:
+    push = body.output.push_to_hub
+    return None if push is None else PushResource.model_validate(push.model_dump()).model_dump(mode="json")
+
+
 def _check_limit(session: Session, settings: Settings, principal: Principal) -> None:
     most = settings.max_queued_per_key
     if repository.count_queued(session, principal.key_id) >= most:
@@ -160,8 +173,27 @@ def _check_references(session: Session, settings: Settings, project: str, body: 
             files.check_text(session, project, source)
         else:
             check_text_source(source, settings.text_roots, allow_hub=settings.allow_hub)
+    if body.output.push_to_hub is not None:
+        _check_push(settings, body)
     for task in body.evaluation.tasks if body.evaluation is not None else ():
         resolve_task(task, settings.task_roots, allow_hub=settings.allow_hub)
+
+
+def _check_push(settings: Settings, body: JobCreate) -> None:
+    if not settings.allow_hub:
+        raise Problem(
+            "hub-not-used",
+            "This installation does not use the Hugging Face Hub",
+            422,
+            "Leave output.push_to_hub out, and push what GET /v1/jobs/{job_id}/artifacts lists yourself.",
+        )
+    if body.hub_token is None and settings.hub_token is None:
+        raise Problem(
+            "hub-token-missing",
+            "A push needs a token",
+            422,
+            "The service has no token of its own. Send one that may write to the repository as hub_token.",
+        )
 
 
 def _fingerprint(body: JobCreate) -> str:

@@ -17,6 +17,7 @@ from app.jobs import repository
 from app.jobs.models import Job, JobState
 
 _NO_LEASE = {"lease_token": None, "lease_expires_at": None}
+_OVER = {**_NO_LEASE, "hub_token": None}
 
 
 def queued(session: Session, job: Job) -> Job:
@@ -137,8 +138,9 @@ def succeeded(
     report: dict[str, Any],
     artifacts_dir: str,
     keep_for: timedelta | None,
+    push: dict[str, Any] | None,
 ) -> Job | None:
-    """The artifacts and the report are there; the artifacts for so long, or for ever."""
+    """The artifacts and the report are there, the artifacts for so long or for ever, and `push` came of a push."""
     now = utcnow()
     return repository.advance(
         session,
@@ -146,6 +148,7 @@ def succeeded(
         condition,
         event="job.succeeded",
         message="Done: the report and the artifacts are ready.",
+        data={} if push is None else {"push_to_hub": push},
         state=JobState.SUCCEEDED,
         progress=1.0,
         stage=None,
@@ -153,7 +156,8 @@ def succeeded(
         artifacts_dir=artifacts_dir,
         artifacts_expire_at=None if keep_for is None else now + keep_for,
         finished_at=now,
-        **_NO_LEASE,
+        **({} if push is None else {"push_to_hub": push}),
+        **_OVER,
     )
 
 
@@ -171,7 +175,7 @@ def failed(
         state=JobState.FAILED,
         error=problem,
         finished_at=utcnow(),
-        **_NO_LEASE,
+        **_OVER,
     )
 
 
@@ -187,5 +191,5 @@ def cancelled(session: Session, job_id: str, condition: ColumnElement[bool]) -> 
         state=JobState.CANCELLED,
         cancel_requested_at=repository.cancel_moment(now),
         finished_at=now,
-        **_NO_LEASE,
+        **_OVER,
     )

@@ -401,3 +401,17 @@ def test_the_service_of_the_demo_may_say_as_much_as_it_likes(
         for _ in range(100):  # each with a line in the log, which together no pipe can hold
             assert http.get(path).status_code == 200
     assert (tmp_path / "demo.log").read_text().count(path) == 100
+
+
+def test_a_job_with_a_push(eggs: Eggs, sessions: Sessions, settings: Settings) -> None:
+    settings.allow_hub = True
+    options = ["--push-to-hub", "acme/tiny", "--hub-revision", "runs", "--hub-public", "--format", "packed"]
+    submitted = eggs("submit", MODEL, *options, HF_TOKEN="hf_secret")
+    assert submitted.returncode == 0, submitted.stderr
+    job = read_job(sessions, submitted.stdout.strip())
+    assert job.push_to_hub is not None
+    assert job.push_to_hub.items() >= {"repo_id": "acme/tiny", "revision": "runs", "private": False}.items()
+    assert job.spec["output"] == {"format": "packed"}
+    assert Secrets(settings).decrypt(str(job.hub_token)) == "hf_secret"
+    without = eggs("submit", MODEL, HF_TOKEN="hf_secret")
+    assert read_job(sessions, without.stdout.strip()).hub_token is None

@@ -1,0 +1,174 @@
+"""A server that speaks the Hugging Face Hub's protocol as far as pushes need it, for the real client."""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+import pytest
+
+WRITE_TOKEN, READ_TOKEN = "hf_may_write_to_acme", "hf_may_only_read"
+OWNERS = {WRITE_TOKEN: "acme"}
+
+
+@dataclass
+class Repository:
+    private: bool
+    branches: dict[str, dict[str, bytes]]
+    """The files of each branch."""
+    commits: list[str] = field(default_factory=list)
+
+
+@dataclass
+class HubServer:
+    """What the Hub has. `fault` gives the status that a request is answered with, if it is not to succeed."""
+
+    url: str = ""
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    fault: Callable[[str, str], int | None] = lambda method, path: None
+    requests: list[tuple[str, str]] = field(default_factory=list)
+
+    def uploads(self) -> int:
+        """How many large files were sent so far."""
+        return sum(method == "PUT" for method, _ in self.requests)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub that the client asks instead of the real one."""
+    state = HubServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._serve()
+
+        def do_POST(self) -> None:
+            self._serve()
+
+        def do_PUT(self) -> None:
+            self._serve()
+
+        def _serve(self) -> None:
+            body = self._body()
+            state.requests.append((self.command, self.path))
+            if (status := state.fault(self.command, self.path)) is not None:
+                return self._answer({"error": "at fault"}, status)
+            path = self.path.partition("?")[0]
+            if match := re.fullmatch("/lfs/(.+)", path):  # signed addresses, which need no token
+                assert self.headers.get("Authorization") is None
+                assert hashlib.sha256(body).hexdigest() == match[1]
+                state.objects[match[1]] = body
+                return self._answer({})
+            if path == "/api/validate-yaml":
+                return self._answer({"errors": [], "warnings": []})
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            if token not in (WRITE_TOKEN, READ_TOKEN):
+                return self._answer({"error": "Invalid credentials"}, 401)
+            if path == "/api/repos/create":
+                return self._create(json.loads(body), token)
+            if match := re.fullmatch(r"/(?:api/models/)?([^/]+/[^/]+?)(?:\.git)?/(.+)", path):
+                name, rest = match.groups()
+                if name not in state.repositories:
+                    return self._answer({}, 404, **{"X-Error-Code": "RepoNotFound"})
+                if self.command == "POST" and OWNERS.get(token) != name.partition("/")[0]:
+                    return self._answer({"error": "You don't have the rights to push here"}, 403)
+                return self._repository(name, state.repositories[name], rest, body)
+            if match := re.fullmatch("/api/models/([^/]+/[^/]+)", path):
+                known = match[1] in state.repositories
+                return self._answer({"id": match[1]}, 200 if known else 404)
+            return self._answer({}, 404)
+
+        def _create(self, asked: dict[str, str], token: str) -> None:
+            name = f"{asked['organization']}/{asked['name']}"
+            url = {"url": f"{state.url}/{name}"}
+            if OWNERS.get(token) != asked["organization"]:
+                return self._answer({"error": "You don't have the rights to create a model there"}, 403)
+            if name in state.repositories:
+                return self._answer(url | {"error": "You already created this model repo"}, 409)
+            state.repositories[name] = Repository(asked.get("visibility") == "private", {"main": {}})
+            return self._answer(url)
+
+        def _repository(self, name: str, repository: Repository, rest: str, body: bytes) -> None:
+            action, _, revision = unquote(rest).partition("/")
+            if action == "branch":
+                known = revision in repository.branches
+                repository.branches.setdefault(revision, {})
+                return self._answer({}, 409 if known else 200)
+            if action == "preupload":
+                files = [
+                    {
+                        "path": asked["path"],
+                        "uploadMode": "lfs" if asked["path"].endswith(".safetensors") else "regular",
+                        "shouldIgnore": False,
+                        "oid": None,
+                    }
+                    for asked in json.loads(body)["files"]
+                ]
+                return self._answer({"files": files})
+            if rest == "info/lfs/objects/batch":
+                return self._answer({"objects": [self._lfs(asked) for asked in json.loads(body)["objects"]]})
+            if action == "commit":
+                files_of_branch = repository.branches[revision]
+                for line in map(json.loads, body.splitlines()):
+                    value = line["value"]
+                    if line["key"] == "file":
+                        assert value["encoding"] == "base64"
+                        files_of_branch[value["path"]] = base64.b64decode(value["content"])
+                    elif line["key"] == "lfsFile":
+                        files_of_branch[value["path"]] = state.objects[value["oid"]]
+                oid = hashlib.sha1(body).hexdigest()
+                repository.commits.append(oid)
+                return self._answer({"commitOid": oid, "commitUrl": f"{state.url}/{name}/commit/{oid}"})
+            return self._answer({"id": name, "sha": "0" * 40, "siblings": []})
+
+        def _lfs(self, asked: dict[str, object]) -> dict[str, object]:
+            actions = {"actions": {"upload": {"href": f"{state.url}/lfs/{asked['oid']}"}}}
+            return {"oid": asked["oid"], "size": asked["size"]} | (
+                {} if asked["oid"] in state.objects else actions
+            )
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+
+        def _answer(self, content: dict[str, object], status: int = 200, **headers: str) -> None:
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(body)),
+                **headers,
+            }.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    # Read from the environment when the client is imported, which it may be already. Large files go by LFS.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", state.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    yield state
+    server.shutdown()
+    thread.join()
+    server.server_close()
