@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -15,16 +14,21 @@ from torch import Tensor
 
 from eggs_core.checksums import sha256
 from eggs_core.errors import BrokenCheckpoint
-from eggs_core.sources import COMPANIONS, INDEX, WEIGHTS
+from eggs_core.model_folder import CONFIG, INDEX, ModelFolder
 
 
 class Checkpoint:
-    """A folder of safetensors files. Raises `BrokenCheckpoint` where it cannot be read."""
+    """A folder of safetensors files.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Raises `BrokenCheckpoint` where it cannot be read, or `ModelNotAllowed` where it may not.
+    """
+
+    def __init__(self, folder: Path | ModelFolder) -> None:
+        self.files = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
+        self.folder = self.files.path
         self.file_of: dict[str, Path] = {}
-        for file in self._files():
+        for name in self.files.weights():
+            file = self.folder / name
             try:
                 with safe_open(file, framework="pt") as tensors:
                     self.file_of.update(dict.fromkeys(tensors.keys(), file))
@@ -34,20 +38,6 @@ class Checkpoint:
                 ) from error
         if not self.file_of:
             raise BrokenCheckpoint("The checkpoint holds no tensor. Save or upload it again.")
-
-    def _files(self) -> list[Path]:
-        index = self.folder / INDEX
-        if not index.is_file():
-            return sorted(self.folder.glob(WEIGHTS))
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            files = [self.folder / Path(name).name for name in names]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BrokenCheckpoint(f"{INDEX} is not a shard index. Save the model again.") from error
-        for file in files:
-            if not file.is_file():
-                raise BrokenCheckpoint(f"{INDEX} names the shard {file.name}, which is missing. Add it.")
-        return files
 
     def read(self, names: Collection[str]) -> dict[str, Tensor]:
         """The named tensors, on the CPU, in the dtype they are stored in."""
@@ -76,7 +66,7 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """sha256 over the names and contents of config.json and the weight files."""
         digest = hashlib.sha256()
-        for file in [self.folder / "config.json", *sorted(set(self.file_of.values()))]:
+        for file in [self.folder / CONFIG, *sorted(set(self.file_of.values()))]:
             digest.update(f"{file.name}\0{sha256(file)}\n".encode())
         return digest.hexdigest()
 
@@ -128,11 +118,3 @@ def save(tensors: Mapping[str, Tensor], file: Path) -> None:
         if "os error 28" in str(error):  # ENOSPC, which safetensors has no error of its own for
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise
-
-
-def copy_companions(source: Path, out: Path) -> None:
-    """Copies config, tokenizer and licence next to the new weights."""
-    for pattern in COMPANIONS:
-        for file in source.glob(pattern):
-            if file.is_file():
-                shutil.copyfile(file, out / file.name)

@@ -1,7 +1,6 @@
 """What a request wants compared between the dense model and the pruned one, from the first check to the report."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,7 +86,7 @@ class Comparison:
     def measure_dense(self, advance: Advance) -> None:
         """Measures the dense model. Raises what `advance` raises, as all that follows does."""
         self._of_dense = dense_scores(self._dense, self._tokens, self._on_block(advance))
-        self._said_by_dense, self._results_of_dense = self._whole(self._dense.checkpoint.folder, advance)
+        self._said_by_dense, self._results_of_dense = self._whole(self._dense.checkpoint, advance)
 
     def perplexities(self, pruned: Checkpoint, advance: Advance) -> list[float]:
         """A pruned model's perplexity on each text, and nothing else of it."""
@@ -98,7 +97,7 @@ class Comparison:
         """Measures the pruned model and compares it with the dense one."""
         skeleton = Skeleton(pruned, self._dense.device)
         of_pruned = pruned_scores(skeleton, self._tokens, self._of_dense, self._on_block(advance))
-        said_by_pruned, results = self._whole(pruned.folder, advance)
+        said_by_pruned, results = self._whole(pruned, advance)
         said = zip(as_text(self._prompts, self._tokenizer), self._said_by_dense, said_by_pruned, strict=True)
         return Evaluation(
             texts=text_evaluations(self._spec.texts, self._windows, self._of_dense, of_pruned),
@@ -114,12 +113,12 @@ class Comparison:
 
         return on_block
 
-    def _whole(self, folder: Path, advance: Advance) -> tuple[list[str], Results]:
+    def _whole(self, checkpoint: Checkpoint, advance: Advance) -> tuple[list[str], Results]:
         """What takes the whole model: its continuations of the prompts, and the results of the tasks."""
         texts: list[str] = []
         results: Results = {}
         if len(self._prompts) or self._tasks is not None:
-            with whole_model(folder, self._dense, self._tokenizer) as model:
+            with whole_model(checkpoint, self._dense, self._tokenizer) as model:
                 if len(self._prompts):
                     texts = continuations(model, self._prompts, self._new_tokens, self._tokenizer)
                     advance(self._generation_work, "generations")

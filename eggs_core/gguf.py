@@ -30,8 +30,11 @@ def converted_folder(file: Path, cache_dir: Path) -> Path:
     try:
         try:
             options = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
-            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **options)
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+            with tempfile.TemporaryDirectory(prefix="eggs-model-") as alone:
+                # transformers would read what else lies in the file's folder: settings, an adapter.
+                Path(alone, file.name).symlink_to(file.resolve())
+                model = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.bfloat16, **options)
+                tokenizer = AutoTokenizer.from_pretrained(alone, **options)
         except Exception as error:  # the reader fails in any way on a stranger's file
             raise BrokenCheckpoint(
                 f"{file.name} cannot be converted from GGUF. Check that it is whole, and that transformers reads "

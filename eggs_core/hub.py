@@ -20,7 +20,8 @@ from huggingface_hub.errors import (
 )
 
 from eggs_core.errors import EggsError, HubUnavailable, ModelNotFound, PushRefused, TextNotFound, UnsafeCheckpoint
-from eggs_core.sources import COMPANIONS, TEXT_SUFFIXES, WEIGHTS
+from eggs_core.model_folder import COMPANIONS, WEIGHTS
+from eggs_core.sources import TEXT_SUFFIXES
 from eggs_core.spec import HubPush
 
 _MAIN = "main"

@@ -6,11 +6,11 @@ from typing import Any
 
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import NotEnoughMemory
+from eggs_core.model_folder import INDEX, WEIGHTS
 from eggs_core.packed_checkpoint import pack_checkpoint
 from eggs_core.packing_config import PackingConfig
 from eggs_core.report import Speed
 from eggs_core.skeleton import Skeleton
-from eggs_core.sources import INDEX, WEIGHTS
 from eggs_core.spec import OutputFormat
 from eggs_core.speed import compare_speed
 from eggs_core.whole import bytes_held, check_memory, whole_model
@@ -53,14 +53,14 @@ def pack_output(
     speed: list[Speed] = []
     if with_speed:
         with (
-            whole_model(pruned.folder, like, tokenizer) as dense_model,
-            whole_model(packed.folder, like, tokenizer) as packed_model,
+            whole_model(pruned, like, tokenizer) as dense_model,
+            whole_model(packed, like, tokenizer) as packed_model,
         ):
             in_memory = [bytes_held(dense_model), bytes_held(packed_model)]
             speed = compare_speed(dense_model, packed_model)
     elif _fits(like):
         for i, checkpoint in enumerate((pruned, packed)):
-            with whole_model(checkpoint.folder, like, tokenizer) as model:
+            with whole_model(checkpoint, like, tokenizer) as model:
                 in_memory[i] = bytes_held(model)
     sizes = Sizes(pruned.nbytes(), packed.nbytes(), *in_memory)
     if form is OutputFormat.PACKED:

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from eggs_core.checkpoint import Checkpoint, CheckpointWriter, copy_companions
+from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.errors import BrokenCheckpoint, BrokenPack
 from eggs_core.layers import PrunableLayer
+from eggs_core.model_folder import CONFIG
 from eggs_core.packing import pack, unpack
 from eggs_core.packing_config import METHOD, Kind, PackingConfig
 from eggs_core.pattern import NMPattern
 from eggs_core.skeleton import Skeleton
 
-CONFIG = "config.json"
 WEIGHT, VALUES, MASK = ".weight", ".weight_values", ".weight_mask"
 
 
@@ -107,7 +107,7 @@ def _rewritten(source: Checkpoint, out: Path, config: dict[str, Any], change: Ch
         names = [name for name, home in source.file_of.items() if home == file]
         writer.write(number, change(source.read(names)))
     writer.finish()
-    copy_companions(source.folder, out)
+    source.files.copy_companions(out)
     (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     return Checkpoint(out)
 

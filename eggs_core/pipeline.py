@@ -14,13 +14,14 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from eggs_core import card, gguf, hub
-from eggs_core.checkpoint import Checkpoint, CheckpointWriter, copy_companions
+from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.checksums import write_checksums
 from eggs_core.compared import ComparedModel
 from eggs_core.comparison import Advance, Comparison
 from eggs_core.distributed import ALONE, Group
-from eggs_core.errors import BrokenCheckpoint, NoSpace, OutputExists, SequenceTooLong
+from eggs_core.errors import BrokenCheckpoint, EggsError, NoSpace, OutputExists, SequenceTooLong
 from eggs_core.journal import FOLDER, REPORT, Journal
+from eggs_core.model_folder import ModelFolder
 from eggs_core.output import Sizes, pack_output
 from eggs_core.packed_checkpoint import packing_of
 from eggs_core.progress import Progress, ProgressCallback
@@ -71,10 +72,10 @@ def prune(
     with clock.stage("open"):
         group.first(lambda: _check_new(out))
         model = resolve_model(spec.model, model_roots, allow_hub=allow_hub, uploads=uploads)
-        folder = group.first(lambda: _folder(model, spec.revision, cache_dir))
-        dense = Skeleton(Checkpoint(folder), group.device)
+        files = group.first(lambda: _files(model, spec.revision, cache_dir))
+        dense = Skeleton(Checkpoint(files), group.device)
         layers = plan(dense, spec)
-        tokenizer = _tokenizer(folder)
+        tokenizer = _tokenizer(files)
 
         def windows(text: TextSpec, part: Part) -> Tensor:
             _check_length(dense, text)
@@ -154,7 +155,7 @@ def prune(
         def complete() -> None:
             for each in (writer, *(model.writer for model in compared)):
                 each.finish()
-                copy_companions(folder, each.folder)
+                files.copy_companions(each.folder)
 
         group.first(complete)
         return figures
@@ -212,7 +213,7 @@ def prune(
                 evaluation = evaluation.model_copy(update={"speed": output.speed})
             group.first(lambda: meter.advance("pack", to_pack, "Packed"))
 
-    revision = folder.name if model.kind == "hub" else None
+    revision = files.path.name if model.kind == "hub" else None
     notes = [] if comparison is None else comparison.notes
 
     def finish() -> Report:
@@ -247,16 +248,22 @@ class _Clock:
         return self._stages | {"total": time.monotonic() - self._started}
 
 
-def _folder(model: ModelRef, revision: str | None, cache_dir: Path) -> Path:
+def _files(model: ModelRef, revision: str | None, cache_dir: Path) -> ModelFolder:
     """Where the model's safetensors are, fetched or converted if need be."""
     if model.path is None:
-        return hub.model_folder(model.id, revision, cache_dir / "hub")
-    return gguf.converted_folder(model.path, cache_dir) if model.path.suffix == ".gguf" else model.path
+        # A snapshot is a folder of links to where the cache keeps the files.
+        return ModelFolder(hub.model_folder(model.id, revision, cache_dir / "hub"), [cache_dir / "hub"])
+    if model.path.suffix == ".gguf":
+        return ModelFolder(gguf.converted_folder(model.path, cache_dir), [cache_dir])
+    return ModelFolder(model.path, model.within)
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(files: ModelFolder) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with files.private() as folder:
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except EggsError:
+        raise
     except Exception as error:  # a stranger's files fail in any way
         raise BrokenCheckpoint(
             "The model has no tokenizer that transformers can read. Save its tokenizer into the same folder."

@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
-from eggs_core.errors import BrokenCheckpoint, UnsupportedModel
+from eggs_core.errors import BrokenCheckpoint, EggsError, UnsupportedModel
 
 _TENSOR_PARALLEL_PLAN = "tp_plan" in inspect.signature(convert_and_load_state_dict_in_model).parameters
 
@@ -189,7 +189,10 @@ class Skeleton:
 
 def _config(checkpoint: Checkpoint) -> Any:
     try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+        with checkpoint.files.private() as folder:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except EggsError:
+        raise
     except Exception as error:  # a stranger's config fails in any way
         raise UnsupportedModel(
             "config.json names no model type that transformers can build without remote code, or has wrong values."

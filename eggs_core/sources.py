@@ -16,6 +16,7 @@ from eggs_core.errors import (
     TextNotFound,
     UnsafeCheckpoint,
 )
+from eggs_core.model_folder import CONFIG, WEIGHTS, ModelFolder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 # A data set, or a file in it: no part of the file's path is empty or only dots, so that it stays in the data set.
@@ -23,22 +24,6 @@ HUB_DATA = re.compile(rf"{HUB_ID.pattern}(/(?!\.*(/|$))[^/\\\0]+)*", re.ASCII)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TASK_NAME = re.compile(r"[\w.+()-]{1,128}", re.ASCII)
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
-INDEX = "model.safetensors.index.json"
-WEIGHTS = "*.safetensors"
-# Everything besides the weights that a model needs to be loaded and used. Fetched, copied and nothing else.
-COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.*",
-    "merges.txt",
-    "*.tiktoken",
-    "spiece.model",
-    "LICENSE*",
-)
 
 NO_UPLOADS: Mapping[str, Path] = {}
 
@@ -54,12 +39,16 @@ _PACKAGED = {
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model that can be opened: a folder with safetensors, a GGUF file, or (path None) a Hub repository."""
+    """A model that can be opened: a folder with safetensors, a GGUF file, or (path None) a Hub repository.
+
+    The links in a folder may lead to places `within` some folders, or anywhere.
+    """
 
     id: str
     kind: Literal["package", "local", "hub"]
     path: Path | None
     description: str
+    within: Sequence[Path] | None = None
 
 
 def offered_models(roots: Sequence[Path]) -> list[ModelRef]:
@@ -87,7 +76,8 @@ def resolve_model(
     `roots` are the folders that paths may lie in, links resolved, and that relative paths are looked for in; None
     allows every path, and relative ones start from the working directory (the command line). `uploads` are
     references that stand for a path, whatever the roots.
-    Raises `ModelNotFound`, `ModelNotAllowed`, or `UnsafeCheckpoint` where a folder has only pickled weights.
+    Raises `ModelNotFound`, `ModelNotAllowed`, `UnsafeCheckpoint` where a folder has only pickled weights, or
+    `BrokenCheckpoint` where it has a device in place of a file.
     """
     if (packaged := _packaged(reference)) is not None:
         return packaged
@@ -96,11 +86,12 @@ def resolve_model(
         raise ModelNotFound(f"{reference} is carried by the package {package}, which is not installed here.")
     path = uploads.get(reference) or _find(reference, reference, roots, ModelNotAllowed)
     if path is not None:
+        within = [path] if reference in uploads else roots
         try:
-            _check_files(path, reference)
+            _check_files(path, within, reference)
         except OSError as error:
             raise ModelNotFound(f"The files of {reference} cannot be read here.") from error
-        return ModelRef(reference, "local", path, f"{path.name}, in the folder {path.parent.name}")
+        return ModelRef(reference, "local", path, f"{path.name}, in the folder {path.parent.name}", within)
     if not HUB_ID.fullmatch(reference):
         raise ModelNotFound(
             f"{reference!r} is neither a model of this installation, nor an existing folder or GGUF file, nor a "
@@ -211,16 +202,18 @@ def _find(
     )
 
 
-def _check_files(path: Path, reference: str) -> None:
+def _check_files(path: Path, within: Sequence[Path] | None, reference: str) -> None:
     if path.is_file():
         if path.suffix == ".gguf":
             return
         if path.suffix in PICKLE_SUFFIXES:
             raise only_pickled(reference)
         raise ModelNotFound(f"{reference} is not a model. Give a folder with safetensors files, or a GGUF file.")
-    if any(path.glob("*.safetensors")):
-        if not (path / "config.json").is_file():
-            raise ModelNotFound(f"{reference} has weights but no config.json, so it cannot be loaded.")
+    if any(path.glob(WEIGHTS)):
+        files = ModelFolder(path, within)
+        files.check()
+        if files.file(CONFIG) is None:
+            raise ModelNotFound(f"{reference} has weights but no {CONFIG}, so it cannot be loaded.")
         return
     if any(file.suffix in PICKLE_SUFFIXES for file in path.iterdir()):
         raise only_pickled(reference)

@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from eggs_core import memory
+from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import NotEnoughMemory
+from eggs_core.model_folder import ModelFolder
 from eggs_core.skeleton import Skeleton, quiet
 
 PROMPT_TOKENS = 32
@@ -34,9 +36,9 @@ def check_memory(dense: Skeleton, models: int = 1) -> None:
 
 
 @contextmanager
-def whole_model(folder: Path, like: Skeleton, tokenizer: Any) -> Iterator[Any]:
-    """The checkpoint in `folder` as transformers loads it, in the dtype and on the device of `like`."""
-    with quiet():
+def whole_model(checkpoint: Checkpoint, like: Skeleton, tokenizer: Any) -> Iterator[Any]:
+    """The checkpoint as transformers loads it, in the dtype and on the device of `like`."""
+    with quiet(), checkpoint.files.private() as folder:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=like.dtype, trust_remote_code=False, local_files_only=True, use_safetensors=True
         )
@@ -56,9 +58,9 @@ def load(folder: Path) -> tuple[Any, Any]:
     """The model in `folder`, packed or not, and its tokenizer; on a GPU where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    with quiet():
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    with quiet(), ModelFolder(folder).private() as copy:
+        model: Any = AutoModelForCausalLM.from_pretrained(copy, dtype="auto", use_safetensors=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(copy, **options)
     return model.eval().to(device), tokenizer
 
 

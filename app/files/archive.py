@@ -10,7 +10,8 @@ from typing import BinaryIO, cast
 
 from app.files.content import invalid_file
 from app.files.incoming import no_space
-from eggs_core.sources import COMPANIONS, PICKLE_SUFFIXES, WEIGHTS, only_pickled
+from eggs_core.model_folder import COMPANIONS, WEIGHTS
+from eggs_core.sources import PICKLE_SUFFIXES, only_pickled
 
 MAX_MEMBERS = 2048
 MAX_COMPANION_BYTES = 64 << 20

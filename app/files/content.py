@@ -9,7 +9,7 @@ from typing import Any
 
 from app.files.models import FileType
 from app.problems import Problem
-from eggs_core.sources import INDEX, WEIGHTS
+from eggs_core.model_folder import CONFIG, INDEX, WEIGHTS
 
 MAX_LINE_BYTES = 8 << 20
 MAX_CONFIG_BYTES = 1 << 20
@@ -66,7 +66,7 @@ def check_text(file: Path, type: FileType) -> None:
 
 def check_model(folder: Path) -> None:
     """Raises a 422 `Problem` where the folder is no model with a config and whole safetensors files."""
-    _json_object(folder / "config.json", MAX_CONFIG_BYTES, "Pack the folder that a model was saved to.")
+    _json_object(folder / CONFIG, MAX_CONFIG_BYTES, "Pack the folder that a model was saved to.")
     files = sorted(folder.glob(WEIGHTS))
     tensors = sum(_check_safetensors(file) for file in files)
     if not tensors:

@@ -23,6 +23,7 @@ from app.examples import REPORT
 from app.jobs import leases, sse
 from app.jobs.leases import Lease, NewArtifact
 from app.jobs.models import JobState
+from app.secrets import Secrets
 from app.settings import EmbeddedSettings, Settings
 from tests.app.build import make_job, read_job
 from tests.app.conftest import RunningServer

@@ -177,6 +177,19 @@ def test_a_model_outside_the_roots(client: TestClient, settings: Settings, tmp_p
         assert "EGGS_MODEL_ROOTS" in problem["detail"]
 
 
+def test_a_model_whose_files_lie_outside_the_roots(client: TestClient, settings: Settings) -> None:
+    folder = settings.model_roots[0] / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "LICENSE").symlink_to("/etc/passwd")
+    problem = submit(client, model="model")
+    assert (kind(problem), problem["status"]) == ("model-not-allowed", 403)
+    assert "LICENSE is a link" in problem["detail"]
+    assert "/etc" not in problem["detail"]
+    assert "model" not in {model["id"] for model in client.get("/v1/models").json()["data"]}
+
+
 def test_a_model_that_is_not_there(client: TestClient, settings: Settings) -> None:
     assert kind(submit(client, model=str(settings.model_roots[0] / "missing"))) == "model-not-found"
 

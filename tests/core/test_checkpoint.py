@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.errors import BrokenCheckpoint
-from eggs_core.sources import INDEX
+from eggs_core.model_folder import INDEX
 
 
 def test_shards_appear_whole_and_are_read_back(tmp_path: Path) -> None:

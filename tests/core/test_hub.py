@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from eggs_core.model_folder import ModelFolder
+
 COMMIT = "c" * 40
 MODEL_FILES = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle"}
 DATASET_FILES = {"data/train.parquet": b"train", "data/test.parquet": b"test", "README.md": b"about"}
@@ -85,6 +87,10 @@ def test_a_model_comes_without_its_pickles(endpoint: str, tmp_path: Path) -> Non
     folder = Path(ask(endpoint, 'hub.model_folder("org/model", None, cache)', tmp_path))
     assert folder.name == COMMIT
     assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert all(file.is_symlink() for file in folder.iterdir())
+    files = ModelFolder(folder, [tmp_path])
+    files.check()
+    assert files.companions()["config.json"].read_bytes() == b"{}"
 
 
 def test_what_the_hub_does_not_have_or_give(endpoint: str, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eggs_core.checkpoint import Checkpoint, CheckpointWriter, copy_companions
+from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.importance import ria
 from eggs_core.layers import prunable_layers
 from eggs_core.masks import best_score, top_n_mask
+from eggs_core.model_folder import ModelFolder
 from eggs_core.pattern import NMPattern
 from eggs_core.permute import GROUPS_AT_ONCE, Site, SiteFinder, apply, best_order, best_permutations
 from eggs_core.pipeline import prune
@@ -115,7 +116,7 @@ def test_a_permuted_checkpoint_is_the_same_model(family: str, make_model: MakeMo
 
     visit_sites(folder, visit)
     writer.finish()
-    copy_companions(folder, tmp_path)
+    ModelFolder(folder).copy_companions(tmp_path)
     stored = (Checkpoint(folder), Checkpoint(tmp_path))
     dense, permuted = (checkpoint.read(checkpoint.file_of) for checkpoint in stored)
     moved = {name for name in dense if not torch.equal(dense[name], permuted[name])}
