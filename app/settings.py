@@ -16,6 +16,10 @@ def _split_paths(value: Any) -> Any:
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
+def _split_commas(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 Paths = Annotated[list[AbsolutePath], NoDecode, BeforeValidator(_split_paths)]
 
 
@@ -71,6 +75,11 @@ class Settings(BaseSettings):
     )
     sweep_interval_seconds: float = Field(
         3600, gt=0, description="Pause between two times that what has expired, or was left behind, is removed."
+    )
+    s3_roots: Annotated[list[str], NoDecode, BeforeValidator(_split_commas)] = Field(
+        [],
+        description="Models and texts are read from S3 URLs that lie below these, such as `s3://BUCKET/models`; "
+        "separated by commas. None by default.",
     )
     allow_hub: bool = Field(True, description="Whether models and texts may come from the Hugging Face Hub.")
     hub_token: SecretStr | None = Field(
@@ -170,7 +179,9 @@ class Settings(BaseSettings):
 def _as_text(value: Any) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return os.pathsep.join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return (os.pathsep if any(isinstance(part, Path) for part in value) else ",").join(map(str, value))
+    return str(value)
 
 
 class EmbeddedSettings(Settings):

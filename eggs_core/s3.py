@@ -1,4 +1,4 @@
-"""Clients of S3-compatible stores, and URLs `s3://BUCKET/KEY`.
+"""S3-compatible stores: clients of them, and the models and texts that they hold, by URLs `s3://BUCKET/KEY`.
 
 Endpoint, region and credentials are those that boto3 finds: AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_ACCESS_KEY_ID and
 so on, a configuration file, or the role of the machine.
@@ -6,16 +6,23 @@ so on, a configuration file, or the role of the machine.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from eggs_core.errors import StoreUnavailable
+from eggs_core.errors import EggsError, ModelNotFound, NoSpace, StoreUnavailable, TextNotFound
+from eggs_core.model_folder import COMPANIONS, INDEX, WEIGHTS
+from eggs_core.sources import TEXT_SUFFIXES
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 SCHEME = "s3://"
 # Of one request; in the standard mode boto3 waits longer from try to try, with jitter.
@@ -60,12 +67,106 @@ def make_client(endpoint_url: str | None = None) -> S3Client:
 @contextmanager
 def explained(what: str) -> Iterator[None]:
     """Raises `StoreUnavailable` where the store refuses or does not answer, after all tries."""
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, Boto3Error, ClientError) as error:
         logger.warning("The object store could not be used for %s: %s", what, error)
         raise StoreUnavailable(
             f"The object store could not be used for {what}. If it goes on, the operator finds in the log why."
         ) from error
+
+
+def model_at(url: str, cache_dir: Path, *, reserve: int = 0) -> Path:
+    """The model at a URL, a GGUF file or what lies below a key, as a file or folder in `cache_dir`.
+
+    Of a folder only safetensors, config and tokenizer are fetched. What is there already is not fetched again
+    unless it has changed; `reserve` bytes of the disk stay free. Raises `ModelNotFound`, `NoSpace` or
+    `StoreUnavailable`.
+    """
+    if url.endswith(".gguf"):
+        return _file(url, cache_dir, reserve, ModelNotFound)
+    bucket, key = bucket_and_key(url)
+    prefix = f"{key}/" if key else ""
+    wanted = (WEIGHTS, INDEX, *COMPANIONS)
+
+    def is_wanted(name: str) -> bool:
+        return "/" not in name and any(fnmatch(name, pattern) for pattern in wanted)
+
+    with _found(url, ModelNotFound):
+        found = {name: o for name, o in _below(bucket, prefix).items() if is_wanted(name)}
+    return _fetched(bucket, found, cache_dir, reserve, url, ModelNotFound)
+
+
+def text_at(url: str, cache_dir: Path, *, reserve: int = 0) -> Path:
+    """The text file at a URL, otherwise as `model_at`. Raises `TextNotFound`, `NoSpace` or `StoreUnavailable`."""
+    if not url.endswith(TEXT_SUFFIXES):
+        raise TextNotFound(f"{url} is not a text this service reads. Give a .txt, .jsonl or .parquet file.")
+    return _file(url, cache_dir, reserve, TextNotFound)
+
+
+def _file(url: str, cache_dir: Path, reserve: int, not_found: type[EggsError]) -> Path:
+    bucket, key = bucket_and_key(url)
+    folder, _, name = key.rpartition("/")
+    with _found(url, not_found):
+        found = {n: o for n, o in _below(bucket, f"{folder}/" if folder else "", name).items() if n == name}
+    return _fetched(bucket, found, cache_dir, reserve, url, not_found) / name
+
+
+def _below(bucket: str, prefix: str, start: str = "") -> dict[str, ObjectTypeDef]:
+    """The objects whose key begins with prefix and start, by what follows the prefix, but not what lies deeper."""
+    pages = make_client().get_paginator("list_objects_v2")
+    return {
+        found["Key"].removeprefix(prefix): found
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix + start, Delimiter="/")
+        for found in page.get("Contents", [])
+    }
+
+
+def _fetched(
+    bucket: str,
+    found: dict[str, ObjectTypeDef],
+    cache_dir: Path,
+    reserve: int,
+    url: str,
+    not_found: type[EggsError],
+) -> Path:
+    """A folder with these objects, as they are now; another one where any of them changes."""
+    if not found:
+        raise not_found(f"There is nothing at {url}. Check the URL.")
+    version = "".join(f"{o['Key']}\0{o['ETag']}\0{o['Size']}\n" for _, o in sorted(found.items()))
+    digest = hashlib.sha256(f"{bucket}\0{version}".encode()).hexdigest()
+    folder = cache_dir / "s3" / digest
+    if folder.is_dir():
+        return folder
+    partial = folder.with_suffix(".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    missing = {name: o for name, o in found.items() if not (partial / name).is_file()}
+    needed = sum(o["Size"] for o in missing.values())
+    if shutil.disk_usage(partial).free < needed + reserve:
+        raise NoSpace(f"{url} needs {needed / 2**20:.0f} MiB. Make room and submit again.")
+    client = make_client()
+    with _found(url, not_found):
+        for name, o in missing.items():
+            client.download_file(bucket, o["Key"], str(partial / name))  # appears there when it is whole
+    with suppress(OSError):  # another process was first
+        partial.rename(folder)
+    return folder
+
+
+@contextmanager
+def _found(url: str, not_found: type[EggsError]) -> Iterator[None]:
+    """Raises `not_found` where the store has nothing there, or nothing for us."""
+    from botocore.exceptions import ClientError
+
+    with explained(url):
+        try:
+            yield
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (403, 404):
+                raise not_found(
+                    f"{url} cannot be read. Check the URL, and whether the service may read it."
+                ) from error
+            raise

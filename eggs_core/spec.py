@@ -94,7 +94,7 @@ def _refuse_unless_eggs(method: Method, **options: Any) -> None:
 _SOURCES = (
     "`pydocs` (built in), `file:PATH` (.txt, .jsonl or .parquet) or `hub:ORG/NAME` (optionally "
     "`hub:ORG/NAME/FILE.parquet`): a data set of the Hugging Face Hub; in the "
-    "service also an uploaded text, `file_…`"
+    "service also an uploaded text, `file_…`, or an S3 URL below an allowed one"
 )
 
 
@@ -242,7 +242,8 @@ class PruneSpec(Spec):
 
     model: Reference = Field(
         description="A model of this installation (`GET /v1/models`), a folder or GGUF file under an allowed "
-        "root (relative paths start there), a Hugging Face Hub id, or an uploaded model, `file_…`.",
+        "root (relative paths start there), a Hugging Face Hub id, an uploaded model, `file_…`, or an S3 URL "
+        "below an allowed one.",
         examples=["smollm2-135m-instruct", "Qwen/Qwen3-0.6B"],
     )
     revision: str | None = Field(None, max_length=256, description="Branch, tag or commit of a Hub model.")

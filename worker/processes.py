@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from app.files.layout import uploads
+from app.s3_sources import fetched
 from app.settings import Settings
 from eggs_core.errors import EggsError
 from eggs_core.progress import ProgressCallback, ProgressEvent
@@ -93,7 +94,7 @@ def _prune(spec: PruneSpec, out: Path, settings: Settings, **how: Any) -> Report
         model_roots=settings.model_roots,
         text_roots=settings.text_roots,
         task_roots=settings.task_roots,
-        uploads=uploads(settings, spec),
+        uploads=uploads(settings, spec) | fetched(settings, spec),
         allow_hub=settings.allow_hub,
         disk_reserve_bytes=settings.disk_reserve_bytes,
         **how,

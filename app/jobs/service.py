@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app import s3_sources
 from app.audit import service as audit
 from app.db import utcnow
 from app.files import layout
@@ -20,6 +21,7 @@ from app.keys.service import Principal
 from app.problems import Problem
 from app.secrets import Secrets
 from app.settings import Settings
+from eggs_core.errors import ModelNotAllowed, TextNotFound
 from eggs_core.sources import check_text_source, resolve_model, resolve_task
 
 
@@ -166,11 +168,15 @@ def _check_limit(session: Session, settings: Settings, principal: Principal) -> 
 def _check_references(session: Session, settings: Settings, project: str, body: JobCreate) -> None:
     if layout.is_upload(body.model):
         files.check_model(session, project, body.model)
+    elif s3_sources.is_s3(body.model):
+        s3_sources.check(settings, body.model, ModelNotAllowed)
     else:
         resolve_model(body.model, settings.model_roots, allow_hub=settings.allow_hub)
     for source in layout.texts(body):
         if layout.is_upload(source):
             files.check_text(session, project, source)
+        elif s3_sources.is_s3(source):
+            s3_sources.check(settings, source, TextNotFound)
         else:
             check_text_source(source, settings.text_roots, allow_hub=settings.allow_hub)
     if body.output.push_to_hub is not None:
