@@ -23,6 +23,7 @@ from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.keys.middleware import KeyMiddleware
 from app.queue import make_celery
+from app.request_id import RequestId
 from app.security_headers import SecurityHeaders
 from app.settings import Settings
 from app.sweeper import Sweeper
@@ -32,6 +33,8 @@ Pruning as a service for large language models: submit a model, an N:M pattern a
 pruned model and a report that says honestly what was lost.
 
 Every path under `/v1` needs an API key. Errors are `application/problem+json` (RFC 9457).
+Every answer names its request in `X-Request-ID`, as the service's log does. Send a name of your own (up to 64
+letters, digits and `._-`) to have it taken.
 """
 
 
@@ -74,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         BodyLimit, most=MAX_BODY_BYTES, more={files.PATH: settings.max_upload_bytes + MAX_BODY_BYTES}
     )
     app.add_middleware(KeyMiddleware, readers=readers, sessions=sessions)
+    app.add_middleware(RequestId)
     app.add_middleware(SecurityHeaders, docs="/docs")
     app.state.metrics = metrics.install(app, readers)
     problem_handlers.install(app)

@@ -9,8 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from app import logs
 from app.db import DATABASE_DOWN
-from app.ids import new_id
 from app.problems import MEDIA_TYPE, Problem, document, from_error, internal_error
 from eggs_core.errors import EggsError
 
@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 
 def install(app: FastAPI) -> None:
-    """Registers the handlers."""
-    for kind in (Problem, EggsError, RequestValidationError, HTTPException, *DATABASE_DOWN, Exception):
+    """Registers the handlers. What is none of these, `app.request_id` answers."""
+    for kind in (Problem, EggsError, RequestValidationError, HTTPException, *DATABASE_DOWN):
         app.add_exception_handler(kind, _handle)
 
 
@@ -70,9 +70,8 @@ def answer_to(error: Exception) -> JSONResponse:
             ),
             {"Retry-After": _RETRY_AFTER_SECONDS},
         )
-    reference = new_id("req")
-    logger.error("A request failed, reference %s", reference, exc_info=error)
-    return _answer(internal_error(reference))
+    logger.error("A request failed by a defect of the service", exc_info=error)
+    return _answer(internal_error(str(logs.context()["request_id"])))
 
 
 async def _handle(request: Request, error: Exception) -> JSONResponse:

@@ -1,6 +1,5 @@
 """Runs the API, with a worker beside it: all that `eggs serve` does."""
 
-import logging
 import signal
 import socket
 import sys
@@ -8,7 +7,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from app import metrics
+from app import logs, metrics
 from app.cli.render import console
 from app.db import make_engine, make_sessions
 from app.keys.service import create_first
@@ -23,7 +22,9 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, host: str, port: int, *, log_level: str = "info") -> None:
         super().__init__(
-            uvicorn.Config(app, host=host, port=port, log_level=log_level, timeout_graceful_shutdown=5)
+            uvicorn.Config(
+                app, host=host, port=port, log_config=None, log_level=log_level, timeout_graceful_shutdown=5
+            )
         )
         self._stopping = app.state.stopping
 
@@ -35,8 +36,7 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings, *, with_worker: bool) -> None:
     """Serves until it is told to stop by a signal, then stops all that it has started."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logs.setup(settings.log_format)
     # uvicorn sends itself a signal again once it has shut down. This makes it an orderly end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))

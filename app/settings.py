@@ -3,7 +3,7 @@
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -20,6 +20,7 @@ def _split_commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+LogFormat = Literal["text", "json"]
 Paths = Annotated[list[AbsolutePath], NoDecode, BeforeValidator(_split_paths)]
 
 
@@ -100,6 +101,9 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
         description="Port on which Prometheus finds /metrics; none by default, as it needs no key.",
+    )
+    log_format: LogFormat = Field(
+        "text", description="Form of the log, on stderr: `text`, or `json` for a document a line."
     )
     lease_seconds: float = Field(60, gt=0, description="A worker unheard of for so long has lost its job.")
     dispatch_interval_seconds: float = Field(5, gt=0, description="Pause between rounds of the dispatcher.")

@@ -2,6 +2,9 @@
 
 import os
 
+from celery.signals import setup_logging
+
+from app import logs
 from app.settings import get_settings
 from worker.app import make_worker
 
@@ -15,8 +18,13 @@ def main() -> None:
     leaves the worker standing. Jobs give way to whatever else the machine runs, such as an API beside them.
     """
     os.nice(_NICENESS)
-    make_worker(get_settings()).worker_main(
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars are for people; a log has the progress of jobs
+    settings = get_settings()
+    logs.setup(settings.log_format)
+    setup_logging.connect(lambda **_: None, weak=False)  # keeps Celery from setting up its own
+    make_worker(settings).worker_main(
         [
+            "--quiet",  # no banner
             "worker",
             "--pool=prefork",
             "--concurrency=1",

@@ -1,5 +1,6 @@
 """Keeps a lease alive while its job runs, and hears when the job should stop."""
 
+import contextvars
 import logging
 import os
 import threading
@@ -66,7 +67,8 @@ class Heart:
         self._stopped = threading.Event()
         self._heard = Heartbeat.OK
         self._parent = os.getppid()
-        self._thread = threading.Thread(target=self._beat, name=f"heart of {lease.job_id}", daemon=True)
+        beat = partial(contextvars.copy_context().run, self._beat)  # its lines of the log name the job too
+        self._thread = threading.Thread(target=beat, name=f"heart of {lease.job_id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -92,7 +94,7 @@ class Heart:
         while not self._stopped.wait(min(interval, _LISTEN_SECONDS)):
             now = time.monotonic()
             if os.getppid() != self._parent:
-                logger.error("The worker of %s is gone; its process ends too", self._lease.job_id)
+                logger.error("The worker is gone; the process of its job ends too")
                 os._exit(1)
             if self._stopping.is_set():
                 self._end_after(GRACE_SECONDS, hand_back, lambda: None)
@@ -108,9 +110,7 @@ class Heart:
                     self._heard = heartbeat(session, self._lease, self._lease_seconds)
             except SQLAlchemyError:
                 # Until the lease expires there is time to try again; after that a beat finds it lost.
-                logger.warning(
-                    "No heartbeat for %s: the database does not answer", self._lease.job_id, exc_info=True
-                )
+                logger.warning("No heartbeat: the database does not answer", exc_info=True)
             if self._heard is Heartbeat.CANCEL_REQUESTED:
                 self._end_after(CANCEL_GRACE_SECONDS, confirm_cancelled, self._ended)
                 return
@@ -152,8 +152,8 @@ class Heart:
         except LeaseLost:
             return  # it has just come to its end
         except SQLAlchemyError:
-            logger.warning("%s waits out its lease", self._lease.job_id, exc_info=True)
-        logger.info("The process of %s ends in the middle of a block", self._lease.job_id)
+            logger.warning("The job waits out its lease", exc_info=True)
+        logger.info("The process of the job ends in the middle of a block")
         os._exit(0)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
+from app import logs
 from app.files.layout import uploads
 from app.s3_sources import fetched
 from app.settings import Settings
@@ -85,8 +86,12 @@ def _lines(file: int, check: Callable[[], None]) -> Iterator[bytes]:
 
 def _prune(spec: PruneSpec, out: Path, settings: Settings, **how: Any) -> Report:
     # Imported here: a process that finds nothing to claim should not load torch.
+    from transformers.utils import logging as transformers_logging
+
     from eggs_core import pipeline
 
+    transformers_logging.disable_default_handler()  # its lines go where all others go
+    transformers_logging.enable_propagation()
     return pipeline.prune(
         spec,
         out,
@@ -104,6 +109,8 @@ def _prune(spec: PruneSpec, out: Path, settings: Settings, **how: Any) -> Report
 def main(request: Path, out: Path) -> None:
     """One of the processes."""
     threading.Thread(target=_end_with_the_worker, daemon=True).start()
+    settings = Settings()
+    logs.setup(settings.log_format)
     first = os.environ["RANK"] == "0"
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints belongs into the log
@@ -118,7 +125,7 @@ def main(request: Path, out: Path) -> None:
     try:
         with joined() as group:
             report = _prune(
-                spec, out, Settings(), progress=lambda event: say("progress", asdict(event)), group=group
+                spec, out, settings, progress=lambda event: say("progress", asdict(event)), group=group
             )
             say("report", report.model_dump(mode="json"))
     except EggsError as error:

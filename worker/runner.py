@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from app import problems
+from app import logs, problems
 from app.artifacts.store import open_store
 from app.db import DATABASE_DOWN
 from app.ids import new_id
@@ -54,35 +54,47 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session], st
     Every end is written to the database under the lease. An attempt that lost its lease leaves no trace; one that
     could not come to an end leaves what it has done for the next one to go on with.
     """
-    with sessions.begin() as session:
-        lease = leases.claim(session, job_id, settings.lease_seconds, max_attempts=settings.max_attempts)
-        job = repository.get(session, job_id)
-    if lease is None:
-        logger.info("%s is not to be had: another worker has it, or it has ended", job_id)
-        if job is not None and job.state in (JobState.FAILED, JobState.CANCELLED):
-            _remove_leftovers(settings, job_id)
-        return False
-    logger.info("%s: attempt %d", job_id, lease.attempt)
+    with logs.bound(job_id=job_id):
+        with sessions.begin() as session:
+            lease = leases.claim(session, job_id, settings.lease_seconds, max_attempts=settings.max_attempts)
+            job = repository.get(session, job_id)
+        if lease is None:
+            logger.info("Not to be had: another worker has it, or it has ended")
+            if job is not None and job.state in (JobState.FAILED, JobState.CANCELLED):
+                _remove_leftovers(settings, job_id)
+            return False
+        with logs.bound(attempt=lease.attempt):
+            _see_through(lease, settings, sessions, stopping)
+    return True
+
+
+def _see_through(lease: Lease, settings: Settings, sessions: sessionmaker[Session], stopping: Signal) -> None:
+    logger.info("Started")
     _take_over(settings, lease)
+
+    def ended() -> None:
+        _remove_leftovers(settings, lease.job_id)
+
     try:
-        with Heart(sessions, lease, settings, stopping, lambda: _remove_leftovers(settings, job_id)) as heart:
+        with Heart(sessions, lease, settings, stopping, ended) as heart:
             try:
                 _prune_and_publish(settings, sessions, lease, heart)
+                logger.info("Succeeded")
             except Cancelled:
                 _insist(sessions, lambda session: leases.confirm_cancelled(session, lease))
+                logger.info("Cancelled")
             except Stopping:
                 _insist(sessions, lambda session: leases.hand_back(session, lease))
-                logger.info("%s is handed back, as the worker is to stop", job_id)
-                return True
+                logger.info("Handed back, as the worker is to stop")
+                return
             except LeaseLost:
                 raise
             except Exception as error:
                 if _fail_or_retry(error, settings, sessions, lease):
-                    return True
+                    return
     except LeaseLost:
-        logger.warning("%s: attempt %d lost its lease and is given up", job_id, lease.attempt)
+        logger.warning("The attempt lost its lease and is given up")
     shutil.rmtree(_staging(settings, lease), ignore_errors=True)
-    return True
 
 
 def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], lease: Lease, heart: Heart) -> None:
@@ -100,7 +112,7 @@ def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], leas
                 )
         except DATABASE_DOWN:
             # The work goes on; whether it still counts is for the heart to find out.
-            logger.warning("Progress of %s could not be recorded: the database does not answer", lease.job_id)
+            logger.warning("Progress could not be recorded: the database does not answer")
 
     staging = _staging(settings, lease)
     token = hub_token(settings, lease)
@@ -162,12 +174,12 @@ def _fail_or_retry(error: Exception, settings: Settings, sessions: sessionmaker[
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         error = NoSpace("The disk ran full in the middle of the job. Make room and submit again.")
     if not isinstance(error, EggsError):
-        problem = _our_fault(error, lease.job_id)
+        problem = _our_fault(error)
     elif not error.transient:
         problem = problems.from_error(error)
     else:
         problem = problems.from_error(error)
-        logger.warning("%s: attempt %d met a fault that may pass: %s", lease.job_id, lease.attempt, error)
+        logger.warning("Met a fault that may pass: %s", error)
         pause = timedelta(seconds=settings.retry_pause_seconds)
         return _insist(
             sessions,
@@ -176,6 +188,7 @@ def _fail_or_retry(error: Exception, settings: Settings, sessions: sessionmaker[
             ),
         )
     _insist(sessions, lambda session: leases.fail(session, lease, problem))
+    logger.info("Failed: %s", problem["type"])
     return False
 
 
@@ -212,10 +225,10 @@ def _media_type(name: str) -> str:
     return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
-def _our_fault(error: Exception, job_id: str) -> dict[str, Any]:
+def _our_fault(error: Exception) -> dict[str, Any]:
     """What the user is told of an error that nobody foresaw; the log has the rest."""
     reference = new_id("err")
-    logger.error("%s failed; reference %s", job_id, reference, exc_info=error)
+    logger.error("Failed by a defect of the service; reference %s", reference, exc_info=error)
     return problems.internal_error(reference)
 
 

@@ -1,10 +1,13 @@
 """HTTP on jobs."""
 
+import logging
 from typing import Annotated, Any
 
+from celery import Celery
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from app import logs
 from app.dependencies import CeleryDep, PrincipalDep, ReadersDep, SessionDep, SettingsDep
 from app.jobs import service, sse
 from app.jobs.models import JobState
@@ -20,6 +23,8 @@ from app.jobs.schemas import (
 from app.openapi import problems
 from app.queue import ring
 from eggs_core.report import Report
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 
@@ -57,8 +62,14 @@ def submit(
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
     else:
-        background.add_task(ring, celery, job.id)  # runs after the answer, and so after the commit
+        background.add_task(_announce, celery, job.id)  # runs after the answer, and so after the commit
     return JobResource.of(job)
+
+
+def _announce(celery: Celery, job_id: str) -> None:
+    with logs.bound(job_id=job_id):
+        logger.info("Submitted")
+        ring(celery, job_id)
 
 
 @router.get("", summary="List jobs")
