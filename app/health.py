@@ -1,8 +1,10 @@
 """Probes for whoever runs the service: no key, and no detail a stranger could use."""
 
-from typing import Literal
+from collections.abc import MutableMapping
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from app.db import DATABASE_DOWN
@@ -12,6 +14,11 @@ from app.migrate import is_current
 from app.queue import waiting_messages
 
 router = APIRouter(tags=["Health"])
+
+
+def is_probe(scope: MutableMapping[str, Any]) -> bool:
+    """Whether a request asks for one of these: they come every few seconds, and nobody wants their traces."""
+    return any(scope.get("path") == route.path for route in router.routes if isinstance(route, APIRoute))
 
 
 class Health(BaseModel):

@@ -64,6 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        # FastAPI's own spans, one a request, where `app.tracing` sends any.
+        telemetry={"operation_spans": False, "metrics": False, "logs": False, "exclude": health.is_probe},
     )
     app.state.settings = settings
     app.state.sessions = sessions

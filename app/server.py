@@ -7,7 +7,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from app import logs, metrics
+from app import logs, metrics, tracing
 from app.cli.render import console
 from app.db import make_engine, make_sessions
 from app.keys.service import create_first
@@ -37,6 +37,7 @@ class Server(uvicorn.Server):
 def run(settings: Settings, *, with_worker: bool) -> None:
     """Serves until it is told to stop by a signal, then stops all that it has started."""
     logs.setup(settings.log_format)
+    tracing.setup("eggs-api")
     # uvicorn sends itself a signal again once it has shut down. This makes it an orderly end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
@@ -62,6 +63,7 @@ def run(settings: Settings, *, with_worker: bool) -> None:
     finally:
         if supervisor is not None:
             supervisor.stop()
+        tracing.flush()
 
 
 def prepare_database(settings: Settings) -> str | None:

@@ -4,7 +4,7 @@ import os
 
 from celery.signals import setup_logging
 
-from app import logs
+from app import logs, tracing
 from app.settings import get_settings
 from worker.app import make_worker
 
@@ -21,6 +21,7 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars are for people; a log has the progress of jobs
     settings = get_settings()
     logs.setup(settings.log_format)
+    tracing.setup("eggs-worker")
     setup_logging.connect(lambda **_: None, weak=False)  # keeps Celery from setting up its own
     make_worker(settings).worker_main(
         [

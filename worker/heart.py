@@ -18,6 +18,7 @@ from app import problems
 from app.jobs.leases import Heartbeat, Lease, LeaseLost, confirm_cancelled, fail, hand_back, heartbeat
 from app.settings import Settings
 from eggs_core.errors import Cancelled
+from worker import spans
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Heart:
         self._stopped = threading.Event()
         self._heard = Heartbeat.OK
         self._parent = os.getppid()
-        beat = partial(contextvars.copy_context().run, self._beat)  # its lines of the log name the job too
+        beat = partial(contextvars.copy_context().run, self._beat)  # for its lines of the log, and the job's span
         self._thread = threading.Thread(target=beat, name=f"heart of {lease.job_id}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -154,6 +155,7 @@ class Heart:
         except SQLAlchemyError:
             logger.warning("The job waits out its lease", exc_info=True)
         logger.info("The process of the job ends in the middle of a block")
+        spans.cut_short()
         os._exit(0)
 
 

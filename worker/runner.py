@@ -25,9 +25,11 @@ from eggs_core.checksums import CHECKSUMS, read_checksums, sha256
 from eggs_core.errors import Cancelled, EggsError, NoSpace, OutputExists
 from eggs_core.journal import finished
 from eggs_core.progress import ProgressEvent
+from worker import spans
 from worker.heart import Heart, Signal, Stopping
 from worker.processes import prune
 from worker.push import hub_token, prepare, push_files
+from worker.spans import Stages
 
 # Between two tries to reach a database that does not answer.
 _PAUSE_SECONDS = 1.0
@@ -63,12 +65,14 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session], st
             if job is not None and job.state in (JobState.FAILED, JobState.CANCELLED):
                 _remove_leftovers(settings, job_id)
             return False
-        with logs.bound(attempt=lease.attempt):
-            _see_through(lease, settings, sessions, stopping)
+        with logs.bound(attempt=lease.attempt), spans.attempt(lease) as stages:
+            _see_through(lease, settings, sessions, stopping, stages)
     return True
 
 
-def _see_through(lease: Lease, settings: Settings, sessions: sessionmaker[Session], stopping: Signal) -> None:
+def _see_through(
+    lease: Lease, settings: Settings, sessions: sessionmaker[Session], stopping: Signal, stages: Stages
+) -> None:
     logger.info("Started")
     _take_over(settings, lease)
 
@@ -78,14 +82,14 @@ def _see_through(lease: Lease, settings: Settings, sessions: sessionmaker[Sessio
     try:
         with Heart(sessions, lease, settings, stopping, ended) as heart:
             try:
-                _prune_and_publish(settings, sessions, lease, heart)
-                logger.info("Succeeded")
+                _prune_and_publish(settings, sessions, lease, heart, stages)
+                _note("succeeded")
             except Cancelled:
                 _insist(sessions, lambda session: leases.confirm_cancelled(session, lease))
-                logger.info("Cancelled")
+                _note("cancelled")
             except Stopping:
                 _insist(sessions, lambda session: leases.hand_back(session, lease))
-                logger.info("Handed back, as the worker is to stop")
+                _note("handed back, as the worker is to stop")
                 return
             except LeaseLost:
                 raise
@@ -93,12 +97,24 @@ def _see_through(lease: Lease, settings: Settings, sessions: sessionmaker[Sessio
                 if _fail_or_retry(error, settings, sessions, lease):
                     return
     except LeaseLost:
-        logger.warning("The attempt lost its lease and is given up")
+        _note("given up, as it lost its lease")
     shutil.rmtree(_staging(settings, lease), ignore_errors=True)
 
 
-def _prune_and_publish(settings: Settings, sessions: sessionmaker[Session], lease: Lease, heart: Heart) -> None:
+def _note(outcome: str, problem: dict[str, Any] | None = None) -> None:
+    """Tells the operator how the attempt at hand has ended, in log and trace."""
+    if problem is None:
+        logger.info("Ended: %s", outcome)
+    else:
+        logger.warning("Ended: %s, %s: %s", outcome, problem["type"], problem["detail"])
+    spans.outcome(outcome, None if problem is None else problem["type"])
+
+
+def _prune_and_publish(
+    settings: Settings, sessions: sessionmaker[Session], lease: Lease, heart: Heart, stages: Stages
+) -> None:
     def on_progress(event: ProgressEvent) -> None:
+        stages.progressed(event)
         heart.check()
         try:
             with sessions.begin() as session:
@@ -179,16 +195,17 @@ def _fail_or_retry(error: Exception, settings: Settings, sessions: sessionmaker[
         problem = problems.from_error(error)
     else:
         problem = problems.from_error(error)
-        logger.warning("Met a fault that may pass: %s", error)
         pause = timedelta(seconds=settings.retry_pause_seconds)
-        return _insist(
+        again = _insist(
             sessions,
             lambda session: leases.retry(
                 session, lease, problem, first_pause=pause, max_retries=settings.max_retries
             ),
         )
+        _note("to be tried again" if again else "not to be tried again", problem)
+        return again
     _insist(sessions, lambda session: leases.fail(session, lease, problem))
-    logger.info("Failed: %s", problem["type"])
+    _note("failed", problem)
     return False
 
 

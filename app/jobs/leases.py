@@ -81,6 +81,7 @@ class Lease:
     push: PushResource | None = None
     hub_token: str | None = None
     """Encrypted; None where the service's own is to be used."""
+    traceparent: str | None = None
 
 
 def claim(session: Session, job_id: str, lease_seconds: float, *, max_attempts: int) -> Lease | None:
@@ -114,7 +115,7 @@ def claim(session: Session, job_id: str, lease_seconds: float, *, max_attempts: 
         transitions.failed(session, job_id, repository.leased(token), problem=_OUTDATED)
         return None
     push = None if job.push_to_hub is None else PushResource.model_validate(job.push_to_hub)
-    return Lease(job.id, token, job.attempt, spec, job.retries, push, job.hub_token)
+    return Lease(job.id, token, job.attempt, spec, job.retries, push, job.hub_token, job.traceparent)
 
 
 def next_job(session: Session, *, most_running: int | None, passed: Collection[str] = ()) -> str | None:

@@ -76,6 +76,8 @@ class Job(Base):
     push_to_hub: Mapped[dict[str, Any] | None]
     # Encrypted, and forgotten when the job ends.
     hub_token: Mapped[str | None] = mapped_column(Text)
+    # Where the request that made the job is in its trace.
+    traceparent: Mapped[str | None] = mapped_column(String(55))
     # Tens of kilobytes, wanted by one endpoint only.
     report: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
 

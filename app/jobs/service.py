@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import s3_sources
+from app import s3_sources, tracing
 from app.audit import service as audit
 from app.db import utcnow
 from app.files import layout
@@ -80,6 +80,7 @@ def create(session: Session, *, project: str, key_id: str, body: JobCreate, hub_
         push_to_hub=_push(body),
         hub_token=hub_token,
         created_at=utcnow(),
+        traceparent=tracing.traceparent(),
     )
     stored = transitions.queued(session, job)
     files.note_use(session, job.id, body.spec)

@@ -46,12 +46,12 @@ def test_lines_of_a_job_name_it_and_its_attempt(
         json.loads(line) for line in log.splitlines() if line not in ("", "worker: Warm shutdown (MainProcess)")
     ]
     of_jobs = [line for line in lines if "job_id" in line]
-    assert [(line["job_id"], line["attempt"], line["message"].partition(":")[0]) for line in of_jobs] == [
+    assert [(line["job_id"], line["attempt"], line["message"].partition(",")[0]) for line in of_jobs] == [
         (good, 1, "Started"),
-        (good, 1, "Succeeded"),
+        (good, 1, "Ended: succeeded"),
         (bad, 1, "Started"),
-        (bad, 1, "Failed"),
+        (bad, 1, "Ended: failed"),
     ]
-    assert of_jobs[-1]["message"].startswith("Failed: urn:eggs:problem:")
+    assert of_jobs[-1]["message"].startswith("Ended: failed, urn:eggs:problem:")
     assert {"worker.runner", "celery.apps.worker", "celery.worker.strategy"} <= {line["logger"] for line in lines}
     assert all(line["timestamp"] and line["level"] for line in lines)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.parametrize(("database_url", "broker"), [("postgresql",
 
 def job_at(log: Path) -> str | None:
     """The job that a worker has begun last."""
-    begun = re.findall(r"(job_\w+): attempt", log.read_text())
+    begun = re.findall(r"job_id=(job_\w+) attempt=\d+: Started", log.read_text())
     return begun[-1] if begun else None
 
 
