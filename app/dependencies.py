@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.artifacts.store import Store
 from app.keys.service import Principal, Scope
 from app.problems import Problem
+from app.secrets import Secrets
 from app.settings import Settings
 
 
@@ -32,6 +33,10 @@ async def _sessions(request: Request) -> sessionmaker[Session]:
 
 async def _store(request: Request) -> Store:
     return request.app.state.store  # type: ignore[no-any-return]
+
+
+async def _secrets(request: Request) -> Secrets:
+    return request.app.state.secrets  # type: ignore[no-any-return]
 
 
 async def _celery(request: Request) -> Celery:
@@ -93,6 +98,7 @@ SettingsDep = Annotated[Settings, Depends(_settings)]
 ReadersDep = Annotated[sessionmaker[Session], Depends(_readers)]
 SessionsDep = Annotated[sessionmaker[Session], Depends(_sessions)]
 StoreDep = Annotated[Store, Depends(_store)]
+SecretsDep = Annotated[Secrets, Depends(_secrets)]
 CeleryDep = Annotated[Celery, Depends(_celery)]
 # scope="function": commits before the answer is sent, so that a failed commit is not answered with success.
 SessionDep = Annotated[Session, Depends(_session, scope="function")]

@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from datetime import datetime
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o or u
 TIME_DIGITS = 11  # 55 bits of microseconds, enough for eleven centuries
@@ -16,11 +17,20 @@ def id_pattern(prefix: str) -> str:
 
 def new_id(prefix: str) -> str:
     """A new id; one made later sorts later, down to the microsecond."""
-    number = time.time_ns() // 1000 << 5 * RANDOM_DIGITS | secrets.randbits(5 * RANDOM_DIGITS)
-    digits = [ALPHABET[number >> 5 * place & 31] for place in reversed(range(TIME_DIGITS + RANDOM_DIGITS))]
-    return f"{prefix}_{''.join(digits)}"
+    return _id(prefix, time.time_ns() // 1000, secrets.randbits(5 * RANDOM_DIGITS))
+
+
+def first_id(prefix: str, moment: datetime) -> str:
+    """What the ids made before this moment sort before, and later ones after."""
+    return _id(prefix, int(moment.timestamp() * 1_000_000), 0)
 
 
 def is_id(prefix: str, text: str) -> bool:
     """Whether `text` has the form of an id with this prefix."""
     return re.fullmatch(id_pattern(prefix), text) is not None
+
+
+def _id(prefix: str, microseconds: int, rest: int) -> str:
+    number = microseconds << 5 * RANDOM_DIGITS | rest
+    digits = [ALPHABET[number >> 5 * place & 31] for place in reversed(range(TIME_DIGITS + RANDOM_DIGITS))]
+    return f"{prefix}_{''.join(digits)}"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
@@ -24,9 +25,13 @@ from app.keys import endpoints as keys
 from app.keys.middleware import KeyMiddleware
 from app.queue import make_celery
 from app.request_id import RequestId
+from app.secrets import Secrets
 from app.security_headers import SecurityHeaders
 from app.settings import Settings
 from app.sweeper import Sweeper
+from app.webhooks import endpoints as webhooks
+from app.webhooks.courier import Couriers
+from app.webhooks.sender import Sender
 
 DESCRIPTION = """
 Pruning as a service for large language models: submit a model, an N:M pattern and a text to measure on; get a
@@ -46,15 +51,19 @@ def create_app(settings: Settings) -> FastAPI:
     celery = make_celery(settings)
     store = open_store(settings)
     sweeper = Sweeper(sessions, settings, store)
+    secrets = Secrets(settings)
     dispatcher = Dispatcher(readers, celery, settings.dispatch_interval_seconds)
+    couriers = Couriers(readers, sessions, secrets, Sender(allow_private=settings.webhook_allow_private))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         dispatcher.start()
         sweeper.start()
+        couriers.start()
         yield
         dispatcher.stop()
         sweeper.stop()
+        couriers.stop()
         engine.dispose()
 
     # FastAPI itself, except that /docs loads nothing from elsewhere.
@@ -70,11 +79,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.sessions = sessions
     app.state.readers = readers
-    # The rest is for what lets go of its connection by itself: keys, event streams, the dispatcher, metrics.
+    # The rest is for what lets go of its connection by itself: keys, event streams, metrics, and what sends.
     app.state.turns = asyncio.Semaphore(CONNECTIONS * 3 // 4)
     app.state.stopping = threading.Event()
     app.state.celery = celery
     app.state.store = store
+    app.state.secrets = secrets
+    app.state.resolvers = CapacityLimiter(4)
     app.add_middleware(
         BodyLimit, most=MAX_BODY_BYTES, more={files.PATH: settings.max_upload_bytes + MAX_BODY_BYTES}
     )
@@ -84,8 +95,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics.install(app, readers)
     problem_handlers.install(app)
     openapi.install(app)
-    for router in (jobs.router, artifacts.router, files.router, catalog.router, keys.router, audit.router):
-        app.include_router(router, responses=openapi.problems(401, 403, 422, 500, 503))
+    for domain in (jobs, artifacts, files, webhooks, catalog, keys, audit):
+        app.include_router(domain.router, responses=openapi.problems(401, 403, 422, 500, 503))
+    app.webhooks.include_router(webhooks.told)
     app.include_router(health.router)
     app.include_router(dashboard.router)
     return app

@@ -36,6 +36,7 @@ def install(app: FastAPI) -> None:
                     version=app.version,
                     description=app.description,
                     routes=app.routes,
+                    webhooks=app.webhooks.routes,
                     tags=app.openapi_tags,
                 )
             )

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
         "first encrypts and all decrypt. Where it is not set, `secret.key` in the data folder has one, generated "
         "once.",
     )
+    webhook_allow_private: bool = Field(
+        False, description="Whether webhooks may be sent to private addresses, this machine's among them."
+    )
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on.")
     metrics_port: int | None = Field(

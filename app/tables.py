@@ -6,6 +6,7 @@ from app.db import Base
 from app.files.models import JobFile, UploadedFile
 from app.jobs.models import IdempotencyKey, Job, JobEvent
 from app.keys.models import ApiKey
+from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
     "ApiKey",
@@ -18,4 +19,6 @@ __all__ = [
     "JobFile",
     "StoredLocation",
     "UploadedFile",
+    "WebhookDelivery",
+    "WebhookEndpoint",
 ]

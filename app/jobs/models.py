@@ -25,6 +25,18 @@ class JobState(StrEnum):
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
+class JobEventType(StrEnum):
+    """What can happen to a job."""
+
+    QUEUED = "job.queued"
+    RUNNING = "job.running"
+    PROGRESS = "job.progress"
+    CANCEL_REQUESTED = "job.cancel_requested"
+    SUCCEEDED = "job.succeeded"
+    FAILED = "job.failed"
+    CANCELLED = "job.cancelled"
+
+
 _STATE = Enum(
     JobState,
     name="state",

@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, undefer
 
 from app.db import utcnow
-from app.jobs.models import IdempotencyKey, Job, JobEvent, JobState
+from app.jobs.models import IdempotencyKey, Job, JobEvent, JobEventType, JobState
 from app.keys.models import ApiKey
 
 
@@ -59,11 +59,11 @@ def advance(
     job_id: str,
     condition: ColumnElement[bool],
     *,
-    event: str,
+    event: JobEventType,
     message: str,
     data: dict[str, Any] | None = None,
     **values: Any,
-) -> Job | None:
+) -> tuple[Job, JobEvent] | None:
     """Changes a job and writes the event that tells of it, if the condition holds: None, and nothing done, if not.
 
     One UPDATE decides and allocates the event's sequence number, so that of several callers one wins and
@@ -76,21 +76,22 @@ def advance(
         .returning(Job),
         execution_options={"synchronize_session": False, "populate_existing": True},
     ).one_or_none()
-    if job is not None:
-        session.execute(
-            insert(JobEvent).values(
-                job_id=job.id,
-                sequence=job.last_sequence,
-                type=event,
-                state=job.state,
-                progress=job.progress,
-                stage=job.stage,
-                message=message,
-                data=data or {},
-                created_at=utcnow(),
-            )
-        )
-    return job
+    if job is None:
+        return None
+    told = JobEvent(
+        job_id=job.id,
+        sequence=job.last_sequence,
+        type=event,
+        state=job.state,
+        progress=job.progress,
+        stage=job.stage,
+        message=message,
+        data=data or {},
+        created_at=utcnow(),
+    )
+    session.add(told)
+    session.flush()
+    return job, told
 
 
 def extend_lease(session: Session, job_id: str, token: str, expires_at: datetime) -> Job | None:

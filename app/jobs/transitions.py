@@ -2,8 +2,8 @@
 
 A worker that is stopped, or that meets a fault which may pass, hands its job back, from running to queued.
 
-Every step takes the condition under which it may happen, writes its event, and returns the job as it is then,
-or None where the condition did not hold.
+Every step takes the condition under which it may happen, writes its event and whatever is to tell of it elsewhere,
+and returns the job as it is then, or None where the condition did not hold.
 """
 
 from datetime import datetime, timedelta
@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from app.db import utcnow
 from app.jobs import repository
-from app.jobs.models import Job, JobState
+from app.jobs.models import Job, JobEventType, JobState
+from app.webhooks import outbox
 
 _NO_LEASE = {"lease_token": None, "lease_expires_at": None}
 _OVER = {**_NO_LEASE, "hub_token": None}
@@ -23,7 +24,7 @@ _OVER = {**_NO_LEASE, "hub_token": None}
 def queued(session: Session, job: Job) -> Job:
     """A new job waits for a worker."""
     repository.add(session, job)
-    stored = repository.advance(session, job.id, true(), event="job.queued", message="Waiting for a worker.")
+    stored = _advance(session, job.id, true(), event=JobEventType.QUEUED, message="Waiting for a worker.")
     assert stored is not None
     return stored
 
@@ -42,11 +43,11 @@ def running(
         message = "Another worker goes on."
     else:
         message = "The worker before was lost; another one goes on."
-    return repository.advance(
+    return _advance(
         session,
         job_id,
         condition & (Job.attempt == before.attempt),
-        event="job.running",
+        event=JobEventType.RUNNING,
         message=message,
         data={"attempt": attempt},
         state=JobState.RUNNING,
@@ -61,11 +62,11 @@ def running(
 
 def handed_back(session: Session, job_id: str, condition: ColumnElement[bool]) -> Job | None:
     """The job's worker was stopped, and waits for another one to go on."""
-    return repository.advance(
+    return _advance(
         session,
         job_id,
         condition,
-        event="job.queued",
+        event=JobEventType.QUEUED,
         message="The worker was stopped; another one will go on.",
         state=JobState.QUEUED,
         **_NO_LEASE,
@@ -81,11 +82,11 @@ def retried(
     pause: timedelta,
 ) -> Job | None:
     """A fault that may pass has stopped the attempt; another one goes on after the pause."""
-    return repository.advance(
+    return _advance(
         session,
         job_id,
         condition,
-        event="job.queued",
+        event=JobEventType.QUEUED,
         message=f"{problem['title']}; the job goes on in {pause.total_seconds():.0f} seconds.",
         data={"error": problem},
         state=JobState.QUEUED,
@@ -106,11 +107,11 @@ def progressed(
     data: dict[str, Any],
 ) -> Job | None:
     """The worker has come further."""
-    return repository.advance(
+    return _advance(
         session,
         job_id,
         condition,
-        event="job.progress",
+        event=JobEventType.PROGRESS,
         message=message,
         data=data,
         progress=repository.at_least(min(max(progress, 0.0), 1.0)),
@@ -120,11 +121,11 @@ def progressed(
 
 def cancel_requested(session: Session, job_id: str, condition: ColumnElement[bool]) -> Job | None:
     """The user wants a running job to stop; its worker will see to it."""
-    return repository.advance(
+    return _advance(
         session,
         job_id,
         condition,
-        event="job.cancel_requested",
+        event=JobEventType.CANCEL_REQUESTED,
         message="Cancellation was asked for; the worker stops after the block at hand.",
         cancel_requested_at=utcnow(),
     )
@@ -142,11 +143,11 @@ def succeeded(
 ) -> Job | None:
     """The artifacts and the report are there, the artifacts for so long or for ever, and `push` came of a push."""
     now = utcnow()
-    return repository.advance(
+    return _advance(
         session,
         job_id,
         condition,
-        event="job.succeeded",
+        event=JobEventType.SUCCEEDED,
         message="Done: the report and the artifacts are ready.",
         data={} if push is None else {"push_to_hub": push},
         state=JobState.SUCCEEDED,
@@ -165,11 +166,11 @@ def failed(
     session: Session, job_id: str, condition: ColumnElement[bool], *, problem: dict[str, Any]
 ) -> Job | None:
     """The job ended with a problem, kept as the document that a request would have been answered with."""
-    return repository.advance(
+    return _advance(
         session,
         job_id,
         condition,
-        event="job.failed",
+        event=JobEventType.FAILED,
         message=str(problem.get("detail") or problem.get("title") or "The job failed."),
         data={"error": problem},
         state=JobState.FAILED,
@@ -182,14 +183,23 @@ def failed(
 def cancelled(session: Session, job_id: str, condition: ColumnElement[bool]) -> Job | None:
     """The job was stopped because the user asked for it."""
     now = utcnow()
-    return repository.advance(
+    return _advance(
         session,
         job_id,
         condition,
-        event="job.cancelled",
+        event=JobEventType.CANCELLED,
         message="Cancelled.",
         state=JobState.CANCELLED,
         cancel_requested_at=repository.cancel_moment(now),
         finished_at=now,
         **_OVER,
     )
+
+
+def _advance(session: Session, job_id: str, condition: ColumnElement[bool], **change: Any) -> Job | None:
+    step = repository.advance(session, job_id, condition, **change)
+    if step is None:
+        return None
+    job, event = step
+    outbox.write(session, job, event)
+    return job

@@ -8,6 +8,11 @@ from app.jobs import repository, service
 from app.jobs.models import Job, JobEvent
 from app.jobs.schemas import JobCreate
 from app.keys import service as keys_service
+from app.keys.service import Principal, Scope
+from app.secrets import Secrets
+from app.settings import Settings
+from app.webhooks import service as webhooks_service
+from app.webhooks.schemas import WebhookCreate
 
 Sessions = sessionmaker[Session]
 
@@ -39,3 +44,19 @@ def events_of(sessions: Sessions, job_id: str) -> Sequence[JobEvent]:
     """All events of a job, in order."""
     with sessions() as session:
         return repository.events(session, job_id, after=0, limit=1000)
+
+
+def principal_of(sessions: Sessions, project: str = "default") -> Principal:
+    """Somebody who may do everything in a project."""
+    return Principal(make_key(sessions, project)[0], project, frozenset(Scope))
+
+
+def make_webhook(
+    sessions: Sessions, settings: Settings, url: str, project: str = "default", **fields: object
+) -> tuple[str, str]:
+    """A new webhook, its address unchecked: its id and its secret."""
+    body = WebhookCreate.model_validate({"url": url, **fields})
+    principal = principal_of(sessions, project)
+    with sessions.begin() as session:
+        webhook, secret = webhooks_service.create(session, Secrets(settings), principal, body)
+        return webhook.id, secret

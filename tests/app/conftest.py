@@ -14,10 +14,11 @@ from app.main import create_app
 from app.server import Server
 from app.settings import Settings
 from tests.app.build import make_key
+from tests.app.receiver import receiver, resolver
 from tests.conftest import wait_for
 from tests.tiny_models import make_model, tokenizer
 
-__all__ = ["make_model", "tokenizer"]
+__all__ = ["make_model", "receiver", "resolver", "tokenizer"]
 
 
 @pytest.fixture

@@ -45,9 +45,16 @@ def test_a_key_opens_what_its_scope_says(scope: Scope, anonymous: TestClient, se
         ("POST", "/v1/keys"): Scope.ADMIN,
         ("POST", "/v1/keys/key_unknown/revoke"): Scope.ADMIN,
         ("GET", "/v1/audit"): Scope.ADMIN,
+        ("GET", "/v1/webhooks"): Scope.ADMIN,
+        ("POST", "/v1/webhooks"): Scope.ADMIN,
+        ("PATCH", "/v1/webhooks/whk_unknown"): Scope.ADMIN,
+        ("POST", "/v1/webhooks/whk_unknown/secret"): Scope.ADMIN,
+        ("GET", "/v1/webhooks/whk_unknown/deliveries"): Scope.ADMIN,
     }
     for (method, path), wanted in needed.items():
-        response = anonymous.request(method, path, headers=headers, json=BODY if method == "POST" else None)
+        response = anonymous.request(
+            method, path, headers=headers, json=BODY if method in ("POST", "PATCH") else None
+        )
         if wanted is scope:
             assert response.status_code not in (401, 403), path
         else:
@@ -134,7 +141,10 @@ def test_a_foreign_key_finds_nothing_anywhere(app: FastAPI, anonymous: TestClien
     job_id = anonymous.post("/v1/jobs", headers=own, json=BODY).json()["id"]
     made = anonymous.post("/v1/keys", headers=own, json={}).json()["id"]
     file_id = anonymous.post("/v1/files", headers=own, files={"file": ("a.txt", b"A text.")}).json()["id"]
+    webhook_id = anonymous.post("/v1/webhooks", headers=own, json={"url": "https://93.184.215.14/"}).json()["id"]
+    message_id = anonymous.post(f"/v1/webhooks/{webhook_id}/ping", headers=own).json()["id"]
     known = {"job_id": job_id, "key_id": made, "file_id": file_id, "name": "model.safetensors"}
+    known |= {"webhook_id": webhook_id, "delivery_id": message_id}
     foreign = key_with(sessions, *Scope, project="another")
     walked = 0
     for path, operations in app.openapi()["paths"].items():
@@ -148,9 +158,9 @@ def test_a_foreign_key_finds_nothing_anywhere(app: FastAPI, anonymous: TestClien
             assert response.status_code == 404, (method, path)
             assert response.json() == nothing.json(), "it tells that there is such a thing"
     assert walked >= 10
-    for path in ("/v1/jobs", "/v1/audit", "/v1/files", "/v1/keys"):
+    for path in ("/v1/jobs", "/v1/audit", "/v1/files", "/v1/keys", "/v1/webhooks"):
         listed = anonymous.get(path, headers=foreign).json()["data"]
-        assert not {job_id, made, file_id} & {
+        assert not set(known.values()) & {
             value for entry in listed for value in entry.values() if isinstance(value, str)
         }
     assert anonymous.get(f"/v1/jobs?after={job_id}", headers=foreign).json()["data"] == []
