@@ -10,6 +10,7 @@ JOB_ID = "job_01jv3k0s9e6x7q2m4n8p5r1t0w"
 SPEC: dict[str, Any] = PruneSpec(
     model="smollm2-135m-instruct", compare=(ComparedSpec(method=Method.RIA),)
 ).model_dump(mode="json")
+HUB_PUSH: dict[str, Any] = {"repo_id": "acme/smollm2-135m-2of4", "private": True, "revision": "main"}
 REPORT: dict[str, Any] = {
     "schema_version": 2,
     "model": {

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
 
 from app.db import utcnow
-from app.examples import JOB_ID, SPEC, example, example_list
+from app.examples import HUB_PUSH, JOB_ID, SPEC, example, example_list
 from app.ids import id_pattern
 from app.jobs.models import Job, JobEvent, JobState
 from eggs_core.spec import HubPush, OutputSpec, PruneSpec
@@ -26,14 +26,7 @@ _EVENT: dict[str, Any] = {
     "data": {"block": 12, "blocks": 30},
     "created_at": "2026-05-04T09:21:07.512000Z",
 }
-_PUSH: dict[str, Any] = {
-    "repo_id": "acme/smollm2-135m-2of4",
-    "private": True,
-    "revision": "main",
-    "commit": None,
-    "url": None,
-    "error": None,
-}
+_PUSH: dict[str, Any] = {**HUB_PUSH, "commit": None, "url": None, "error": None}
 _JOB: dict[str, Any] = {
     "object": "job",
     "id": JOB_ID,
@@ -72,6 +65,8 @@ def _has_nul(value: Any) -> bool:
 
 class JobOutput(OutputSpec):
     """What a job leaves, and where else it goes."""
+
+    model_config = example({"format": "both", "push_to_hub": HUB_PUSH})
 
     push_to_hub: HubPush | None = Field(
         None, description="Pushes the finished model to a repository of the Hugging Face Hub as well."
