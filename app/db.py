@@ -6,13 +6,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Engine, MetaData, TypeDecorator, create_engine, event
+from sqlalchemy import JSON, DateTime, Dialect, Engine, Float, MetaData, TypeDecorator, create_engine, event
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 # What says that the database cannot be asked now, and nothing of what was asked.
 DATABASE_DOWN = (OperationalError, InterfaceError, PoolTimeout)
@@ -52,6 +55,25 @@ class UTCDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class SecondsBetween(FunctionElement[float]):
+    """The seconds from one timestamp to another, as the database counts them."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(SecondsBetween, "postgresql")
+def _in_postgresql(element: SecondsBetween, compiler: SQLCompiler, **how: Any) -> str:
+    begin, end = (compiler.process(moment, **how) for moment in element.clauses)
+    return f"date_part('epoch', {end} - {begin})"
+
+
+@compiles(SecondsBetween, "sqlite")
+def _in_sqlite(element: SecondsBetween, compiler: SQLCompiler, **how: Any) -> str:
+    begin, end = (compiler.process(moment, **how) for moment in element.clauses)
+    return f"((julianday({end}) - julianday({begin})) * 86400.0)"
 
 
 class Base(DeclarativeBase):

@@ -5,11 +5,12 @@ the API tells the same and nothing is lost when one starts again.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_fastapi_instrumentator import Instrumentator
 from sqlalchemy.orm import Session, sessionmaker
@@ -17,7 +18,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.db import DATABASE_DOWN, utcnow
 from app.jobs import repository
 from app.jobs.models import JobState
+from app.jobs.repository import Durations
 from app.problems import TYPE_PREFIX
+
+_BOUNDS = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0)
+_RECENTLY = timedelta(minutes=5)
 
 logger = logging.getLogger(__name__)
 
@@ -35,25 +40,68 @@ class JobCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The figures of this moment; without the database only that it is away."""
         up = GaugeMetricFamily("eggs_database_up", "Whether the database answers.")
-        jobs = GaugeMetricFamily("eggs_jobs", "Jobs by state.", labels=["state"])
-        failures = GaugeMetricFamily("eggs_failed_jobs", "Failed jobs by problem.", labels=["problem"])
-        wait = GaugeMetricFamily("eggs_oldest_queued_seconds", "Age of the oldest job that waits, or 0.")
         try:
             with self._readers.begin() as session:
-                by_state = repository.count_by_state(session)
-                by_problem = repository.count_by_problem(session)
-                oldest = repository.oldest_queued(session)
+                figures = list(_figures(session, utcnow()))
         except DATABASE_DOWN:
             up.add_metric([], 0)
             yield up
             return
         up.add_metric([], 1)
-        for state in JobState:
-            jobs.add_metric([state], by_state.get(state, 0))
-        for problem, count in by_problem.items():
-            failures.add_metric([problem.removeprefix(TYPE_PREFIX)], count)
-        wait.add_metric([], max(0.0, (utcnow() - oldest).total_seconds()) if oldest else 0)
-        yield from (up, jobs, failures, wait)
+        yield from (up, *figures)
+
+
+def _figures(session: Session, now: datetime) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("eggs_jobs", "Jobs by state.", labels=["state"])
+    by_state = repository.count_by_state(session)
+    for state in JobState:
+        jobs.add_metric([state], by_state.get(state, 0))
+    yield jobs
+
+    failures = GaugeMetricFamily("eggs_failed_jobs", "Failed jobs by problem.", labels=["problem"])
+    for problem, count in repository.count_by_problem(session).items():
+        failures.add_metric([problem.removeprefix(TYPE_PREFIX)], count)
+    yield failures
+
+    oldest = repository.oldest_queued(session)
+    yield _age("eggs_oldest_queued_seconds", "Age of the oldest job that waits, or 0.", oldest, now)
+    longest = repository.longest_running(session)
+    yield _age(
+        "eggs_longest_running_seconds", "How long the job has run that has run longest, or 0.", longest, now
+    )
+
+    queued = HistogramMetricFamily("eggs_job_queued_seconds", "Time from a job's submission to its first worker.")
+    _add_durations(queued, [], repository.count_by_wait(session, _BOUNDS))
+    yield queued
+
+    running = HistogramMetricFamily(
+        "eggs_job_running_seconds", "Time from a job's first worker to its end, by that end.", labels=["state"]
+    )
+    ended = repository.count_by_run(session, _BOUNDS)
+    for state in filter(lambda state: state.final, JobState):
+        _add_durations(running, [state], [found for found in ended if found.state is state])
+    yield running
+
+    blocks = repository.count_pruned_blocks(session, now - _RECENTLY)
+    yield GaugeMetricFamily(
+        "eggs_blocks_per_second",
+        "Blocks pruned in the last five minutes, per second.",
+        blocks / _RECENTLY.total_seconds(),
+    )
+
+
+def _age(name: str, documentation: str, since: datetime | None, now: datetime) -> Metric:
+    return GaugeMetricFamily(name, documentation, max(0.0, (now - since).total_seconds()) if since else 0)
+
+
+def _add_durations(family: HistogramMetricFamily, labels: list[str], found: Sequence[Durations]) -> None:
+    upto = {
+        bound: sum(each.jobs for each in found if each.bound is not None and each.bound <= bound)
+        for bound in _BOUNDS
+    }
+    buckets = [(str(bound), float(jobs)) for bound, jobs in upto.items()]
+    buckets.append(("+Inf", sum(each.jobs for each in found)))
+    family.add_metric(labels, buckets, sum(each.seconds for each in found))
 
 
 def install(app: FastAPI, readers: sessionmaker[Session]) -> CollectorRegistry:

@@ -57,6 +57,7 @@ class Job(Base):
         Index(None, "key_id", "state"),
         Index(None, "project", "state", "id"),
         Index(None, "artifacts_expire_at"),
+        Index(None, "finished_at", "state", "started_at", "created_at"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

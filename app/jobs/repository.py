@@ -2,14 +2,23 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, union, update
+from sqlalchemy.orm import InstrumentedAttribute, Session, undefer
 
-from app.db import utcnow
+from app.db import SecondsBetween, utcnow
 from app.jobs.models import IdempotencyKey, Job, JobEvent, JobEventType, JobState
 from app.keys.models import ApiKey
+
+
+class Durations(NamedTuple):
+    """Jobs in a state that took up to `bound` seconds and longer than the bound before; None: than every bound."""
+
+    state: JobState
+    bound: float | None
+    jobs: int
+    seconds: float
 
 
 def lease_lost(now: datetime) -> ColumnElement[bool]:
@@ -200,6 +209,55 @@ def count_by_problem(session: Session) -> dict[str, int]:
 def oldest_queued(session: Session) -> datetime | None:
     """When the job was made that has waited longest."""
     return session.scalars(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED)).one()
+
+
+def longest_running(session: Session) -> datetime | None:
+    """When the job was started that has run longest."""
+    return session.scalars(select(func.min(Job.started_at)).where(Job.state == JobState.RUNNING)).one()
+
+
+def count_by_wait(session: Session, bounds: Sequence[float]) -> list[Durations]:
+    """Jobs by the time from their submission to their first worker."""
+    return _count_by_duration(session, Job.created_at, Job.started_at, bounds)
+
+
+def count_by_run(session: Session, bounds: Sequence[float]) -> list[Durations]:
+    """Jobs by the time from their first worker to their end."""
+    return _count_by_duration(session, Job.started_at, Job.finished_at, bounds)
+
+
+def _count_by_duration(
+    session: Session,
+    begin: InstrumentedAttribute[datetime] | InstrumentedAttribute[datetime | None],
+    end: InstrumentedAttribute[datetime | None],
+    bounds: Sequence[float],
+) -> list[Durations]:
+    seconds = SecondsBetween(begin, end)
+    bound = case(*((seconds <= bound, bound) for bound in bounds)).label("bound")
+    query = (
+        select(Job.state, bound, func.count(), func.sum(seconds))
+        .where(begin.is_not(None), end.is_not(None))
+        .group_by(Job.state, "bound")
+    )
+    return [Durations(*row) for row in session.execute(query)]
+
+
+def count_pruned_blocks(session: Session, since: datetime) -> int:
+    """Blocks that were pruned since then, by jobs that run or have ended since."""
+    active = union(
+        select(Job.id).where(Job.state == JobState.RUNNING), select(Job.id).where(Job.finished_at > since)
+    )
+    query = (
+        select(func.count())
+        .select_from(JobEvent)
+        .where(
+            JobEvent.job_id.in_(active),
+            JobEvent.created_at > since,
+            JobEvent.type == JobEventType.PROGRESS,
+            JobEvent.stage == "prune",
+        )
+    )
+    return session.scalars(query).one()
 
 
 def count_claimable(session: Session, now: datetime) -> int:
