@@ -27,7 +27,7 @@ _EVENT: dict[str, Any] = {
     "created_at": "2026-05-04T09:21:07.512000Z",
 }
 _PUSH: dict[str, Any] = {**HUB_PUSH, "commit": None, "url": None, "error": None}
-_JOB: dict[str, Any] = {
+JOB: dict[str, Any] = {
     "object": "job",
     "id": JOB_ID,
     "name": "smollm2 at 2:4",
@@ -155,7 +155,7 @@ class PushResource(HubPush):
 class JobLinks(BaseModel):
     """Where to go on from a job."""
 
-    model_config = example(_JOB["links"])
+    model_config = example(JOB["links"])
 
     self: str = Field(description="The job.")
     events: str = Field(description="Its events, as JSON pages or server-sent events.")
@@ -166,7 +166,7 @@ class JobLinks(BaseModel):
 class JobResource(BaseModel):
     """A pruning job and how it stands."""
 
-    model_config = example(_JOB)
+    model_config = example(JOB)
 
     object: Literal["job"] = "job"
     id: str = Field(description="Sorts by creation.")
@@ -228,7 +228,7 @@ class JobResource(BaseModel):
 class JobList(BaseModel):
     """One page of jobs, newest first. For the next one, pass `last_id` as `after`."""
 
-    model_config = example_list(_JOB)
+    model_config = example_list(JOB)
 
     object: Literal["list"] = "list"
     data: list[JobResource]

@@ -6,9 +6,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field
 
 from app.db import utcnow
-from app.examples import JOB_ID, SPEC, example
+from app.examples import JOB_ID, example
 from app.jobs.models import Job, JobEvent, JobEventType
-from app.jobs.schemas import JobEventResource, JobResource
+from app.jobs.schemas import JOB, JobEventResource, JobResource
 
 _PING: dict[str, Any] = {"webhook_id": "whk_01jv3k0s9e6x7q2m4n8p5r1t0w"}
 _AT = "2026-05-04T09:21:58.120000Z"
@@ -23,30 +23,8 @@ _DATA: dict[str, Any] = {
     "message": "Done: the report and the artifacts are ready.",
     "data": {},
     "created_at": _AT,
-    "job": {
-        "object": "job",
-        "id": JOB_ID,
-        "name": "smollm2 at 2:4",
-        "metadata": {"team": "research"},
-        "priority": 0,
-        "state": "succeeded",
-        "progress": 1.0,
-        "stage": None,
-        "attempt": 1,
-        "spec": SPEC,
-        "error": None,
-        "created_at": "2026-05-04T09:19:58.120000Z",
-        "started_at": "2026-05-04T09:20:01.004000Z",
-        "finished_at": _AT,
-        "cancel_requested_at": None,
-        "estimated_seconds_left": None,
-        "links": {
-            "self": f"/v1/jobs/{JOB_ID}",
-            "events": f"/v1/jobs/{JOB_ID}/events",
-            "report": f"/v1/jobs/{JOB_ID}/report",
-            "artifacts": f"/v1/jobs/{JOB_ID}/artifacts",
-        },
-    },
+    "job": JOB
+    | {"state": "succeeded", "progress": 1.0, "stage": None, "finished_at": _AT, "estimated_seconds_left": None},
 }
 
 
