@@ -4,11 +4,13 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from eggs_core.spec import ComparedSpec, Method, PruneSpec
+from eggs_core.spec import AcceptIf, ComparedSpec, Method, PruneSpec
 
 JOB_ID = "job_01jv3k0s9e6x7q2m4n8p5r1t0w"
 SPEC: dict[str, Any] = PruneSpec(
-    model="smollm2-135m-instruct", compare=(ComparedSpec(method=Method.RIA),)
+    model="smollm2-135m-instruct",
+    compare=(ComparedSpec(method=Method.RIA),),
+    accept_if=AcceptIf(perplexity_ratio=1.15),
 ).model_dump(mode="json")
 HUB_PUSH: dict[str, Any] = {"repo_id": "acme/smollm2-135m-2of4", "private": True, "revision": "main"}
 REPORT: dict[str, Any] = {
@@ -130,6 +132,12 @@ REPORT: dict[str, Any] = {
         }
     ],
     "notes": [],
+    "acceptance": {
+        "verdict": "rejected",
+        "checks": [
+            {"criterion": "perplexity_ratio", "limit": 1.15, "source": "pydocs", "value": 6.38, "met": False}
+        ],
+    },
     "calibration": {
         "source": "pydocs",
         "fingerprint": "1b4f0e9851971998e732078544c96b36c3d01cedf7caa332359d6f1d83567014",

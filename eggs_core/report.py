@@ -1,5 +1,6 @@
 """The report of a pruning run: what was asked, what came out, and all that is needed to repeat it."""
 
+from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -151,6 +152,30 @@ class Evaluation(ReportModel):
     )
 
 
+class Verdict(StrEnum):
+    """Whether a model keeps to what `accept_if` asks for."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
+class Check(ReportModel):
+    """One criterion of `accept_if` on one text."""
+
+    criterion: str
+    limit: float
+    source: str = Field(description="Of the text.")
+    value: float
+    met: bool
+
+
+class Acceptance(ReportModel):
+    """What came of `accept_if`."""
+
+    verdict: Verdict = Field(description="`accepted` where every check is met.")
+    checks: list[Check] = Field(description="Every criterion that was asked for, on every text.")
+
+
 class Sparsity(ReportModel):
     """Share of weights that are zero."""
 
@@ -236,6 +261,7 @@ class Report(ReportModel):
     effort: Effort | None = Field(description="As it was made; null where the method has none.")
     min_degree: int = Field(description="Least B of any layer; 0 where the method has no such constraint.")
     evaluation: Evaluation | None = Field(description="null where the request skipped it.")
+    acceptance: Acceptance | None = Field(None, description="null where the request has no `accept_if`.")
     sparsity: Sparsity
     bytes: Bytes
     seconds: dict[str, float] = Field(description="By stage, and in total.")

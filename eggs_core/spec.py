@@ -200,6 +200,29 @@ class OutputSpec(Spec):
     )
 
 
+class AcceptIf(Spec):
+    """What a pruned model must keep to on every evaluation text; what is null is not asked for."""
+
+    perplexity_ratio: float | None = Field(
+        None, gt=0, description="Perplexity pruned / dense at most.", examples=[1.15]
+    )
+    kl_divergence: float | None = Field(
+        None, gt=0, description="Mean KL divergence per predicted token at most, in nats."
+    )
+    top1_agreement: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of predicted tokens for which both models hold the same token likeliest, at least.",
+    )
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if all(value is None for _, value in self):
+            raise ValueError("accept_if asks for nothing. Give a criterion, such as perplexity_ratio.")
+        return self
+
+
 class HubPush(Spec):
     """A repository of the Hugging Face Hub that a finished model is pushed to."""
 
@@ -273,6 +296,11 @@ class PruneSpec(Spec):
     evaluation: EvaluationSpec | None = Field(
         EvaluationSpec(), description="null skips the evaluation; the report then has none."
     )
+    accept_if: AcceptIf | None = Field(
+        None,
+        description="Decides whether the report calls the model accepted or rejected; the run succeeds anyway.",
+        examples=[{"perplexity_ratio": 1.15}],
+    )
     output: OutputSpec = OutputSpec()
     seeds: int = Field(
         1,
@@ -301,6 +329,12 @@ class PruneSpec(Spec):
             raise ValueError("compare measures methods on evaluation texts. Ask for some, or leave compare out.")
         if self.label in (entry.label for entry in self.compare):
             raise ValueError(f"compare has the job's own method, {self.label}. Leave it out of compare.")
+        return self
+
+    @model_validator(mode="after")
+    def _acceptance_is_evaluated(self) -> Self:
+        if self.accept_if is not None and self.evaluation is None:
+            raise ValueError("accept_if is about evaluation texts. Ask for some, or leave accept_if out.")
         return self
 
     @model_validator(mode="after")

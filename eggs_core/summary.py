@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
+from eggs_core.acceptance import judge
 from eggs_core.evaluate import DenseScores, PrunedScores, exp_mean, exp_mean_interval
 from eggs_core.output import Sizes
 from eggs_core.report import (
@@ -66,6 +67,7 @@ def report_of(
         effort=spec.effective_effort,
         min_degree=least_degree(layers),
         evaluation=evaluation,
+        acceptance=judge(spec, evaluation),
         sparsity=_sparsity(layers, _parameters(skeleton)),
         bytes=Bytes(
             dense_checkpoint=skeleton.checkpoint.nbytes(),

@@ -85,6 +85,7 @@ class Job(Base):
     last_sequence: Mapped[int] = mapped_column(default=0)
     artifacts_dir: Mapped[str | None] = mapped_column(String(128))
     artifacts_expire_at: Mapped[datetime | None]
+    verdict: Mapped[str | None] = mapped_column(String(16))
     # As `app.jobs.schemas.PushResource` has it.
     push_to_hub: Mapped[dict[str, Any] | None]
     # Encrypted, and forgotten when the job ends.

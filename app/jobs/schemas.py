@@ -9,6 +9,7 @@ from app.db import utcnow
 from app.examples import HUB_PUSH, JOB_ID, SPEC, example, example_list
 from app.ids import id_pattern
 from app.jobs.models import Job, JobEvent, JobState
+from eggs_core.report import Verdict
 from eggs_core.spec import HubPush, OutputSpec, PruneSpec
 
 JOB_ID_PATTERN = id_pattern("job")
@@ -43,6 +44,7 @@ JOB: dict[str, Any] = {
     "started_at": "2026-05-04T09:20:01.004000Z",
     "finished_at": None,
     "artifacts_expire_at": None,
+    "verdict": None,
     "push_to_hub": _PUSH,
     "cancel_requested_at": None,
     "estimated_seconds_left": 91.5,
@@ -190,6 +192,9 @@ class JobResource(BaseModel):
     artifacts_expire_at: datetime | None = Field(
         description="When the files of a job that succeeded are removed; null where they are kept."
     )
+    verdict: Verdict | None = Field(
+        description="For a job that succeeded and asked for `accept_if`; the report says why."
+    )
     push_to_hub: PushResource | None = Field(description="For a job that asked for it.")
     cancel_requested_at: datetime | None
     estimated_seconds_left: float | None = Field(
@@ -216,6 +221,7 @@ class JobResource(BaseModel):
             started_at=job.started_at,
             finished_at=job.finished_at,
             artifacts_expire_at=job.artifacts_expire_at,
+            verdict=None if job.verdict is None else Verdict(job.verdict),
             push_to_hub=None if job.push_to_hub is None else PushResource.model_validate(job.push_to_hub),
             cancel_requested_at=job.cancel_requested_at,
             estimated_seconds_left=_seconds_left(job),

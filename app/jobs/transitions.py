@@ -143,17 +143,20 @@ def succeeded(
 ) -> Job | None:
     """The artifacts and the report are there, the artifacts for so long or for ever, and `push` came of a push."""
     now = utcnow()
+    verdict = (report.get("acceptance") or {}).get("verdict")
+    data = {name: value for name, value in (("push_to_hub", push), ("verdict", verdict)) if value is not None}
     return _advance(
         session,
         job_id,
         condition,
         event=JobEventType.SUCCEEDED,
         message="Done: the report and the artifacts are ready.",
-        data={} if push is None else {"push_to_hub": push},
+        data=data,
         state=JobState.SUCCEEDED,
         progress=1.0,
         stage=None,
         report=report,
+        verdict=verdict,
         artifacts_dir=artifacts_dir,
         artifacts_expire_at=None if keep_for is None else now + keep_for,
         finished_at=now,

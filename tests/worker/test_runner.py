@@ -308,3 +308,19 @@ def test_an_outage_of_the_database_costs_no_work(
     thread.join()
     job = read_job(sessions, job_id)
     assert (job.state, job.attempt) == ("succeeded", 1)
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(1e9, "accepted"), (1e-9, "rejected")])
+def test_a_verdict_is_told_wherever_the_job_is(
+    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any], limit: float, verdict: str
+) -> None:
+    request_body |= {"accept_if": {"perplexity_ratio": limit}, "output": {"format": "dense"}}
+    job_id = make_job(sessions, **request_body)
+    run_job(job_id, settings, sessions, Event())
+    job = read_job(sessions, job_id)
+    assert (job.state, job.verdict) == ("succeeded", verdict)
+    assert events_of(sessions, job_id)[-1].data == {"verdict": verdict}
+    with sessions() as session:
+        report = service.report(session, "default", job_id)
+    assert report["acceptance"]["verdict"] == verdict
+    assert [check["limit"] for check in report["acceptance"]["checks"]] == [limit]
