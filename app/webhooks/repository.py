@@ -23,9 +23,9 @@ def get_in_project(session: Session, project: str, endpoint_id: str) -> WebhookE
 
 
 def enabled(session: Session, project: str) -> Sequence[WebhookEndpoint]:
-    """The endpoints of a project that are to be told of things."""
+    """The endpoints of a project that are to be told of things; they stay until the transaction has ended."""
     query = select(WebhookEndpoint).where(WebhookEndpoint.project == project, WebhookEndpoint.enabled)
-    return session.scalars(query.order_by(WebhookEndpoint.id)).all()
+    return session.scalars(query.order_by(WebhookEndpoint.id).with_for_update(read=True, key_share=True)).all()
 
 
 def count(session: Session, project: str) -> int:
@@ -81,6 +81,17 @@ def deliveries(
     if state is not None:
         query = query.where(WebhookDelivery.state == state)
     return session.scalars(query).all()
+
+
+def queue_again(session: Session, delivery_id: str, now: datetime) -> WebhookDelivery:
+    """Has a message sent as if it were new."""
+    return session.scalars(
+        update(WebhookDelivery)
+        .where(WebhookDelivery.id == delivery_id)
+        .values(state=DeliveryState.PENDING, retries=0, next_attempt_at=now)
+        .returning(WebhookDelivery),
+        execution_options={"synchronize_session": False, "populate_existing": True},
+    ).one()
 
 
 def give_up(session: Session, endpoint_id: str, reason: str) -> None:

@@ -150,12 +150,8 @@ def redeliver(session: Session, principal: Principal, webhook_id: str, delivery_
             "GET /v1/webhooks/{webhook_id}/deliveries lists what is.",
         )
     _enabled(webhook)
-    delivery.state = DeliveryState.PENDING
-    delivery.retries = 0
-    delivery.next_attempt_at = utcnow()
-    session.flush()
     _note(session, principal, audit.Action.WEBHOOK_REDELIVERED, delivery.id)
-    return delivery
+    return repository.queue_again(session, delivery.id, utcnow())
 
 
 def _enabled(webhook: WebhookEndpoint) -> WebhookEndpoint:

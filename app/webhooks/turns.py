@@ -36,6 +36,7 @@ KEPT = timedelta(days=30)
 # Longer than a turn and its last attempt: meanwhile nobody else takes the endpoint.
 _LEASE = TURN + timedelta(seconds=SECONDS) + timedelta(seconds=40)
 _GONE = 410
+_GONE_REASON = "The endpoint answered 410 Gone."
 
 _random = SystemRandom()
 
@@ -94,8 +95,10 @@ def next_message(session: Session, turn: Turn) -> Message | None:
 
 def settle(session: Session, message: Message, outcome: Outcome, attempted_at: datetime) -> None:
     """Stores what became of an attempt, and what comes next."""
+    if outcome.status == _GONE:
+        repository.disable(session, message.endpoint_id, _GONE_REASON)
     state, next_attempt_at = DeliveryState.DELIVERED, None
-    if outcome.error is not None and (message.retries == len(PAUSES) or outcome.status == _GONE):
+    if outcome.error is not None and message.retries == len(PAUSES):
         state = DeliveryState.FAILED
     elif outcome.error is not None:
         state = DeliveryState.PENDING
@@ -112,9 +115,7 @@ def settle(session: Session, message: Message, outcome: Outcome, attempted_at: d
         last_error=outcome.error,
     )
     if outcome.status == _GONE:
-        reason = "The endpoint answered 410 Gone."
-        repository.disable(session, message.endpoint_id, reason)
-        repository.give_up(session, message.endpoint_id, reason)
+        repository.give_up(session, message.endpoint_id, _GONE_REASON)
 
 
 def end(session: Session, turn: Turn) -> None:
