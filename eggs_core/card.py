@@ -41,8 +41,11 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 {packed}{quality}
 ## How it was made
 
+- Base model `{report.model.reference}`{_revision(report)}, sha256 over config and weights
+  `{report.model.fingerprint}`.
 - Calibrated on {report.calibration.windows} windows of {report.calibration.sequence_length} tokens of
-  `{report.calibration.source}`, seed {report.calibration.seed}.
+  `{report.calibration.source}`, seed {report.calibration.seed}, sha256 over their token ids
+  `{report.calibration.fingerprint}`.
 - `report.json` has the request that repeats it, the figures of every layer, and the versions used;
   `SHA256SUMS` the checksums of all files.
 {notes}
@@ -53,6 +56,10 @@ _PACKED = """
 Where config.json has a `quantization_config`, here or in the folder `packed`, weights are stored without their
 zeros, and `import eggs_core` comes first.
 """
+
+
+def _revision(report: Report) -> str:
+    return "" if report.model.revision is None else f" at `{report.model.revision}`"
 
 
 def _row(measured: TextEvaluation) -> str:

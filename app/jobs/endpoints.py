@@ -8,8 +8,10 @@ from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Re
 from fastapi.responses import JSONResponse
 
 from app import logs
+from app.artifacts import service as artifacts
 from app.dependencies import CeleryDep, PrincipalDep, ReadersDep, SessionDep, SettingsDep
 from app.jobs import service, sse
+from app.jobs.lineage import Lineage
 from app.jobs.models import JobState
 from app.jobs.schemas import (
     JOB_ID_PATTERN,
@@ -149,3 +151,10 @@ def events(
 def report(job_id: JobId, session: SessionDep, principal: PrincipalDep) -> JSONResponse:
     """What came out of a job: sizes, sparsity, the comparison with the dense model, and figures for each layer."""
     return JSONResponse(service.report(session, principal.project, job_id))
+
+
+@router.get("/{job_id}/lineage", summary="Get what led to a job's checkpoint", responses=problems(404, 409))
+def lineage(job_id: JobId, session: SessionDep, principal: PrincipalDep) -> Lineage:
+    """Base model and revision, the data's fingerprints, the code's versions, and the checksums of the result."""
+    job, report = service.succeeded(session, principal.project, job_id)
+    return Lineage.of(job, Report.model_validate(report), artifacts.of_job(session, job))

@@ -53,6 +53,7 @@ JOB: dict[str, Any] = {
         "events": f"/v1/jobs/{JOB_ID}/events",
         "report": f"/v1/jobs/{JOB_ID}/report",
         "artifacts": f"/v1/jobs/{JOB_ID}/artifacts",
+        "lineage": f"/v1/jobs/{JOB_ID}/lineage",
     },
 }
 
@@ -163,6 +164,7 @@ class JobLinks(BaseModel):
     events: str = Field(description="Its events, as JSON pages or server-sent events.")
     report: str = Field(description="Its report, once it has succeeded.")
     artifacts: str = Field(description="Its files, once it has succeeded.")
+    lineage: str = Field(description="What led to them, once it has succeeded.")
 
 
 class JobResource(BaseModel):
@@ -226,7 +228,11 @@ class JobResource(BaseModel):
             cancel_requested_at=job.cancel_requested_at,
             estimated_seconds_left=_seconds_left(job),
             links=JobLinks(
-                self=path, events=f"{path}/events", report=f"{path}/report", artifacts=f"{path}/artifacts"
+                self=path,
+                events=f"{path}/events",
+                report=f"{path}/report",
+                artifacts=f"{path}/artifacts",
+                lineage=f"{path}/lineage",
             ),
         )
 

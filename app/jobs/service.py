@@ -137,9 +137,14 @@ def cancel(session: Session, project: str, job_id: str, by: str | None = None) -
 
 def report(session: Session, project: str, job_id: str) -> dict[str, Any]:
     """The report of a job that succeeded. Raises a 409 `Problem` for any other."""
+    return succeeded(session, project, job_id)[1]
+
+
+def succeeded(session: Session, project: str, job_id: str) -> tuple[Job, dict[str, Any]]:
+    """A job that succeeded, and its report. Raises a 409 `Problem` for any other."""
     job = get(session, project, job_id, with_report=True)
     if job.report is not None:
-        return job.report
+        return job, job.report
     raise _no_report(job)
 
 

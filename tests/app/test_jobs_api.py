@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.examples import REPORT
 from app.jobs import leases
+from app.jobs.leases import NewArtifact
 from app.jobs.models import Job
 from app.queue import make_celery, waiting_messages
 from app.settings import Settings
@@ -69,7 +70,7 @@ def test_a_job_whose_request_no_longer_holds_can_still_be_read(client: TestClien
 def test_the_links_of_a_job_lead_somewhere(client: TestClient, sessions: Sessions) -> None:
     job = client.post("/v1/jobs", json=BODY).json()
     finish(sessions, job["id"])
-    assert set(job["links"]) == {"self", "events", "report", "artifacts"}
+    assert set(job["links"]) == {"self", "events", "report", "artifacts", "lineage"}
     assert {client.get(link).status_code for link in job["links"].values()} == {200}
 
 
@@ -272,3 +273,23 @@ def test_a_report_asked_for_too_early(client: TestClient, sessions: Sessions) ->
     response = client.get(f"/v1/jobs/{job_id}/report")
     assert response.status_code == 409
     assert "Its `error` says why" in response.json()["detail"]
+
+
+def test_the_lineage_names_what_led_to_the_checkpoint(
+    client: TestClient, settings: Settings, sessions: sessionmaker[Session]
+) -> None:
+    job_id = make_job(sessions)
+    early = client.get(f"/v1/jobs/{job_id}/lineage")
+    assert (early.status_code, code(early)) == (409, "report-not-ready")
+    lease = must_claim(sessions, job_id)
+    files = [NewArtifact("model.safetensors", 1, "a" * 64), NewArtifact("config.json", 1, "b" * 64)]
+    with sessions.begin() as session:
+        leases.succeed(session, lease, report=REPORT, artifacts=files, artifacts_dir="x")
+    job = client.get(f"/v1/jobs/{job_id}").json()
+    lineage = client.get(job["links"]["lineage"]).json()
+    assert lineage["base_model"] == REPORT["model"]
+    assert lineage["calibration"]["fingerprint"] == REPORT["calibration"]["fingerprint"]
+    assert [text["source"] for text in lineage["evaluation"]] == ["pydocs"]
+    assert lineage["versions"] == REPORT["versions"]
+    assert lineage["checkpoint"] == {"files": {"model.safetensors": "a" * 64}, "pushed_to": None}
+    assert lineage["finished_at"] == job["finished_at"]
