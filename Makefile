@@ -19,8 +19,9 @@ install: .venv/installed
 demo: install
 	$(BIN)/eggs demo
 
+# Files are shared out among processes, as most tests keep one core busy; each process has servers of its own.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check
