@@ -1,5 +1,6 @@
 """Webhooks as their receivers see them: real HTTP on loopback, verified with the library that receivers use."""
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -139,6 +140,29 @@ def test_a_job_is_told_of_in_order_and_signed(
     assert [(d.attempts, d.last_status, d.last_error, d.next_attempt_at) for d in log(sessions)] == [
         (1, 204, None, None)
     ] * 3
+
+
+def test_the_receiver_of_the_documentation(
+    settings: Settings,
+    sessions: Sessions,
+    receiver: Receiver,
+    couriers: Couriers,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    webhook_id, secret = make_webhook(sessions, settings, receiver.url)
+    ping(sessions, webhook_id)
+    wait_for(lambda: receiver.received)
+    (message,) = receiver.received
+    page = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setenv("WEBHOOK_SECRET", secret)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    client = TestClient(names["app"])
+    assert client.post("/hooks/eggs", content=message.body, headers=message.headers).status_code == 204
+    assert client.post("/hooks/eggs", content=message.body + b" ", headers=message.headers).status_code == 400
+    assert capsys.readouterr().out == f"{message.id} webhook.ping {{'webhook_id': '{webhook_id}'}}\n"
 
 
 def test_progress_is_told_of_to_those_who_ask(
