@@ -16,6 +16,7 @@ from app.webhooks.sender import Outcome, Sender
 from app.webhooks.turns import Message, Turn
 
 THREADS = 8
+_USER_AGENT = f"eggs/{version('eggs')}"
 _STOP_SECONDS = 3.0
 _FORGET_SECONDS = 600.0
 
@@ -111,7 +112,7 @@ class Couriers:
         keys = [Webhook(self._secrets.decrypt(secret)) for secret in message.secrets]
         return {
             "Content-Type": "application/json",
-            "User-Agent": f"eggs/{version('eggs')}",
+            "User-Agent": _USER_AGENT,
             "webhook-id": message.id,
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": " ".join(key.sign(message.id, now, message.payload) for key in keys),

@@ -408,6 +408,32 @@ def test_couriers_in_several_processes_send_each_message_once(settings: Settings
         assert all(earlier < later for earlier, later in pairwise(ids))
 
 
+def test_couriers_survive_what_nobody_foresaw(
+    settings: Settings,
+    sessions: Sessions,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    webhook_id, secret = make_webhook(sessions, settings, receiver.url)
+    look, send = turns.waiting, Sender.send
+    monkeypatch.setattr(turns, "waiting", None)
+    monkeypatch.setattr(Sender, "send", None)
+    with sending(settings, sessions):
+        wait_for(lambda: "could not be sent; they are tried again" in caplog.text)
+        ping(sessions, webhook_id)
+        monkeypatch.setattr(turns, "waiting", look)
+        delivery = tried(sessions)
+        assert (delivery.state, delivery.last_error) == (
+            DeliveryState.PENDING,
+            "Something went wrong on our side.",
+        )
+        monkeypatch.setattr(Sender, "send", send)
+        let_time_pass(sessions)
+        assert tried(sessions, 2).state is DeliveryState.DELIVERED
+    assert secret not in caplog.text
+
+
 def test_slow_receivers_hold_up_no_other(settings: Settings, sessions: Sessions, receiver: Receiver) -> None:
     finished = Event()
     with receiving() as slow, sending(settings, sessions):
