@@ -27,6 +27,10 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/compose-lint check --no-env --quiet --skip-suppressed --config docker/compose-lint.yml --strict-config \
+		--fail-on low docker-compose.yml
 
 clean:
 	rm -rf .venv eggs-data demo-report.json

@@ -5,13 +5,11 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from app.db import DATABASE_DOWN
 from app.dependencies import CeleryDep, ReadersDep
 from app.examples import example
-from app.migrate import is_current
-from app.queue import waiting_messages
+from app.readiness import Readiness, look
 
 router = APIRouter(tags=["Health"])
 
@@ -29,21 +27,6 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-class Readiness(BaseModel):
-    """Whether requests can be served, and what stands in the way."""
-
-    model_config = example({"status": "ready", "database": "ok", "migrations": "current", "broker": "ok"})
-
-    status: Literal["ready", "not_ready"]
-    database: Literal["ok", "unreachable"]
-    migrations: Literal["current", "behind", "unknown"] = Field(
-        description="`behind`: run `eggs migrate`, or start the service anew, which does it."
-    )
-    broker: Literal["ok", "unreachable"] = Field(
-        description="Jobs are accepted while it is unreachable, and start once it is back."
-    )
-
-
 @router.get("/healthz", summary="Is the process alive?")
 def healthz() -> Health:
     """Answers as long as the process does; asks nothing else."""
@@ -57,18 +40,6 @@ def healthz() -> Health:
 )
 def readyz(response: Response, readers: ReadersDep, celery: CeleryDep) -> Readiness:
     """200 where the database answers and its schema is current, else 503."""
-    database: Literal["ok", "unreachable"] = "ok"
-    migrations: Literal["current", "behind", "unknown"] = "unknown"
-    try:
-        with readers.begin() as session:
-            migrations = "current" if is_current(session.connection()) else "behind"
-    except DATABASE_DOWN:
-        database = "unreachable"
-    ready = migrations == "current"
-    response.status_code = 200 if ready else 503
-    return Readiness(
-        status="ready" if ready else "not_ready",
-        database=database,
-        migrations=migrations,
-        broker="unreachable" if waiting_messages(celery) is None else "ok",
-    )
+    readiness = look(readers, celery)
+    response.status_code = 200 if readiness.status == "ready" else 503
+    return readiness
