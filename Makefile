@@ -3,6 +3,8 @@ PYTHON ?= python3
 # Installed first and by itself. Choose a build for your GPU with, say, TORCH=torch==2.11.0.
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# All but what is of kustomize and KEDA, which tests/test_kubernetes.py looks at.
+MANIFESTS := $(filter-out %/kustomization.yaml docker/kubernetes/keda/%,$(wildcard docker/kubernetes/*/*.yaml))
 
 .PHONY: install demo test lint clean
 
@@ -31,6 +33,7 @@ lint: install
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/compose-lint check --no-env --quiet --skip-suppressed --config docker/compose-lint.yml --strict-config \
 		--fail-on low docker-compose.yml
+	$(BIN)/kubernetes-validate --strict --quiet $(MANIFESTS)
 
 clean:
 	rm -rf .venv eggs-data demo-report.json

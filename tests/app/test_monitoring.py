@@ -24,6 +24,9 @@ PANELS: list[dict[str, Any]] = json.loads((FOLDER / "grafana-dashboard.json").re
 EXPRESSIONS = {alert["alert"]: alert["expr"] for alert in ALERTS} | {
     f"{panel['title']} {target['refId']}": target["expr"] for panel in PANELS for target in panel["targets"]
 }
+for file in (FOLDER.parent / "kubernetes" / "keda").glob("worker-*.yaml"):
+    (trigger,) = yaml.safe_load(file.read_text())["spec"]["triggers"]
+    EXPRESSIONS[file.stem] = trigger["metadata"]["query"]
 
 
 @pytest.fixture
