@@ -30,20 +30,29 @@ def alembic_config(connection: Connection) -> "Config":
 
 
 def upgrade(engine: Engine) -> None:
-    """Upgrades to the newest revision. Of several processes that start together, one does it and the rest wait."""
+    """Upgrades to the newest revision. Of several processes that start together, one does it and the rest wait.
+
+    Does nothing where a newer version of the service has upgraded it further; see `is_current`.
+    """
     from alembic import command
 
     with _exclusive(engine), engine.begin() as connection:
-        command.upgrade(alembic_config(connection), "head")
+        if not is_current(connection):
+            command.upgrade(alembic_config(connection), "head")
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether the schema is that of the newest revision."""
+    """Whether the schema has all that this version needs.
+
+    While a newer one takes over, those that still run see its schema. They can go on, as a revision only adds to
+    what the version before it uses. Revisions are numbered.
+    """
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
     head = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
-    return MigrationContext.configure(connection).get_current_revision() == head
+    revision = MigrationContext.configure(connection).get_current_revision()
+    return head is not None and revision is not None and revision >= head
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from multiprocessing import get_context
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 
 from app.db import Base, make_engine
@@ -50,6 +51,28 @@ def test_autogenerate_would_find_a_difference(own_database: Engine) -> None:
             command.check(alembic_config(connection))
         connection.rollback()
     upgrade(own_database)
+
+
+def test_a_schema_that_a_newer_version_has_made_is_left_alone(own_database: Engine) -> None:
+    """While that version takes over, the one before it goes on, and can be started again."""
+    upgrade(own_database)
+    with own_database.begin() as connection:
+        now = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("ALTER TABLE jobs ADD COLUMN newer INTEGER"))
+    upgrade(own_database)
+    with own_database.begin() as connection:
+        assert is_current(connection)
+        connection.execute(text("ALTER TABLE jobs DROP COLUMN newer"))
+        connection.execute(text("UPDATE alembic_version SET version_num = :now"), {"now": now})
+
+
+def test_revisions_are_numbered_in_their_order(engine: Engine) -> None:
+    with engine.begin() as connection:
+        script = ScriptDirectory.from_config(alembic_config(connection))
+        found = [revision.revision for revision in script.walk_revisions()]
+    assert found == sorted(found, reverse=True)
+    assert all(len(revision) == 4 and revision.isdecimal() for revision in found)
 
 
 def _upgrade(url: str) -> None:
