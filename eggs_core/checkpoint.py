@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eggs_core.checksums import sha256
 from eggs_core.errors import BrokenCheckpoint
-from eggs_core.model_folder import CONFIG, INDEX, ModelFolder
+from eggs_core.model_folder import CONFIG, INDEX, MAX_HEADER_BYTES, ModelFolder
 
 
 class Checkpoint:
@@ -30,6 +30,7 @@ class Checkpoint:
         for name in self.files.weights():
             file = self.folder / name
             try:
+                _check_header(file)
                 with safe_open(file, framework="pt") as tensors:
                     self.file_of.update(dict.fromkeys(tensors.keys(), file))
             except (SafetensorError, OSError) as error:
@@ -108,6 +109,17 @@ class CheckpointWriter:
             "weight_map": dict(sorted(self._weight_map.items())),
         }
         (self.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _check_header(file: Path) -> None:
+    """Raises `BrokenCheckpoint` for a header that would take too much memory to parse."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if length > MAX_HEADER_BYTES:
+        raise BrokenCheckpoint(
+            f"The header of {file.name} claims {length} bytes, and {MAX_HEADER_BYTES} are the most. Save or "
+            "upload it again; a large model in several files."
+        )
 
 
 def save(tensors: Mapping[str, Tensor], file: Path) -> None:

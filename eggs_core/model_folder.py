@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,10 +31,28 @@ COMPANIONS = (
     "*.model",
     "LICENSE*",
 )
+# What is parsed takes up to thirty times its size in memory, and settings twice that, as a copy is made. The
+# largest known: settings of 1.2 MB with the tokens of Gemma, an index of 15 MB for hundreds of experts, headers of
+# a few, a tokenizer of 35 MB.
+MAX_SETTINGS_BYTES = 4 << 20
+MAX_INDEX_BYTES = 32 << 20
+MAX_HEADER_BYTES = 32 << 20
+"""Of a safetensors file, before its tensors."""
+MAX_COMPANION_BYTES = 64 << 20
 # In these transformers takes a setting of such a name for a file to read, wherever on the machine it lies, or for
 # code to fetch. No model needs one: what `save_pretrained` writes is found by its name.
 _SETTINGS = (CONFIG, "tokenizer_config.json", "special_tokens_map.json")
+_MORE_SETTINGS = ("generation_config.json", "added_tokens.json", "chat_template.jinja")
 _NAMES_OF_FILES = ("_file", "_files", "_spm", "vocab", "merges", "_implementation", "_implementation_internal")
+
+
+def most_bytes(name: str) -> int | None:
+    """How large a file of this name may be; None for weights, which are as large as they are."""
+    if fnmatch(name, WEIGHTS):
+        return None
+    if name.endswith(".index.json"):
+        return MAX_INDEX_BYTES
+    return MAX_SETTINGS_BYTES if name in (*_SETTINGS, *_MORE_SETTINGS) else MAX_COMPANION_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +77,7 @@ class ModelFolder:
         """Where the file of this name lies, links resolved; None if there is none, or a folder in its place.
 
         Raises `ModelNotAllowed` where that is outside, whether or not something lies there; and `BrokenCheckpoint`
-        for a device, a pipe or the like, which would give data without end, or none.
+        for a device, a pipe or the like, which would give data without end, or none, and a file that is too large.
         """
         try:
             file = (self.path / name).resolve()
@@ -67,15 +86,21 @@ class ModelFolder:
                     f"{name} is a link that leaves the folders that may be read from. Put the file itself into "
                     "the model's folder, or ask the operator to add that folder to EGGS_MODEL_ROOTS."
                 )
-            mode = file.stat().st_mode
+            found = file.stat()
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that can be none
             raise BrokenCheckpoint(f"{name[:128]!r} cannot be read. Save the model again.") from error
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(found.st_mode):
             return None
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(found.st_mode):
             raise BrokenCheckpoint(f"{name} is a device or a pipe. Put a plain file in its place.")
+        most = most_bytes(name)
+        if most is not None and found.st_size > most:
+            raise BrokenCheckpoint(
+                f"{name} has {found.st_size} bytes, and {most} are the most for such a file. Check that it is the "
+                "model's own."
+            )
         return file
 
     def companions(self) -> dict[str, Path]:
@@ -94,11 +119,11 @@ class ModelFolder:
         else:
             try:
                 names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-                inside = all(Path(name).name == name for name in names)
+                inside = all(Path(name).name == name and fnmatch(name, WEIGHTS) for name in names)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise BrokenCheckpoint(f"{INDEX} is not a shard index. Save the model again.") from error
             if not inside:
-                raise BrokenCheckpoint(f"{INDEX} names a shard outside of its folder. Save the model again.")
+                raise BrokenCheckpoint(f"{INDEX} names what is no shard in its folder. Save the model again.")
         files: dict[str, Path] = {}
         for name in names:
             if (file := self.file(name)) is None:

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -28,7 +27,8 @@ from transformers.utils import logging as transformers_logging
 
 from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
-from eggs_core.errors import BrokenCheckpoint, EggsError, UnsupportedModel
+from eggs_core.construction import build, read_config
+from eggs_core.errors import BrokenCheckpoint, UnsupportedModel
 
 _TENSOR_PARALLEL_PLAN = "tp_plan" in inspect.signature(convert_and_load_state_dict_in_model).parameters
 
@@ -46,16 +46,9 @@ class Skeleton:
         memory.map_large_tensors()
         self.checkpoint = checkpoint
         self.device = device
-        self.config = _config(checkpoint)
+        self.config = read_config(checkpoint.files)
         self.dtype = _float_dtype(checkpoint)
-        try:
-            with init_empty_weights(include_buffers=False):
-                model: PreTrainedModel = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype)
-        except Exception as error:  # a stranger's config makes the model's constructor fail in any way
-            raise UnsupportedModel(
-                f"transformers can build no causal language model of type {self.config.model_type!r} from "
-                "config.json without remote code. Check the values in it."
-            ) from error
+        model = build(self.config, self.dtype, checkpoint)
         self.model = model.eval().requires_grad_(False)
         # The other implementations hide the products with single experts from view.
         self.config._experts_implementation = "eager"
@@ -185,25 +178,6 @@ class Skeleton:
         """`name` without the base model's prefix, or with it: checkpoints of a bare base model lack it."""
         prefix = f"{self.model.base_model_prefix}."
         return name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
-
-
-def _config(checkpoint: Checkpoint) -> Any:
-    try:
-        with checkpoint.files.private() as folder:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except EggsError:
-        raise
-    except Exception as error:  # a stranger's config fails in any way
-        raise UnsupportedModel(
-            "config.json names no model type that transformers can build without remote code, or has wrong values."
-        ) from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModel("This checkpoint is quantised already. Prune the original weights instead.")
-    # Encoders can be built with a causal head too, and would be measured as what they are not.
-    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    if config.is_encoder_decoder or encoder:
-        raise UnsupportedModel(f"{config.model_type} is not a decoder-only language model.")
-    return config
 
 
 def _float_dtype(checkpoint: Checkpoint) -> torch.dtype:

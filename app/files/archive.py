@@ -10,11 +10,10 @@ from typing import BinaryIO, cast
 
 from app.files.content import invalid_file
 from app.files.incoming import no_space
-from eggs_core.model_folder import COMPANIONS, WEIGHTS
+from eggs_core.model_folder import COMPANIONS, WEIGHTS, most_bytes
 from eggs_core.sources import PICKLE_SUFFIXES, only_pickled
 
 MAX_MEMBERS = 2048
-MAX_COMPANION_BYTES = 64 << 20
 # Extraction reads in smaller pieces; only a header that a stranger gave a size of its own asks for more at once.
 _MAX_READ = 1 << 16
 _INDEX = "*.safetensors.index.json"
@@ -93,10 +92,10 @@ def _extract(archive: Path, folder: Path, most: int) -> bool:
             weights = fnmatch(path.name, WEIGHTS)
             if len(path.parts) > 2 or not (weights or any(fnmatch(path.name, p) for p in (*COMPANIONS, _INDEX))):
                 continue
-            if not weights and member.size > MAX_COMPANION_BYTES:
+            if (limit := most_bytes(path.name)) is not None and member.size > limit:
                 raise invalid_file(
-                    f"{str(path)[:256]!r} has {member.size} bytes; {MAX_COMPANION_BYTES} are the most for a file "
-                    "that holds no weights."
+                    f"{str(path)[:256]!r} has {member.size} bytes, and {limit} are the most for such a file. "
+                    "Check that it is the model's own."
                 )
             member.mode = 0o644
             member.name = str(path)

@@ -9,11 +9,12 @@ from typing import Any
 
 from app.files.models import FileType
 from app.problems import Problem
-from eggs_core.model_folder import CONFIG, INDEX, WEIGHTS
+from eggs_core.model_folder import CONFIG, INDEX, MAX_SETTINGS_BYTES, WEIGHTS
 
 MAX_LINE_BYTES = 8 << 20
-MAX_CONFIG_BYTES = 1 << 20
+# Less than `eggs_core.model_folder` has: these the API parses itself, and the largest models are not uploaded.
 MAX_HEADER_BYTES = 4 << 20
+MAX_INDEX_BYTES = 16 << 20
 _PIECE = 1 << 20
 _MAGIC = b"PAR1"
 
@@ -66,13 +67,13 @@ def check_text(file: Path, type: FileType) -> None:
 
 def check_model(folder: Path) -> None:
     """Raises a 422 `Problem` where the folder is no model with a config and whole safetensors files."""
-    _json_object(folder / CONFIG, MAX_CONFIG_BYTES, "Pack the folder that a model was saved to.")
+    _json_object(folder / CONFIG, MAX_SETTINGS_BYTES, "Pack the folder that a model was saved to.")
     files = sorted(folder.glob(WEIGHTS))
     tensors = sum(_check_safetensors(file) for file in files)
     if not tensors:
         raise invalid_file("The model's safetensors files hold no tensor. Save it again.")
     if (folder / INDEX).exists():
-        weight_map = _json_object(folder / INDEX, 4 * MAX_HEADER_BYTES, "Save the model again.").get("weight_map")
+        weight_map = _json_object(folder / INDEX, MAX_INDEX_BYTES, "Save the model again.").get("weight_map")
         names = {file.name for file in files}
         if not isinstance(weight_map, dict):
             raise invalid_file(f"{INDEX} has no weight_map. Save the model again.")

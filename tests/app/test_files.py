@@ -17,11 +17,12 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.files import archive, content, endpoints, service
+from app.files import content, endpoints, service
 from app.files.incoming import Incoming
 from app.jobs import service as jobs
 from app.main import create_app
 from app.settings import Settings
+from eggs_core import model_folder
 from tests.app.build import make_key
 from tests.app.conftest import RunningServer
 from tests.app.test_jobs_api import code
@@ -255,7 +256,7 @@ def test_an_archive_that_means_harm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings.max_upload_bytes = 8 << 20
-    monkeypatch.setattr(archive, "MAX_COMPANION_BYTES", 256)
+    monkeypatch.setattr(model_folder, "MAX_COMPANION_BYTES", 256)
     before = files_of(tmp_path)
     response = send(client, "model.tar.gz", made())
     assert (response.status_code, code(response)) == (422, problem)

@@ -10,14 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import BrokenCheckpoint, EggsError, ModelNotAllowed, ModelNotFound
-from eggs_core.model_folder import INDEX, ModelFolder
+from eggs_core.model_folder import (
+    INDEX,
+    MAX_COMPANION_BYTES,
+    MAX_INDEX_BYTES,
+    MAX_SETTINGS_BYTES,
+    ModelFolder,
+    most_bytes,
+)
 from eggs_core.pipeline import prune
+from eggs_core.skeleton import Skeleton
 from eggs_core.sources import offered_models, resolve_model
 from eggs_core.spec import PruneSpec
+from tests.limited import limited
 from tests.tiny_models import MakeModel
 
 FILES = ["model.safetensors", INDEX, "config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE"]
@@ -220,6 +230,54 @@ def test_an_index_of_another_form(index: Any, model: Path) -> None:
     (model / INDEX).write_text(json.dumps(index))
     with pytest.raises(BrokenCheckpoint, match="not a shard index"):
         Checkpoint(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("config.json", MAX_SETTINGS_BYTES),
+        ("generation_config.json", MAX_SETTINGS_BYTES),
+        ("tokenizer_config.json", MAX_SETTINGS_BYTES),
+        ("chat_template.jinja", MAX_SETTINGS_BYTES),
+        (INDEX, MAX_INDEX_BYTES),
+        ("tokenizer.json", MAX_COMPANION_BYTES),
+        ("tokenizer.model", MAX_COMPANION_BYTES),
+        ("LICENSE", MAX_COMPANION_BYTES),
+    ],
+)
+def test_a_file_that_is_too_large_is_not_parsed(
+    name: str, most: int, model: Path, root: Path, tmp_path: Path
+) -> None:
+    with (model / name).open("ab") as file:
+        file.truncate(most + 1)
+    for act in (lambda: resolve_model("model", [root]), lambda: run(model, tmp_path, None)):
+        outcome, peak = limited(act)
+        assert outcome.startswith(f"BrokenCheckpoint: {name} has {most + 1} bytes, and {most} are the most")
+        assert peak < 16 << 20
+    with (model / name).open("ab") as file:
+        file.truncate(most)
+    ModelFolder(model).check()
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"[],", b'{"":0},', b'"a":{},', b"[" * 1000 + b"]" * 1000 + b","],
+    ids=["lists", "dicts", "keys", "deep"],
+)
+def test_settings_as_large_as_may_be_take_bounded_memory(piece: bytes, model: Path) -> None:
+    opening, closing = (b"{", b'"b":0}') if b":{}" in piece else (b"[", b"0]")
+    for name, error, memory in (
+        ("config.json", "UnsupportedModel", 320 << 20),
+        (INDEX, "BrokenCheckpoint", 1100 << 20),
+    ):
+        kept = (model / name).read_bytes()
+        most = most_bytes(name)
+        assert most is not None
+        (model / name).write_bytes(opening + piece * ((most - 8) // len(piece)) + closing)
+        outcome, peak = limited(lambda: Skeleton(Checkpoint(model), torch.device("cpu")), seconds=90)
+        assert outcome.startswith(error)
+        assert peak < memory
+        (model / name).write_bytes(kept)
 
 
 @pytest.fixture

@@ -287,7 +287,7 @@ def _no_config(folder: Path) -> None:
         (_wrong_shape, BrokenCheckpoint, r"has shape \(64, 36\).*asks for \(64, 32\)"),
         (_not_finite, BrokenCheckpoint, "not finite"),
         (_missing_shard, BrokenCheckpoint, "shard .* is missing"),
-        (_shard_outside, BrokenCheckpoint, "outside of its folder"),
+        (_shard_outside, BrokenCheckpoint, "no shard in its folder"),
         (_broken_index, BrokenCheckpoint, "not a shard index"),
         (_nested_index, BrokenCheckpoint, "not a shard index"),
         (_nested_config, UnsupportedModel, "config.json"),

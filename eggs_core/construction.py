@@ -1,0 +1,134 @@
+"""Builds the modules of a model from the config of a stranger, whose numbers may ask for any amount of them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from eggs_core.checkpoint import Checkpoint
+from eggs_core.errors import EggsError, UnsupportedModel
+from eggs_core.model_folder import CONFIG, ModelFolder
+
+# A config makes lists as long as it counts layers before there is any module.
+MAX_LAYERS = 10_000
+_COUNTS_LAYERS = ("layer", "depth", "block_count")
+# What is computed and not stored, such as rotary tables: megabytes, or a gigabyte for a mask of 32768 positions.
+MAX_BUFFER_BYTES = 1 << 30
+# What a model may have for what its checkpoint has. In the families of transformers it is no more than 3 modules
+# and parameters for a tensor, and as many weights as elements, where what is tied may be stored once. The rest is
+# for small ones.
+_PARTS, _PARTS_FOR_A_TENSOR = 1000, 16
+_WEIGHTS, _WEIGHTS_FOR_AN_ELEMENT = 1 << 24, 2
+
+
+def read_config(files: ModelFolder) -> Any:
+    """The config of a decoder-only model as transformers has it. Raises `UnsupportedModel` for any other."""
+    try:
+        with files.private() as folder:
+            check_layers(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except EggsError:
+        raise
+    except Exception as error:  # a stranger's config fails in any way
+        raise UnsupportedModel(
+            "config.json names no model type that transformers can build without remote code, or has wrong values."
+        ) from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModel("This checkpoint is quantised already. Prune the original weights instead.")
+    # Encoders can be built with a causal head too, and would be measured as what they are not.
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if config.is_encoder_decoder or encoder:
+        raise UnsupportedModel(f"{config.model_type} is not a decoder-only language model.")
+    return config
+
+
+def build(config: Any, dtype: torch.dtype, checkpoint: Checkpoint) -> PreTrainedModel:
+    """The config's model with parameters on the meta device and buffers in memory.
+
+    Raises `UnsupportedModel` where transformers has none, and as `check_size` does.
+    """
+    elements = sum(checkpoint.elements_by_dtype().values())
+    check_size(config, tensors=len(checkpoint.file_of), elements=elements)
+    with _explained(config), init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model
+
+
+def check_size(config: Any, *, tensors: int, elements: int) -> None:
+    """Raises `UnsupportedModel` where the config's model does not belong to as many tensors, with as many elements
+    together: it has far more parts, weights or tables, and is not built to find out."""
+    most = _PARTS + _PARTS_FOR_A_TENSOR * tensors
+    with _explained(config), _counted(most), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    if weights > _WEIGHTS + _WEIGHTS_FOR_AN_ELEMENT * elements:
+        raise UnsupportedModel(
+            f"The config asks for {weights} weights, and the checkpoint has {elements}. Check its values, or "
+            "complete the checkpoint."
+        )
+    buffers = sum(buffer.nbytes for buffer in model.buffers())
+    if buffers > MAX_BUFFER_BYTES:
+        raise UnsupportedModel(
+            f"The config asks for tables of {buffers / 2**30:.1f} GiB beside the weights, and "
+            f"{MAX_BUFFER_BYTES / 2**30:g} GiB are the most. Check how many positions it gives the model."
+        )
+
+
+def check_layers(config: Any) -> None:
+    """Raises `UnsupportedModel` for a config, as JSON has it, that counts layers as no model does."""
+    if isinstance(config, list):
+        for part in config:
+            check_layers(part)
+    elif isinstance(config, dict):
+        for key, part in config.items():
+            if isinstance(part, int | float) and part > MAX_LAYERS and any(word in key for word in _COUNTS_LAYERS):
+                raise UnsupportedModel(
+                    f"The config asks for more than {MAX_LAYERS} layers by {key[:64]!r}. Check its value."
+                )
+            check_layers(part)
+
+
+@contextmanager
+def _explained(config: Any) -> Iterator[None]:
+    try:
+        yield
+    except EggsError:
+        raise
+    except Exception as error:  # a stranger's config makes the model's constructor fail in any way
+        raise UnsupportedModel(
+            f"transformers can build no causal language model of type {config.model_type!r} from "
+            "config.json without remote code. Check the values in it."
+        ) from error
+
+
+@contextmanager
+def _counted(most: int) -> Iterator[None]:
+    """Lets as many modules and parameters be added to modules, and no more."""
+    count = 0
+
+    def count_one(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise UnsupportedModel(
+                "The config asks for far more layers or experts than the checkpoint has weights for. Check its "
+                "values, or complete the checkpoint."
+            )
+
+    hooks = [
+        register_module_module_registration_hook(count_one),
+        register_module_parameter_registration_hook(count_one),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
