@@ -111,9 +111,28 @@ class Couriers:
     def _headers(self, message: Message, now: datetime) -> dict[str, str]:
         keys = [Webhook(self._secrets.decrypt(secret)) for secret in message.secrets]
         return {
+            **_cloud_event(message),
             "Content-Type": "application/json",
             "User-Agent": _USER_AGENT,
             "webhook-id": message.id,
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": " ".join(key.sign(message.id, now, message.payload) for key in keys),
         }
+
+
+def _cloud_event(message: Message) -> dict[str, str]:
+    """Makes the message a CloudEvent too, in the binary mode of their HTTP binding (1.0.2, section 3.1).
+
+    The body is its data. These headers are not signed; the same is in the body, but for the id, which is signed.
+    """
+    about = {"subject": message.job_id} if message.job_id is not None else {}
+    source = "/v1/jobs" if message.job_id is not None else f"/v1/webhooks/{message.endpoint_id}"
+    attributes = {
+        "specversion": "1.0",
+        "id": message.id,
+        "source": source,
+        "type": message.type,
+        "time": message.created_at.isoformat(),
+        **about,
+    }
+    return {f"ce-{name}": value for name, value in attributes.items()}

@@ -57,6 +57,9 @@ class Message:
     endpoint_id: str
     url: str
     secrets: tuple[str, ...]
+    type: str
+    job_id: str | None
+    created_at: datetime
     payload: str
     attempts: int
     retries: int
@@ -87,6 +90,9 @@ def next_message(session: Session, turn: Turn) -> Message | None:
         endpoint_id=endpoint.id,
         url=endpoint.url,
         secrets=tuple(secrets),
+        type=delivery.type,
+        job_id=delivery.job_id,
+        created_at=delivery.created_at,
         payload=delivery.payload,
         attempts=delivery.attempts,
         retries=delivery.retries,

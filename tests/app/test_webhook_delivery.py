@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from fastapi.testclient import TestClient
 from sqlalchemy import event, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
@@ -140,6 +141,24 @@ def test_a_job_is_told_of_in_order_and_signed(
     assert [(d.attempts, d.last_status, d.last_error, d.next_attempt_at) for d in log(sessions)] == [
         (1, 204, None, None)
     ] * 3
+
+
+def test_a_message_is_a_cloud_event_too(
+    settings: Settings, sessions: Sessions, receiver: Receiver, couriers: Couriers
+) -> None:
+    webhook_id, _ = make_webhook(sessions, settings, receiver.url)
+    job_id = run_job(sessions)
+    ping(sessions, webhook_id)
+    wait_for(lambda: len(receiver.received) == 4)
+    events = [from_http_event(HTTPMessage(request.headers, request.body)) for request in receiver.received]
+    assert [(e.get_type(), e.get_source(), e.get_subject()) for e in events] == [
+        *((f"job.{state}", "/v1/jobs", job_id) for state in ("queued", "running", "succeeded")),
+        ("webhook.ping", f"/v1/webhooks/{webhook_id}", None),
+    ]
+    assert [e.get_id() for e in events] == [request.id for request in receiver.received]
+    data = events[2].get_data()
+    assert isinstance(data, dict)
+    assert data["data"]["job"]["state"] == "succeeded"
 
 
 def test_the_receiver_of_the_documentation(
