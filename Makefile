@@ -21,9 +21,9 @@ install: .venv/installed
 demo: install
 	$(BIN)/eggs demo
 
-# Files are shared out among processes, as most tests keep one core busy; each process has servers of its own.
+# Tests are shared out among processes, as most keep one core busy; each process has servers of its own.
 test: install
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: install
 	$(BIN)/ruff check
