@@ -41,13 +41,22 @@ class Checkpoint:
             raise BrokenCheckpoint("The checkpoint holds no tensor. Save or upload it again.")
 
     def read(self, names: Collection[str]) -> dict[str, Tensor]:
-        """The named tensors, on the CPU, in the dtype they are stored in."""
+        """The named tensors, on the CPU, in the dtype they are stored in.
+
+        Raises `BrokenCheckpoint` for a dtype or a shape that torch does not have.
+        """
         tensors: dict[str, Tensor] = {}
         for file in sorted({self.file_of[name] for name in names}):
             with safe_open(file, framework="pt") as shard:
                 for name in shard.keys():  # noqa: SIM118 - a handle, not a dict
                     if name in names and self.file_of[name] == file:
-                        tensors[name] = shard.get_tensor(name)
+                        try:
+                            tensors[name] = shard.get_tensor(name)
+                        except (SafetensorError, TypeError) as error:
+                            raise BrokenCheckpoint(
+                                f"{name[:128]!r} in {file.name} is of a type or shape that cannot be read. Save "
+                                "the model again in BF16, F16 or F32."
+                            ) from error
         return tensors
 
     def elements_by_dtype(self) -> dict[str, int]:

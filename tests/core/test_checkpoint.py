@@ -1,14 +1,26 @@
 """Reading and writing checkpoints, as far as whole runs do not show it."""
 
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from hypothesis import given, settings
+from safetensors.torch import load_file, save_file
 
 from eggs_core.checkpoint import Checkpoint, CheckpointWriter
-from eggs_core.errors import BrokenCheckpoint
-from eggs_core.model_folder import INDEX
+from eggs_core.errors import BrokenCheckpoint, EggsError
+from eggs_core.model_folder import INDEX, MAX_HEADER_BYTES
+from eggs_core.pipeline import prune
+from eggs_core.spec import PruneSpec
+from tests.alterations import altered
+from tests.limited import limited
+from tests.tiny_models import MakeModel
 
 
 def test_shards_appear_whole_and_are_read_back(tmp_path: Path) -> None:
@@ -39,3 +51,128 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
 def test_a_folder_without_tensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BrokenCheckpoint, match="holds no tensor"):
         Checkpoint(tmp_path)
+
+
+def shard(header: Any, data: int = 64, length: int | None = None) -> bytes:
+    """A safetensors file, honest or not."""
+    content = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(content) if length is None else length) + content + bytes(data)
+
+
+def tensor(dtype: str = "F32", shape: tuple[Any, ...] = (16,), span: tuple[int, int] = (0, 64)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": span}
+
+
+def twice(name: str) -> bytes:
+    halves = [json.dumps(tensor(shape=(8,), span=(at, at + 32))) for at in (0, 32)]
+    return "{{{0}: {1}, {0}: {2}}}".format(json.dumps(name), *halves).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        shard(b"", data=0),
+        shard({"a": tensor()}, length=2**63),
+        shard({"a": tensor()}, length=2**64 - 1),
+        shard({"a": tensor()}, length=MAX_HEADER_BYTES),
+        shard({"a": tensor()}, length=MAX_HEADER_BYTES + 1),
+        shard({"a": tensor(), "b": tensor()}),
+        shard({"a": tensor(shape=(8,), span=(0, 32)), "b": tensor(shape=(4,), span=(48, 64))}),
+        shard({"a": tensor(span=(64, 0))}),
+        shard({"a": tensor(span=(0, 2**63))}),
+        shard({"a": tensor(dtype="F64")}),
+        shard({"a": tensor(dtype="X")}),
+        shard({"a": tensor(dtype="F6_E2M3", shape=(64,), span=(0, 48))}, data=48),
+        shard(twice("a")),
+        shard({"a": tensor(shape=(2**62, 4, 2**40))}),
+        shard({"a": tensor(shape=(0, 2**63, 2**63), span=(0, 0))}, data=0),
+        shard({"a": tensor(shape=(-16,))}),
+        shard({"a": tensor(shape=(16.0,))}),
+        shard({"a": tensor()}, data=65),
+        shard({"a": tensor()}, data=63),
+        shard(b"[" * 100_000),
+        shard(b'{"a":' * 100_000),
+        shard([1]),
+        shard(b'{"\xff": 1}'),
+        shard(b'{"\\ud800": {"dtype":"F32","shape":[16],"data_offsets":[0,64]}}'),
+        shard({"__metadata__": {"a": 1}, "a": tensor()}),
+    ],
+)
+def test_a_shard_that_lies(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+
+    def read() -> None:
+        checkpoint = Checkpoint(tmp_path)
+        checkpoint.read(checkpoint.file_of)
+
+    outcome, peak = limited(read)
+    assert outcome.startswith("BrokenCheckpoint: ")
+    assert str(tmp_path) not in outcome
+    assert peak < 32 << 20
+
+
+def test_a_header_as_large_as_may_be_takes_bounded_memory(tmp_path: Path) -> None:
+    entry = '"{:x}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}},'
+    names = MAX_HEADER_BYTES // (len(entry.format(2**20)) + 1)
+    header = "{" + "".join(entry.format(number) for number in range(names)) + '"z":' + json.dumps(tensor()) + "}"
+    assert MAX_HEADER_BYTES * 0.9 < len(header) < MAX_HEADER_BYTES
+    (tmp_path / "model.safetensors").write_bytes(shard(header.encode()))
+    outcome, peak = limited(lambda: Checkpoint(tmp_path), seconds=60)
+    assert outcome == "done"
+    assert peak < 512 << 20
+
+
+@pytest.fixture
+def model(make_model: MakeModel, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(make_model("llama"), folder)
+    return folder
+
+
+def prune_quickly(model: Path, out: Path) -> None:
+    request = PruneSpec(
+        model=str(model), method="ria", calibration={"samples": 1, "sequence_length": 16}, evaluation=None
+    )
+    prune(request, out, cache_dir=out.parent / "cache")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int64, torch.complex64, torch.float64, torch.float8_e4m3fn]
+)
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+def test_a_weight_of_another_type_than_the_others(
+    name: str, dtype: torch.dtype, model: Path, tmp_path: Path
+) -> None:
+    weights = load_file(model / "model.safetensors")
+    save_file(weights | {name: weights[name].to(dtype)}, model / "model.safetensors")
+    with suppress(EggsError):
+        prune_quickly(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("whole", "examples"), [(False, 1000), (True, 25)], ids=["tensors", "run"])
+def test_any_change_is_refused_or_harmless(whole: bool, examples: int, model: Path, tmp_path: Path) -> None:
+    file = model / "model.safetensors"
+
+    def run() -> None:
+        out = tmp_path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        prune_quickly(model, out)
+
+    def read() -> None:
+        checkpoint = Checkpoint(model)
+        checkpoint.elements_by_dtype()
+        checkpoint.read(checkpoint.file_of)
+
+    act: Callable[[], None] = run if whole else read
+    original = file.read_bytes()
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @given(altered(original, told=int.from_bytes(original[:8], "little")))
+    def property(content: bytes) -> None:
+        file.write_bytes(content)
+        with suppress(EggsError):
+            act()
+
+    outcome, peak = limited(property, seconds=90)
+    assert outcome == "done"
+    assert peak < 512 << 20
