@@ -6,7 +6,7 @@ BIN := .venv/bin
 # All but what is of kustomize and KEDA, which tests/test_kubernetes.py looks at.
 MANIFESTS := $(filter-out %/kustomization.yaml docker/kubernetes/keda/%,$(wildcard docker/kubernetes/*/*.yaml))
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint client clean
 
 install: .venv/installed
 
@@ -34,6 +34,10 @@ lint: install
 	$(BIN)/compose-lint check --no-env --quiet --skip-suppressed --config docker/compose-lint.yml --strict-config \
 		--fail-on low docker-compose.yml
 	$(BIN)/kubernetes-validate --strict --quiet $(MANIFESTS)
+
+# After a change of the API, or of client/src/eggs_client/_async.
+client: install
+	$(BIN)/python client/generate.py
 
 clean:
 	rm -rf .venv eggs-data demo-report.json

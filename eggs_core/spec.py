@@ -270,7 +270,8 @@ class PruneSpec(Spec):
         examples=["smollm2-135m-instruct", "Qwen/Qwen3-0.6B"],
     )
     revision: str | None = Field(None, max_length=256, description="Branch, tag or commit of a Hub model.")
-    pattern: NMPattern = Field(NMPattern(2, 4))
+    # JSON Schema would have the default as an object, and the pattern is written as a string.
+    pattern: NMPattern = Field(NMPattern(2, 4), json_schema_extra={"default": "2:4"})
     method: Method = Method.EGGS
     effort: Effort | None = Field(
         None, description="For method `eggs` only, where null means `balanced`. " + _described(EFFORT_DESCRIPTIONS)

@@ -1,0 +1,1 @@
+"""The client for event loops, which the other one is generated from."""
