@@ -9,13 +9,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from app.cli.client import ApiError, Client
-from app.cli.jobs import download_all, follow
-from app.cli.render import console, report_tables
+from app.cli.connection import connect
+from app.cli.render import console, progress_bar, report_tables
 from app.settings import EmbeddedSettings, Settings
 from eggs_core.report import Report
 from eggs_core.spec import Effort
@@ -33,25 +32,23 @@ def demo(
 ) -> None:
     """Prune SmolLM2-135M to 2:4 through a service started for the purpose; writes demo-report.json."""
     settings = EmbeddedSettings(data_dir=data_dir, port=0)
-    request = {
-        "model": MODEL,
-        "name": "demo",
-        "pattern": "2:4",
-        "method": "eggs",
-        "effort": effort.value,
-        "calibration": {"samples": samples, "sequence_length": sequence_length},
-        "evaluation": {"samples": evaluation_samples, "sequence_length": sequence_length},
-    }
-    with _service(settings) as (url, key), Client(url, key) as client:
+    with _service(settings) as (url, key), connect(url, key) as client:
         console.print(f"The service runs at {url}; its log is {data_dir / 'demo.log'}", highlight=False)
-        job: dict[str, Any] = client.submit(request)
-        console.print(f"Submitted {job['id']}: {MODEL}, 2:4, method eggs, effort {effort}", highlight=False)
-        follow(client, job["id"])
-        folder = data_dir / "downloads" / job["id"]
-        artifacts = client.artifacts(job["id"])
-        download_all(client, job["id"], artifacts, folder)
-        console.print(f"{len(artifacts)} files, all verified, are in {folder}", highlight=False)
-        report = Report.model_validate(client.report(job["id"]))
+        job = client.jobs.submit(
+            model=MODEL,
+            name="demo",
+            pattern="2:4",
+            method="eggs",
+            effort=effort.value,
+            calibration={"samples": samples, "sequence_length": sequence_length},
+            evaluation={"samples": evaluation_samples, "sequence_length": sequence_length},
+        )
+        console.print(f"Submitted {job.id}: {MODEL}, 2:4, method eggs, effort {effort}", highlight=False)
+        job.wait(progress=progress_bar("Job"))
+        folder = data_dir / "downloads" / job.id
+        files = job.download(folder, progress=progress_bar("Download"))
+        console.print(f"{len(files)} files, all verified, are in {folder}", highlight=False)
+        report = Report.model_validate(job.report().model_dump(mode="json"))
     console.print(report_tables(report))
     REPORT.write_bytes((folder / "report.json").read_bytes())
     console.print(f"The report is in {REPORT}.", highlight=False)
@@ -104,4 +101,6 @@ def _address(output: Iterable[str], log: Path) -> str:
     for line in output:
         if match := re.search(r"The service is at (\S+)", line):
             return match[1]
-    raise ApiError("The service did not start", f"Its log says why: {log}")
+    from eggs_client import ClientError
+
+    raise ClientError("The service did not start", f"Its log says why: {log}")

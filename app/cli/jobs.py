@@ -1,16 +1,18 @@
 """Commands that talk to a service over HTTP."""
 
-import json
-from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import RenderableType
 
 from app.cli import options
-from app.cli.client import ApiError, Client
+from app.cli.connection import connect
 from app.cli.options import DEFAULT_URL
-from app.cli.render import ProgressBar, console, job_facts, jobs_table, report_tables, state, write_json
+from app.cli.render import console, job_facts, jobs_table, progress_bar, report_tables, state, write_json
 from eggs_core.report import Report
+
+if TYPE_CHECKING:
+    from eggs_client import Job, models
 
 
 def submit(
@@ -56,6 +58,7 @@ def submit(
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end and show its report.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Submit a job; prints its id."""
     request = options.request(
@@ -90,103 +93,107 @@ def submit(
         request["output"] = request.get("output", {}) | {"push_to_hub": push}
         if hub_token:
             request["hub_token"] = hub_token
-    with Client(url, key) as client:
-        job = client.submit(request)
-        console.print(job["id"], highlight=False)
+    with connect(url, key) as client:
+        job = client.jobs.submit(**request)
+        if not as_json:
+            console.print(job.id, highlight=False)
         if wait:
-            follow(client, job["id"])
-            console.print(report_tables(Report.model_validate(client.report(job["id"]))))
+            job = _waited(job, as_json)
+        if as_json:
+            write_json(job)
+        elif wait:
+            console.print(_tables(job.report()))
 
 
 def list_jobs(
     key: options.Key,
     url: options.Url = DEFAULT_URL,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Jobs to list.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Jobs to list.")] = 20,
     only: Annotated[str | None, typer.Option("--state", help="Only jobs in this state.")] = None,
+    as_json: options.Json = False,
 ) -> None:
     """List the newest jobs."""
-    with Client(url, key) as client:
-        console.print(jobs_table(client.jobs(limit=limit, state=only)))
+    with connect(url, key) as client:
+        found = list(client.jobs.list(limit=limit, state=only))
+    if as_json:
+        write_json(found)
+    else:
+        console.print(jobs_table(found))
 
 
-def status(job: options.JobId, key: options.Key, url: options.Url = DEFAULT_URL) -> None:
+def status(
+    job: options.JobId, key: options.Key, url: options.Url = DEFAULT_URL, as_json: options.Json = False
+) -> None:
     """Show how a job stands."""
-    with Client(url, key) as client:
-        console.print(job_facts(client.job(job)))
+    with connect(url, key) as client:
+        found = client.jobs.get(job)
+    if as_json:
+        write_json(found)
+    else:
+        console.print(job_facts(found))
 
 
-def watch(job: options.JobId, key: options.Key, url: options.Url = DEFAULT_URL) -> None:
-    """Follow a job to its end; ends with 0 only if it succeeds."""
-    with Client(url, key) as client:
-        follow(client, job)
-
-
-def cancel(job: options.JobId, key: options.Key, url: options.Url = DEFAULT_URL) -> None:
-    """Cancel a job that waits, or ask one that runs to stop."""
-    with Client(url, key) as client:
-        cancelled = client.cancel(job)
-        if cancelled["state"] == "cancelled":
-            console.print(f"{job} is {state('cancelled')}.", highlight=False)
-        else:
-            console.print(
-                f"{job} stops after the block at hand; follow it with: eggs watch {job}", highlight=False
-            )
-
-
-def report(
+def watch(
     job: options.JobId,
     key: options.Key,
     url: options.Url = DEFAULT_URL,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Each event as JSON on a line of its own.")] = False,
+) -> None:
+    """Follow a job to its end; ends with 0 only if it succeeds."""
+    with connect(url, key) as client:
+        watched = client.jobs.get(job)
+        if as_json:
+            for event in watched.events():
+                write_json(event, indent=None)
+        _waited(watched, as_json)
+
+
+def cancel(
+    job: options.JobId, key: options.Key, url: options.Url = DEFAULT_URL, as_json: options.Json = False
+) -> None:
+    """Cancel a job that waits, or ask one that runs to stop."""
+    with connect(url, key) as client:
+        cancelled = client.jobs.cancel(job)
+    if as_json:
+        write_json(cancelled)
+    elif cancelled.ended:
+        console.print(f"{job} is {state(cancelled.state)}.", highlight=False)
+    else:
+        console.print(f"{job} stops after the block at hand; follow it with: eggs watch {job}", highlight=False)
+
+
+def report(
+    job: options.JobId, key: options.Key, url: options.Url = DEFAULT_URL, as_json: options.Json = False
 ) -> None:
     """Show the report of a job that succeeded."""
-    with Client(url, key) as client:
-        content = client.report(job)
+    with connect(url, key) as client:
+        found = client.jobs.report(job)
     if as_json:
-        write_json(json.dumps(content, indent=2, ensure_ascii=False))
+        write_json(found)
     else:
-        console.print(report_tables(Report.model_validate(content)))
+        console.print(_tables(found))
 
 
-def download(job: options.JobId, out: options.Out, key: options.Key, url: options.Url = DEFAULT_URL) -> None:
+def download(
+    job: options.JobId,
+    out: options.Out,
+    key: options.Key,
+    url: options.Url = DEFAULT_URL,
+    as_json: options.Json = False,
+) -> None:
     """Download and verify a job's files; run again, it goes on where it broke off."""
-    with Client(url, key) as client:
-        artifacts = client.artifacts(job)
-        if not artifacts:
-            raise ApiError(
-                "The job has no files", f"It is {client.job(job)['state']}. Only a job that succeeds has some."
-            )
-        download_all(client, job, artifacts, out)
-    console.print(f"{len(artifacts)} files, all verified, are in {out}", highlight=False, markup=False)
+    with connect(url, key) as client:
+        files = client.jobs.download(job, out, progress=False if as_json else progress_bar("Download"))
+    if as_json:
+        write_json([str(file) for file in files])
+    else:
+        console.print(f"{len(files)} files, all verified, are in {out}", highlight=False, markup=False)
 
 
-def follow(client: Client, job_id: str) -> None:
-    """Shows a job's progress until it succeeds. Raises `ApiError` where it does not."""
-    for event in _shown(client, job_id):
-        if event["type"] == "job.failed":
-            error = event["data"]["error"]
-            raise ApiError(error.get("title", "The job failed"), error.get("detail", "It does not say why."))
-        if event["type"] == "job.cancelled":
-            raise ApiError("The job was cancelled", "Submit it again to run it after all.")
+def _waited(job: "Job", as_json: bool) -> "Job":
+    """The job after it has succeeded, which its bar shows. Raises `JobFailed` or `JobCancelled`."""
+    return job.wait(progress=False if as_json else progress_bar("Job"))
 
 
-def download_all(client: Client, job_id: str, artifacts: list[dict[str, Any]], out: options.Out) -> None:
-    """Downloads the artifacts into a folder, with a progress bar over all of their bytes."""
-    total = sum(artifact["bytes"] for artifact in artifacts) or 1
-    done = 0
-    with ProgressBar("Download") as bar:
-        for artifact in artifacts:
-            name, before = artifact["name"], done
-
-            def show(there: int, name: str = name, before: int = before) -> None:
-                bar.update((before + there) / total, name)
-
-            client.download(job_id, artifact, out, on_bytes=show)
-            done += artifact["bytes"]
-
-
-def _shown(client: Client, job_id: str) -> Iterator[dict[str, Any]]:
-    with ProgressBar("Job") as bar:
-        for event in client.events(job_id):
-            bar.update(event["progress"], event["message"])
-            yield event
+def _tables(found: "models.Report") -> RenderableType:
+    return report_tables(Report.model_validate(found.model_dump(mode="json")))

@@ -1,67 +1,146 @@
-"""Commands on API keys. They work on the database itself, so whoever can read it needs no key to make one."""
+"""Commands on API keys. They work on the database itself, so whoever can read it needs no key to make one.
+
+With `--url` they ask a service instead, as whoever has a key with the scope `admin` may.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.orm import Session
 
-from app.cli.render import console, show_error
+from app.cli import options
+from app.cli.connection import connect
+from app.cli.exit_codes import ExitCode
+from app.cli.render import console, show_error, write_json
 from app.db import utcnow
 from app.keys import service
+from app.keys.models import ApiKey
 from app.settings import get_settings
 
+if TYPE_CHECKING:
+    from eggs_client.models import CreatedKey, KeyResource
+
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+
+# Not EGGS_URL, which most users have set: it must be meant.
+Url = Annotated[
+    str | None,
+    typer.Option("--url", show_default=False, help="Ask this service, and not the database of this installation."),
+]
+Key = Annotated[
+    str,
+    typer.Option(
+        "--key", envvar="EGGS_API_KEY", show_default=False, help="For --url: a key with the scope admin."
+    ),
+]
 
 
 @app.command()
 def create(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
-    project: Annotated[str, typer.Option(help="Whose jobs it sees.")] = service.DEFAULT_PROJECT,
+    project: Annotated[
+        str | None,
+        typer.Option(help="Whose jobs it sees: default unless given, and with --url that of the key that asks."),
+    ] = None,
     scope: Annotated[
         list[service.Scope] | None,
         typer.Option(help="What it may be used for, several times if need be; by default jobs alone."),
     ] = None,
     expires_in_days: Annotated[float | None, typer.Option(min=0, help="After so long it opens nothing.")] = None,
+    url: Url = None,
+    key: Key = "",
+    as_json: options.Json = False,
 ) -> None:
     """Make a key; it is printed this once."""
     expires_at = utcnow() + timedelta(days=expires_in_days) if expires_in_days is not None else None
-    with _database() as session:
-        _, token = service.create(
-            session, name=name, project=project, scopes=scope or service.DEFAULT_SCOPES, expires_at=expires_at
-        )
-    console.print(token, highlight=False, soft_wrap=True)
+    scopes = scope or list(service.DEFAULT_SCOPES)
+    if url is not None:
+        if project is not None:
+            raise typer.BadParameter("A service makes keys of the project of the key that asks; leave it out.")
+        with connect(url, key) as client:
+            created = client.keys.create(
+                name=name,
+                scopes=[one.value for one in scopes],
+                expires_at=None if expires_at is None else expires_at.isoformat(),
+            )
+        shown, token = _of_service(created), created.token
+    else:
+        with _database() as session:
+            made, token = service.create(
+                session,
+                name=name,
+                project=project or service.DEFAULT_PROJECT,
+                scopes=scopes,
+                expires_at=expires_at,
+            )
+            shown = _of_database(made)
+    if as_json:
+        write_json(shown | {"token": token})
+    else:
+        console.print(token, highlight=False, soft_wrap=True)
 
 
 @app.command("list")
-def list_keys() -> None:
+def list_keys(url: Url = None, key: Key = "", as_json: options.Json = False) -> None:
     """List the keys."""
+    if url is not None:
+        with connect(url, key) as client:
+            found = [_of_service(one) for one in client.keys.list()]
+    else:
+        with _database() as session:
+            found = [_of_database(one) for one in service.all_keys(session)]
+    if as_json:
+        write_json(found)
+        return
     table = Table()
     for heading in ("Key", "Project", "Name", "Scopes", "Created", "Last used", "Expires", "Revoked"):
         table.add_column(heading, no_wrap=heading == "Key")
-    with _database() as session:
-        for key in service.all_keys(session):
-            moments = (key.created_at, key.last_used_at, key.expires_at, key.revoked_at)
-            times = [f"{moment:%Y-%m-%d %H:%M}" if moment else "" for moment in moments]
-            table.add_row(key.id, key.project, key.name, key.scopes, *times)
+    for one in found:
+        times = [(one[name] or "")[:16].replace("T", " ") for name in _MOMENTS]
+        table.add_row(one["id"], one.get("project", ""), escape(one["name"]), " ".join(one["scopes"]), *times)
     console.print(table)
 
 
 @app.command()
 def revoke(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id, from `eggs keys list`.")],
+    key_id: Annotated[str, typer.Argument(metavar="KEY", help="The key's id, from `eggs keys list`.")],
+    url: Url = None,
+    key: Key = "",
+    as_json: options.Json = False,
 ) -> None:
     """End a key at once."""
-    try:
-        with _database() as session:
-            service.revoke(session, key)
-    except service.NoSuchKey:
-        show_error("No such key", f"{key} is not the id of a key. `eggs keys list` shows them.")
-        raise typer.Exit(1) from None
-    console.print(f"{key} is revoked.", highlight=False)
+    if url is not None:
+        with connect(url, key) as client:
+            revoked = _of_service(client.keys.revoke(key_id))
+    else:
+        try:
+            with _database() as session:
+                revoked = _of_database(service.revoke(session, key_id))
+        except service.NoSuchKey:
+            show_error("No such key", f"{key_id} is not the id of a key. `eggs keys list` shows them.")
+            raise typer.Exit(ExitCode.REFUSED) from None
+    if as_json:
+        write_json(revoked)
+    else:
+        console.print(f"{key_id} is revoked.", highlight=False)
+
+
+_MOMENTS = ("created_at", "last_used_at", "expires_at", "revoked_at")
+
+
+def _of_service(key: "KeyResource | CreatedKey") -> dict[str, Any]:
+    return key.model_dump(mode="json", exclude={"token"})
+
+
+def _of_database(key: ApiKey) -> dict[str, Any]:
+    from app.keys.schemas import KeyResource
+
+    return KeyResource.of(key).model_dump(mode="json") | {"project": key.project}
 
 
 @contextmanager

@@ -12,6 +12,8 @@ Key = Annotated[str, typer.Option("--key", envvar="EGGS_API_KEY", help="Your API
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder that the output goes to.", show_default=False)]
 
+Json = Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")]
+
 Model = Annotated[str, typer.Argument(help="A model of `eggs models`, a folder or GGUF file, or a Hub id.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")]
 Pattern = Annotated[str | None, typer.Option(help="N:M, such as 2:4: keep 2 of 4.")]

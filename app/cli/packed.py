@@ -1,6 +1,5 @@
 """Commands on models that are pruned: unpack, look at, time and serve them. They need no service."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +51,7 @@ def bench_runtime(
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompts.")] = 128,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to decode.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that medians are taken of.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Time greedy decoding with a pruned model, dense against packed."""
     import tempfile
@@ -76,7 +75,7 @@ def bench_runtime(
         rounds=rounds,
     )
     if as_json:
-        write_json(json.dumps([speed.model_dump() for speed in speeds]))
+        write_json(list(speeds))
     else:
         console.print(speed_table(speeds))
 

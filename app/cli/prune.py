@@ -1,14 +1,16 @@
 """Commands that need no service: prune here and now, and list the models that are here."""
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from app.cli import options
-from app.cli.render import ProgressBar, console, report_tables
+from app.cli.render import console, progress_bar, report_tables, write_json
 from app.settings import get_settings
-from eggs_core.sources import offered_models
+from eggs_core.progress import ProgressEvent
+from eggs_core.sources import ModelRef, offered_models
 from eggs_core.spec import PruneSpec
 
 
@@ -36,6 +38,7 @@ def prune(
     output_format: options.Format = None,
     speed: options.Speed = False,
     offline: Annotated[bool, typer.Option("--offline", help="Take nothing from the Hugging Face Hub.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Prune a model on this machine, without a service; started by torchrun, in several processes."""
     spec = PruneSpec.model_validate(
@@ -64,8 +67,13 @@ def prune(
         )
     )
     settings = get_settings()
-    with ProgressBar(model) as bar:
-        bar.update(0.0, "Loading")
+    with nullcontext() if as_json else progress_bar(model) as bar:
+
+        def show(event: ProgressEvent) -> None:
+            if bar is not None:
+                bar.update(event.fraction, event.message)
+
+        show(ProgressEvent("load", 0.0, "Loading"))
         # Only now: everything else on this command line works without torch.
         from eggs_core import pipeline
         from eggs_core.distributed import joined
@@ -74,21 +82,32 @@ def prune(
             report = pipeline.prune(
                 spec,
                 out,
-                progress=lambda event: bar.update(event.fraction, event.message),
+                progress=show,
                 cache_dir=settings.data_dir / "cache",
                 allow_hub=settings.allow_hub and not offline,
                 group=group,
             )
+    if as_json:
+        write_json(report)
+        return
     console.print(report_tables(report))
     console.print(f"The pruned model and its report are in {out}", highlight=False, markup=False)
 
 
-def models() -> None:
+def models(as_json: options.Json = False) -> None:
     """List the models that are here without a download: a service takes the id, `eggs prune` the path too."""
+    offered = offered_models(get_settings().model_roots)
+    if as_json:
+        write_json([{"id": model.id, "description": model.description, "path": _path(model)} for model in offered])
+        return
     table = Table()
     table.add_column("Model", overflow="fold")
     table.add_column("Description")
     table.add_column("Path", overflow="fold")
-    for model in offered_models(get_settings().model_roots):
-        table.add_row(model.id, model.description, str(model.path) if model.kind == "local" else "")
+    for model in offered:
+        table.add_row(model.id, model.description, _path(model) or "")
     console.print(table)
+
+
+def _path(model: ModelRef) -> str | None:
+    return str(model.path) if model.kind == "local" else None

@@ -1,25 +1,22 @@
 """What the command line shows: progress, reports, tables and errors."""
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Any, Self
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column, Table
+from rich.table import Table
 
 from eggs_core.report import Evaluation, Interval, LayerReport, Report, Speed, TextEvaluation
 from eggs_core.spec import method_label
+
+if TYPE_CHECKING:
+    from eggs_client import Job
+    from eggs_client.progress import ProgressBar
 
 # Of the processes that torchrun starts, the first one speaks for all.
 _quiet = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
@@ -34,45 +31,11 @@ def show_error(title: str, detail: str) -> None:
     errors.print(f"[bold red]{escape(title)}[/]\n{escape(detail)}", highlight=False)
 
 
-class ProgressBar:
-    """A progress bar with the time left; where the output is no terminal, a line for each step with it instead."""
+def progress_bar(title: str) -> "ProgressBar":
+    """A progress bar on standard output."""
+    from eggs_client.progress import ProgressBar
 
-    def __init__(self, title: str) -> None:
-        self._live = console.is_terminal
-        self._said = ""
-        self._progress = Progress(
-            TextColumn("[bold]{task.fields[title]}"),
-            BarColumn(bar_width=16),
-            TaskProgressColumn(),
-            # The one column that gives way on a narrow terminal: the times must be readable.
-            TextColumn("{task.fields[message]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            expand=True,
-            speed_estimate_period=600,
-            disable=not self._live,
-        )
-        self._task = self._progress.add_task(title, total=1.0, title=escape(title), message="")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def update(self, fraction: float, message: str) -> None:
-        """Moves the bar to `fraction` (0 to 1) and says what is being done."""
-        self._progress.update(self._task, completed=fraction, message=escape(message))
-        if not self._live and message != self._said:
-            left = self._progress.tasks[0].time_remaining
-            time_left = f", about {left:.0f} s left" if left else ""
-            console.print(f"{fraction:6.1%}  {message}{time_left}", highlight=False, markup=False)
-        self._said = message
+    return ProgressBar(title, console)
 
 
 def report_tables(report: Report) -> RenderableType:
@@ -87,16 +50,16 @@ def report_tables(report: Report) -> RenderableType:
     facts.add_row(
         "Sparsity", f"{report.sparsity.pruned_layers:.1%} of pruned layers, {report.sparsity.model:.1%} of all"
     )
-    facts.add_row("Checkpoint, dense", _size(report.bytes.dense_checkpoint))
-    facts.add_row("Checkpoint, pruned", _size(report.bytes.pruned_checkpoint))
+    facts.add_row("Checkpoint, dense", size(report.bytes.dense_checkpoint))
+    facts.add_row("Checkpoint, pruned", size(report.bytes.pruned_checkpoint))
     if report.bytes.packed_checkpoint is not None:
-        facts.add_row("Checkpoint, packed", _size(report.bytes.packed_checkpoint))
+        facts.add_row("Checkpoint, packed", size(report.bytes.packed_checkpoint))
     if report.bytes.pruned_in_memory is not None and report.bytes.packed_in_memory is not None:
-        facts.add_row("In memory, pruned", _size(report.bytes.pruned_in_memory))
-        facts.add_row("In memory, packed", _size(report.bytes.packed_in_memory))
-    facts.add_row("Peak memory", _size(report.bytes.peak_resident))
+        facts.add_row("In memory, pruned", size(report.bytes.pruned_in_memory))
+        facts.add_row("In memory, packed", size(report.bytes.packed_in_memory))
+    facts.add_row("Peak memory", size(report.bytes.peak_resident))
     if report.bytes.peak_device is not None:
-        facts.add_row("Peak memory, device", _size(report.bytes.peak_device))
+        facts.add_row("Peak memory, device", size(report.bytes.peak_device))
     facts.add_row("Device", f"{report.device}, {report.threads} threads")
     for stage, seconds in report.seconds.items():
         facts.add_row(f"Time, {stage}", f"{seconds:.1f} s")
@@ -213,43 +176,54 @@ def _between(interval: Interval | None) -> str:
     return "" if interval is None else f"  ({interval.low:.2f} to {interval.high:.2f})"
 
 
-def jobs_table(jobs: Iterable[dict[str, Any]]) -> Table:
+def jobs_table(jobs: "Iterable[Job]") -> Table:
     """Jobs, one a line."""
     table = Table()
     for heading in ("Job", "State", "Done", "Model", "Pattern", "Method", "Name", "Created"):
         table.add_column(heading, no_wrap=heading == "Job")
     for job in jobs:
-        spec = job["spec"]
+        spec = spec_of(job)
         table.add_row(
-            job["id"],
-            state(job["state"]),
-            f"{job['progress']:.0%}",
+            job.id,
+            state(job.state),
+            f"{job.progress:.0%}",
             escape(spec["model"]),
             spec["pattern"],
             spec["method"],
-            escape(job["name"] or ""),
-            job["created_at"][:19].replace("T", " "),
+            escape(job.name or ""),
+            moment(job.created_at),
         )
     return table
 
 
-def job_facts(job: dict[str, Any]) -> Table:
+def job_facts(job: "Job") -> Table:
     """One job in full."""
-    table = _facts(job["id"])
-    table.add_row("State", state(job["state"]))
-    table.add_row("Progress", f"{job['progress']:.1%}" + (f", {escape(job['stage'])}" if job["stage"] else ""))
-    if job["estimated_seconds_left"] is not None:
-        table.add_row("Time left", f"about {job['estimated_seconds_left']:.0f} s")
-    table.add_row("Model", escape(job["spec"]["model"]))
-    table.add_row("Run", f"{job['spec']['pattern']} by {job['spec']['method']}")
-    for label, field in (("Name", "name"), ("Created", "created_at"), ("Started", "started_at")):
-        if job[field]:
-            table.add_row(label, escape(job[field]))
-    if job["finished_at"]:
-        table.add_row("Finished", job["finished_at"])
-    if job["error"]:
-        table.add_row("Error", escape(f"{job['error'].get('title', '')}\n{job['error'].get('detail', '')}"))
+    table = _facts(job.id)
+    table.add_row("State", state(job.state))
+    table.add_row("Progress", f"{job.progress:.1%}" + (f", {escape(job.stage)}" if job.stage else ""))
+    if job.estimated_seconds_left is not None:
+        table.add_row("Time left", f"about {job.estimated_seconds_left:.0f} s")
+    spec = spec_of(job)
+    table.add_row("Model", escape(spec["model"]))
+    table.add_row("Run", f"{spec['pattern']} by {spec['method']}")
+    if job.name:
+        table.add_row("Name", escape(job.name))
+    for label, at in (("Created", job.created_at), ("Started", job.started_at), ("Finished", job.finished_at)):
+        if at:
+            table.add_row(label, moment(at))
+    if job.error:
+        table.add_row("Error", escape(f"{job.error.get('title', '')}\n{job.error.get('detail', '')}"))
     return table
+
+
+def spec_of(job: "Job") -> dict[str, Any]:
+    """The run of a job as JSON has it, also where another version of the service has stored it."""
+    return job.spec if isinstance(job.spec, dict) else job.spec.model_dump(mode="json")
+
+
+def moment(at: datetime | None) -> str:
+    """A time in UTC, to the second."""
+    return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S}"
 
 
 def state(text: str) -> str:
@@ -257,9 +231,15 @@ def state(text: str) -> str:
     return f"[{_STATE_COLOURS.get(text, 'default')}]{text}[/]"
 
 
-def write_json(text: str) -> None:
-    """Writes JSON to standard output as it is, for other programs."""
+def write_json(content: Any, *, indent: int | None = 2) -> None:
+    """Writes JSON to standard output, for other programs; models in it as the service has them."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False, default=_dumped)
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _dumped(model: Any) -> Any:
+    return model.model_dump(mode="json")
 
 
 def _facts(title: str) -> Table:
@@ -277,7 +257,8 @@ def _output_error(layers: list[LayerReport]) -> str:
     return _mean([error for layer in layers if (error := layer.relative_output_error) is not None])
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """A number of bytes, for people."""
     size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
     while size >= 1000 and len(units) > 1:
         size, units = size / 1000, units[1:]

@@ -1,15 +1,11 @@
 """The command line against a real server: what it prints, what it refuses, and that it carries on."""
 
-import contextlib
 import hashlib
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +14,8 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.cli import demo
-from app.cli.client import ApiError, Client
+from app.cli.connection import connect
+from app.cli.exit_codes import ExitCode
 from app.examples import REPORT
 from app.jobs import leases, sse
 from app.jobs.leases import Lease, NewArtifact
@@ -82,8 +79,8 @@ def publish(sessions: Sessions, settings: Settings, lease: Lease, files: dict[st
         leases.succeed(session, lease, report=REPORT, artifacts=artifacts, artifacts_dir=lease.job_id)
 
 
-def refused(result: subprocess.CompletedProcess[str], *texts: str) -> None:
-    assert result.returncode == 1, result.stdout + result.stderr
+def refused(result: subprocess.CompletedProcess[str], *texts: str, code: ExitCode = ExitCode.REFUSED) -> None:
+    assert result.returncode == code, result.stdout + result.stderr
     for text in texts:
         assert text in result.stderr
     assert "Traceback" not in result.stderr
@@ -170,7 +167,7 @@ def test_waiting_for_a_job_that_fails(eggs: Eggs, sessions: Sessions) -> None:
             return False
 
         wait_for(fail_it)
-        refused(waiting.result(), "Too little text", "3 of 32 windows")
+        refused(waiting.result(), "Too little text", "3 of 32 windows", code=ExitCode.JOB_FAILED)
 
 
 def test_cancel(eggs: Eggs, sessions: Sessions) -> None:
@@ -180,7 +177,7 @@ def test_cancel(eggs: Eggs, sessions: Sessions) -> None:
     assert "stops after the block at hand" in eggs("cancel", running).stdout
     refused(eggs("cancel", queued), "The job is cancelled already", "submit it again")
     assert read_job(sessions, queued).state is JobState.CANCELLED
-    refused(eggs("watch", queued), "The job was cancelled")
+    refused(eggs("watch", queued), "The job was cancelled", code=ExitCode.JOB_CANCELLED)
 
 
 def test_what_is_refused(eggs: Eggs) -> None:
@@ -213,8 +210,9 @@ def test_what_is_refused_without_a_service(eggs: Eggs, tmp_path: Path) -> None:
 
 
 def test_no_service_at_the_address(eggs: Eggs) -> None:
-    with pytest.raises(ApiError, match="no answer from http://127"):
-        Client("http://127.0.0.1:1", "eggs_x", patience=0).jobs()
+    refused(eggs("list", EGGS_URL="http://127.0.0.1:1"), "no answer from http://127", code=ExitCode.UNREACHABLE)
+    refused(eggs("list", EGGS_URL="127.0.0.1:8000"), "no address of a service", "EGGS_URL")
+    refused(eggs("list", EGGS_API_KEY="eggs_…"), "The API key is not valid", "EGGS_API_KEY")
 
 
 def test_keys(eggs: Eggs, tmp_path: Path) -> None:
@@ -228,165 +226,6 @@ def test_keys(eggs: Eggs, tmp_path: Path) -> None:
     assert "is revoked" in eggs("keys", "revoke", key_id).stdout
 
 
-class Cutter:
-    """A relay in front of the server that ends its first connections after so many bytes each."""
-
-    def __init__(self, target: str, cuts: list[int]) -> None:
-        host, _, port = target.removeprefix("http://").partition(":")
-        self._target = (host, int(port))
-        self._cuts = cuts
-        self.connections = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                most = self._cuts[self.connections] if self.connections < len(self._cuts) else 1 << 40
-                self.connections += 1
-                threading.Thread(target=self._relay, args=(client, most), daemon=True).start()
-
-    def _relay(self, client: socket.socket, most: int) -> None:
-        with client, socket.create_connection(self._target) as server, contextlib.suppress(OSError):
-            threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
-            while most > 0 and (data := server.recv(min(most, 65536))):
-                client.sendall(data)
-                most -= len(data)
-            client.shutdown(socket.SHUT_RDWR)
-
-    @staticmethod
-    def _pump(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-
-
-@pytest.fixture
-def cutter(server: RunningServer) -> Iterator[Callable[[list[int]], Cutter]]:
-    made: list[Cutter] = []
-
-    def make(cuts: list[int]) -> Cutter:
-        made.append(Cutter(server.url, cuts))
-        return made[-1]
-
-    yield make
-    for relay in made:
-        relay.close()
-
-
-def test_a_download_goes_on_where_it_broke_off(
-    server: RunningServer,
-    cutter: Callable[[list[int]], Cutter],
-    sessions: Sessions,
-    settings: Settings,
-    tmp_path: Path,
-) -> None:
-    job_id = make_job(sessions)
-    content = os.urandom(2_000_000)
-    publish(sessions, settings, must_claim(sessions, job_id), {"model.safetensors": content})
-    with Client(server.url, server.key) as direct:
-        (artifact,) = direct.artifacts(job_id)
-    relay = cutter([700_000, 500_000])
-    seen: list[int] = []
-    with Client(relay.url, server.key) as client:
-        path = client.download(job_id, artifact, tmp_path / "out", on_bytes=seen.append)
-        assert path.read_bytes() == content
-        assert relay.connections == 3
-        assert seen == sorted(seen)  # it never began again
-        client.download(job_id, artifact, tmp_path / "out")
-        assert relay.connections == 3  # nothing was left to fetch
-
-
-def test_a_damaged_download_is_not_kept(
-    server: RunningServer, sessions: Sessions, settings: Settings, tmp_path: Path
-) -> None:
-    job_id = make_job(sessions)
-    publish(sessions, settings, must_claim(sessions, job_id), {"model.safetensors": b"right"})
-    (settings.artifacts_dir / job_id / "model.safetensors").write_bytes(b"wrong")
-    with Client(server.url, server.key) as client:
-        (artifact,) = client.artifacts(job_id)
-        with pytest.raises(ApiError, match="does not have the checksum"):
-            client.download(job_id, artifact, tmp_path / "out")
-        for name in ("../outside", "/etc/outside", "a/../../outside", ""):
-            with pytest.raises(ApiError, match="points outside"):
-                client.download(job_id, artifact | {"name": name}, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_events_go_on_where_the_stream_broke_off(
-    server: RunningServer, cutter: Callable[[list[int]], Cutter], sessions: Sessions, settings: Settings
-) -> None:
-    job_id = make_job(sessions)
-    lease = must_claim(sessions, job_id)
-    for step in range(20):
-        with sessions.begin() as session:
-            leases.record_progress(session, lease, progress=step / 20, stage="prune")
-    publish(sessions, settings, lease, {})
-    relay = cutter([100, 1500, 1500])
-    with Client(relay.url, server.key) as client:
-        assert [event["id"] for event in client.events(job_id)] == list(range(1, 24))
-    assert relay.connections == 4
-
-
-def test_keep_alives_are_no_events(
-    server: RunningServer, sessions: Sessions, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sse, "_KEEP_ALIVE_SECONDS", 0)
-    job_id = make_job(sessions)
-    lease = must_claim(sessions, job_id)
-    with server.client() as raw, raw.stream("GET", f"/v1/jobs/{job_id}/events", headers=ACCEPT) as response:
-        assert ": keep-alive" in response.iter_lines()
-    with Client(server.url, server.key) as client:
-        events = client.events(job_id)
-        assert [next(events)["id"], next(events)["id"]] == [1, 2]
-        with ThreadPoolExecutor() as pool:
-            third = pool.submit(next, events)
-            with (
-                server.client() as raw,
-                raw.stream("GET", f"/v1/jobs/{job_id}/events", headers=ACCEPT) as response,
-            ):
-                assert ": keep-alive" in response.iter_lines()  # and so the client above has had one too
-            publish(sessions, settings, lease, {})
-            assert third.result()["type"] == "job.succeeded"
-
-
-def test_a_long_quiet_phase_costs_no_patience(
-    server: RunningServer,
-    cutter: Callable[[list[int]], Cutter],
-    sessions: Sessions,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sse, "_KEEP_ALIVE_SECONDS", 0)
-    monkeypatch.setattr(sse, "_POLL_SECONDS", 0.02)
-    job_id = make_job(sessions)
-    relay = cutter([2500])  # one event, and keep-alives for longer than the client has patience
-    started = time.monotonic()
-    with Client(relay.url, server.key, patience=1) as client, ThreadPoolExecutor() as pool:
-        following = pool.submit(lambda: [event["type"] for event in client.events(job_id)])
-        wait_for(lambda: relay.connections == 2 or following.done())
-        assert time.monotonic() - started > 1
-        publish(sessions, settings, must_claim(sessions, job_id), {})
-        assert following.result() == ["job.queued", "job.running", "job.succeeded"]
-
-
-def test_waiting_in_vain_ends_when_patience_does(server: RunningServer) -> None:
-    started = time.monotonic()
-    with (
-        Client("http://127.0.0.1:1", "x", patience=0.1) as client,
-        pytest.raises(ApiError, match="cannot be reached"),
-    ):
-        list(client.events("job_x"))
-    with Client(server.url, server.key) as client, pytest.raises(ApiError, match="No such job"):
-        list(client.events("job_x"))
-    assert time.monotonic() - started < 10
-
-
 def test_the_service_of_the_demo_may_say_as_much_as_it_likes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,10 +234,10 @@ def test_the_service_of_the_demo_may_say_as_much_as_it_likes(
     path = "/healthz?" + "x" * 2000
     with (
         demo._service(EmbeddedSettings(data_dir=tmp_path, port=0)) as (url, key),
-        Client(url, key) as client,
+        connect(url, key) as client,
         httpx.Client(base_url=url) as http,
     ):
-        assert client.jobs() == []  # waits until it listens
+        assert list(client.jobs.list()) == []  # waits until it listens
         for _ in range(100):  # each with a line in the log, which together no pipe can hold
             assert http.get(path).status_code == 200
     assert (tmp_path / "demo.log").read_text().count(path) == 100

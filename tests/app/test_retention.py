@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.artifacts import retention
 from app.artifacts.store import Store, open_store
-from app.cli.client import Client
 from app.jobs import leases
 from app.jobs.models import Job
 from app.main import create_app
 from app.settings import Settings
 from app.sweeper import sweep
+from eggs_client import Eggs
 from tests.app.build import make_job, make_key, read_job
 from tests.app.conftest import RunningServer
 from tests.app.test_jobs_api import code
@@ -189,7 +189,7 @@ def test_a_download_leads_to_the_store_and_needs_no_key_there(
         assert client.get(f"/v1/jobs/{job_id}/artifacts/empty", follow_redirects=False).status_code == 404
 
 
-def test_the_command_line_goes_on_with_a_download_at_the_store(
+def test_the_client_goes_on_with_a_download_at_the_store(
     settings: Settings,
     sessions: Sessions,
     bucket: str,
@@ -205,9 +205,9 @@ def test_the_command_line_goes_on_with_a_download_at_the_store(
     folder = tmp_path / "downloaded"
     folder.mkdir()
     (folder / "large.bin.part").write_bytes(FILES["large.bin"][:1_000_000])
-    with Client(server.url, server.key) as client:
-        for artifact in client.artifacts(job_id):
+    with Eggs(server.url, server.key) as client:
+        for artifact in client.jobs.artifacts(job_id):
             steps: list[int] = []
-            client.download(job_id, artifact, folder, on_bytes=steps.append)
-            assert artifact["name"] != "large.bin" or min(steps) > 1_000_000, "it was begun anew"
+            client.jobs.download_artifact(artifact, folder, on_bytes=steps.append)
+            assert artifact.name != "large.bin" or min(steps) > 1_000_000, "it was begun anew"
     assert {name: (folder / name).read_bytes() for name in files_of(folder)} == FILES
