@@ -212,7 +212,7 @@ class AsyncJobs:
                         after, ended = event.id, event.state in ENDED
                         yield event
                 # The service ends a stream with the job, or because it stops.
-                ended = ended or (await self.get(job_id)).ended
+                ended = ended or await self._nothing_follows(job_id, after)
                 if not ended:
                     raise httpx.RemoteProtocolError("The stream has ended before the job.")
             except (httpx.TransportError, SSEError, ApiError) as error:
@@ -221,13 +221,21 @@ class AsyncJobs:
                     error = httpx.RemoteProtocolError(str(error))
                 await async_sleep(patience.pause(error, repeatable=True))
 
+    async def _nothing_follows(self, job_id: str, after: int) -> bool:
+        """Whether the job has ended, and has no event after this one."""
+        if not (await self.get(job_id)).ended:
+            return False
+        url = path("jobs", job_id, "events")
+        left = self._transport.pages(JobEventResource, url, after=str(after), limit=1)
+        return not [event async for event in left]
+
     def _silence(self, deadline: float | None) -> httpx.Timeout | None:
         """How long the stream may be silent, where that is less than usual."""
         if deadline is None:
             return None
-        usual = self._transport.http.timeout
         left = max(deadline - time.monotonic(), 0.1)
-        return httpx.Timeout(usual, read=left if usual.read is None else min(usual.read, left))
+        usual = self._transport.http.timeout.read
+        return self._transport.patient(left if usual is None else min(usual, left))
 
     def _own(self, job: AsyncJob) -> AsyncJob:
         job._jobs = self

@@ -4,8 +4,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Unpack
 
-import httpx
-
 from eggs_client._async.transport import AsyncTransport, path
 from eggs_client.local_files import place, sha256
 from eggs_client.models import (
@@ -39,14 +37,13 @@ class AsyncFiles:
         """
         file = Path(file)
         checksum = await to_thread(sha256, file)
-        usual = self._transport.http.timeout
         with file.open("rb") as content:
             return await self._transport.post(
                 FileResource,
                 path("files"),
                 data={"sha256": checksum},
                 files={"file": (name or file.name, content)},
-                timeout=httpx.Timeout(usual, read=_UNPACKING_SECONDS),
+                timeout=self._transport.patient(_UNPACKING_SECONDS),
             )
 
     def list(self, *, limit: int | None = None) -> AsyncIterator[FileResource]:

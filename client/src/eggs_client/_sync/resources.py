@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Unpack
 
-import httpx
-
 from eggs_client._sync.transport import Transport, path
 from eggs_client.local_files import place, sha256
 from eggs_client.models import (
@@ -40,14 +38,13 @@ class Files:
         """
         file = Path(file)
         checksum = call(sha256, file)
-        usual = self._transport.http.timeout
         with file.open("rb") as content:
             return self._transport.post(
                 FileResource,
                 path("files"),
                 data={"sha256": checksum},
                 files={"file": (name or file.name, content)},
-                timeout=httpx.Timeout(usual, read=_UNPACKING_SECONDS),
+                timeout=self._transport.patient(_UNPACKING_SECONDS),
             )
 
     def list(self, *, limit: int | None = None) -> Iterator[FileResource]:

@@ -46,6 +46,10 @@ class Transport:
             self._retries, self._retries.stream_seconds if seconds is None else seconds, str(self.http.base_url)
         )
 
+    def patient(self, seconds: float) -> httpx.Timeout:
+        """The usual timeout, but that the service may be silent for so long."""
+        return httpx.Timeout(**(self.http.timeout.as_dict() | {"read": seconds}))
+
     def request(
         self, method: str, url: str, *, repeatable: bool | None = None, **arguments: Any
     ) -> httpx.Response:
