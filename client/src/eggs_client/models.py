@@ -10,6 +10,21 @@ from pydantic import AwareDatetime, ConfigDict, Field
 from eggs_client.base import Answer, OpenEnum
 
 
+class AcceptIf(Answer):
+    """
+    What a pruned model must keep to on every evaluation text; what is null is not asked for.
+    """
+
+    perplexity_ratio: float | None = Field(default=None, description="Perplexity pruned / dense at most.")
+    kl_divergence: float | None = Field(
+        default=None, description="Mean KL divergence per predicted token at most, in nats."
+    )
+    top1_agreement: float | None = Field(
+        default=None,
+        description="Share of predicted tokens for which both models hold the same token likeliest, at least.",
+    )
+
+
 class Action(OpenEnum):
     """What can be done."""
 
@@ -94,6 +109,27 @@ class CalibrationSpec(Answer):
     )
     samples: int = Field(default=32, description="Windows drawn from the text.")
     seed: int = Field(default=0, description="Seed of the draw.")
+
+
+class Check(Answer):
+    """
+    One criterion of `accept_if` on one text.
+    """
+
+    criterion: str
+    limit: float
+    source: str = Field(..., description="Of the text.")
+    value: float
+    met: bool
+
+
+class Checkpoint(Answer):
+    """
+    What came out.
+    """
+
+    files: dict[str, str] = Field(..., description="The sha256 of every file of weights, by its name.")
+    pushed_to: str | None = Field(..., description="The commit's page on the Hugging Face Hub, if it was pushed.")
 
 
 class DeliveryState(OpenEnum):
@@ -230,6 +266,7 @@ class JobLinks(Answer):
     events: str = Field(..., description="Its events, as JSON pages or server-sent events.")
     report: str = Field(..., description="Its report, once it has succeeded.")
     artifacts: str = Field(..., description="Its files, once it has succeeded.")
+    lineage: str = Field(..., description="What led to them, once it has succeeded.")
 
 
 class JobState(OpenEnum):
@@ -567,6 +604,13 @@ class TextInfo(Answer):
     seed: int | None = None
 
 
+class Verdict(OpenEnum):
+    """Whether a model keeps to what `accept_if` asks for."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
 class WebhookDeleted(Answer):
     """
     A webhook is gone.
@@ -606,6 +650,15 @@ class WebhookWithSecret(Answer):
     disabled_reason: str | None = Field(..., description="Why the service has disabled it, if it was not you.")
     created_at: AwareDatetime
     secret: str = Field(..., description="To verify messages with. Shown only this once.")
+
+
+class Acceptance(Answer):
+    """
+    What came of `accept_if`.
+    """
+
+    verdict: Verdict = Field(..., description="`accepted` where every check is met.")
+    checks: list[Check] = Field(..., description="Every criterion that was asked for, on every text.")
 
 
 class ArtifactList(Answer):
@@ -747,6 +800,27 @@ class KeyResource(Answer):
     revoked_at: AwareDatetime | None
 
 
+class Lineage(Answer):
+    """
+    Which model, data and code led to a checkpoint.
+    """
+
+    object: str = "job.lineage"
+    job_id: str
+    base_model: ModelInfo
+    calibration: TextInfo
+    evaluation: list[TextInfo] = Field(..., description="The held-out texts; empty where the job asked for none.")
+    method: Method
+    effort: Effort | None
+    pattern: str = Field(
+        ..., description="N:M: of every M consecutive input channels, each row keeps exactly N weights."
+    )
+    versions: dict[str, str] = Field(..., description="Of eggs, Python and the libraries the numbers depend on.")
+    device: str
+    checkpoint: Checkpoint
+    finished_at: AwareDatetime
+
+
 class MethodList(Answer):
     """
     All methods.
@@ -817,6 +891,10 @@ class PruneSpec(Answer):
         },
         description="null skips the evaluation; the report then has none.",
         validate_default=True,
+    )
+    accept_if: AcceptIf | None = Field(
+        default=None,
+        description="Decides whether the report calls the model accepted or rejected; the run succeeds anyway.",
     )
     output: OutputSpec = Field(default={"format": "both"}, validate_default=True)
     seeds: int = Field(
@@ -947,6 +1025,9 @@ class JobResource(Answer):
     artifacts_expire_at: AwareDatetime | None = Field(
         ..., description="When the files of a job that succeeded are removed; null where they are kept."
     )
+    verdict: Verdict | None = Field(
+        ..., description="For a job that succeeded and asked for `accept_if`; the report says why."
+    )
     push_to_hub: PushResource | None = Field(..., description="For a job that asked for it.")
     cancel_requested_at: AwareDatetime | None
     estimated_seconds_left: float | None = Field(
@@ -981,6 +1062,7 @@ class Report(Answer):
     effort: Effort | None = Field(..., description="As it was made; null where the method has none.")
     min_degree: int = Field(..., description="Least B of any layer; 0 where the method has no such constraint.")
     evaluation: Evaluation | None = Field(..., description="null where the request skipped it.")
+    acceptance: Acceptance | None = Field(default=None, description="null where the request has no `accept_if`.")
     sparsity: Sparsity
     bytes: Bytes
     seconds: dict[str, float] = Field(..., description="By stage, and in total.")

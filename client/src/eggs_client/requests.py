@@ -6,6 +6,16 @@ from __future__ import annotations
 from typing import Literal, NotRequired, TypeAlias, TypedDict
 
 
+class AcceptIf(TypedDict):
+    """
+    What a pruned model must keep to on every evaluation text; what is null is not asked for.
+    """
+
+    perplexity_ratio: NotRequired[float | None]
+    kl_divergence: NotRequired[float | None]
+    top1_agreement: NotRequired[float | None]
+
+
 class CalibrationSpec(TypedDict):
     """
     Text the activations are measured on.
@@ -130,6 +140,7 @@ class JobCreate(TypedDict):
     ignore: NotRequired[list[str]]
     calibration: NotRequired[CalibrationSpec]
     evaluation: NotRequired[EvaluationSpec | None]
+    accept_if: NotRequired[AcceptIf | None]
     output: NotRequired[JobOutput]
     seeds: NotRequired[int]
     compare: NotRequired[list[ComparedSpec]]
