@@ -13,3 +13,4 @@ class ExitCode(IntEnum):
     JOB_FAILED = 3
     JOB_CANCELLED = 4
     UNREACHABLE = 5
+    REJECTED = 6

@@ -7,6 +7,7 @@ from rich.console import RenderableType
 
 from app.cli import options
 from app.cli.connection import connect
+from app.cli.exit_codes import ExitCode
 from app.cli.options import DEFAULT_URL
 from app.cli.render import console, job_facts, jobs_table, progress_bar, report_tables, state, write_json
 from eggs_core.report import Report
@@ -40,6 +41,10 @@ def submit(
     output_format: options.Format = None,
     speed: options.Speed = False,
     name: Annotated[str | None, typer.Option(help="What you call the job.")] = None,
+    accept_perplexity_ratio: Annotated[
+        float | None,
+        typer.Option(help="With --wait: end with 6 if perplexity pruned / dense is higher on an evaluation text."),
+    ] = None,
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="ORG/NAME", help="Push the model to this Hub repository as well.")
     ] = None,
@@ -86,6 +91,8 @@ def submit(
     )
     if name:
         request["name"] = name
+    if accept_perplexity_ratio is not None:
+        request["accept_if"] = {"perplexity_ratio": accept_perplexity_ratio}
     if push_to_hub:
         push = {"repo_id": push_to_hub, "private": not hub_public} | (
             {"revision": hub_revision} if hub_revision else {}
@@ -103,6 +110,7 @@ def submit(
             write_json(job)
         elif wait:
             console.print(_tables(job.report()))
+    _end_by_verdict(job)
 
 
 def list_jobs(
@@ -139,13 +147,14 @@ def watch(
     url: options.Url = DEFAULT_URL,
     as_json: Annotated[bool, typer.Option("--json", help="Each event as JSON on a line of its own.")] = False,
 ) -> None:
-    """Follow a job to its end; ends with 0 only if it succeeds."""
+    """Follow a job to its end; ends with 0 only if it succeeds, and is not rejected by what it asked for."""
     with connect(url, key) as client:
         watched = client.jobs.get(job)
         if as_json:
             for event in watched.events():
                 write_json(event, indent=None)
-        _waited(watched, as_json)
+        watched = _waited(watched, as_json)
+    _end_by_verdict(watched)
 
 
 def cancel(
@@ -193,6 +202,11 @@ def download(
 def _waited(job: "Job", as_json: bool) -> "Job":
     """The job after it has succeeded, which its bar shows. Raises `JobFailed` or `JobCancelled`."""
     return job.wait(progress=False if as_json else progress_bar("Job"))
+
+
+def _end_by_verdict(job: "Job") -> None:
+    if job.verdict is not None and job.verdict.value == "rejected":
+        raise typer.Exit(ExitCode.REJECTED)
 
 
 def _tables(found: "models.Report") -> RenderableType:

@@ -47,6 +47,13 @@ def report_tables(report: Report) -> RenderableType:
     facts.add_row("Pruned", f"{report.pattern} by {report.method}{effort}{degree}")
     if report.evaluation is None:
         facts.add_row("Evaluation", "not asked for")
+    if report.acceptance is not None:
+        unmet = [
+            f"{check.criterion} on {check.source} is {check.value:.4g}, and {check.limit:.4g} was asked for"
+            for check in report.acceptance.checks
+            if not check.met
+        ]
+        facts.add_row("Verdict", escape("\n".join([report.acceptance.verdict, *unmet])))
     facts.add_row(
         "Sparsity", f"{report.sparsity.pruned_layers:.1%} of pruned layers, {report.sparsity.model:.1%} of all"
     )

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -255,3 +255,29 @@ def test_a_job_with_a_push(eggs: Eggs, sessions: Sessions, settings: Settings) -
     assert Secrets(settings).decrypt(str(job.hub_token)) == "hf_secret"
     without = eggs("submit", MODEL, HF_TOKEN="hf_secret")
     assert read_job(sessions, without.stdout.strip()).hub_token is None
+
+
+@pytest.mark.parametrize(("limit", "code"), [("9", ExitCode.DONE), ("1.15", ExitCode.REJECTED)])
+def test_a_pipeline_can_gate_on_the_verdict(
+    eggs: Eggs, sessions: Sessions, settings: Settings, limit: str, code: ExitCode
+) -> None:
+    """What ends with 0 was accepted; the report is shown in any case."""
+    verdict = "accepted" if code is ExitCode.DONE else "rejected"
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(eggs, "submit", MODEL, "--accept-perplexity-ratio", limit, "--wait")
+        (job_id,) = wait_for(lambda: _queued(sessions))
+        assert read_job(sessions, job_id).spec["accept_if"]["perplexity_ratio"] == float(limit)
+        report = REPORT | {"acceptance": REPORT["acceptance"] | {"verdict": verdict}}
+        lease = must_claim(sessions, job_id)
+        with sessions.begin() as session:
+            leases.succeed(session, lease, report=report, artifacts=[], artifacts_dir=job_id)
+        ended = waiting.result()
+    assert ended.returncode == code, ended.stderr
+    assert "Perplexity" in ended.stdout
+    assert verdict in ended.stdout
+    assert eggs("watch", job_id).returncode == code
+
+
+def _queued(sessions: Sessions) -> Sequence[str]:
+    with sessions() as session:
+        return leases.reoffer_candidates(session, 1)
