@@ -58,10 +58,11 @@ def special(name: str, kind: bytes, target: str = "") -> tuple[tarfile.TarInfo, 
 
 def tar(*members: tuple[tarfile.TarInfo, bytes], zipped: bool = False) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz" if zipped else "w") as made:
+    with tarfile.open(fileobj=buffer, mode="w") as made:
         for member, data in members:
             made.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
+    # Without the time, which would give tests of the same data different names in different processes.
+    return gzip.compress(buffer.getvalue(), mtime=0) if zipped else buffer.getvalue()
 
 
 MODEL = [plain("config.json", CONFIG), plain("model.safetensors", safetensors())]
