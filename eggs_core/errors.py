@@ -102,7 +102,7 @@ class OutputExists(EggsError):
 
 class NotEnoughMemory(EggsError):
     code = "not-enough-memory"
-    title = "Not enough memory for the whole model"
+    title = "Not enough memory"
 
 
 class TaskNotFound(EggsError):

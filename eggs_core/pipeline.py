@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from eggs_core import card, gguf, hub
+from eggs_core import card, gguf, hub, memory
 from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.checksums import write_checksums
 from eggs_core.compared import ComparedModel
@@ -38,6 +38,7 @@ _COMPARED = ".compared"
 _LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
+@memory.explained()
 def prune(
     spec: PruneSpec,
     out: Path,
@@ -65,7 +66,8 @@ def prune(
     Each process of a `group` calls it with the same arguments; only the first one writes, and calls `progress`.
     They share the pruning; evaluation is the first one's.
 
-    Raises an `EggsError` for what the caller can mend, or whatever `progress` raises, in all processes.
+    Raises an `EggsError` for what the caller can mend, too little memory among it, or whatever `progress` raises,
+    in all processes.
     """
     clock = _Clock()
 

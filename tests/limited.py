@@ -11,16 +11,16 @@ import psutil
 _MOST_BYTES = 6 << 30
 
 
-def limited(work: Callable[[], object], seconds: int = 20) -> tuple[str, int]:
+def limited(work: Callable[[], object], seconds: int = 20, most: int = _MOST_BYTES) -> tuple[str, int]:
     """What came of it ("done", or the error with its class), and the memory it took at its peak, in bytes.
 
-    Fails where the process died or took longer.
+    Allocations beyond `most` bytes fail there, and in the processes it starts. Fails where it died or took longer.
     """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         outcome = "done"
-        resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + _MOST_BYTES,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + most,) * 2)
         signal.alarm(seconds)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:

@@ -1,7 +1,8 @@
 """Prunes in as many processes as the settings say: in this one, or in those that torchrun starts for it.
 
-The first of several writes what happens to its standard output, a JSON document a line. All of them read their
-standard input, on which nothing comes: when this process closes it, or dies, they end.
+The first of several writes what happens to its standard output, a JSON document a line; another one what ended it,
+which the first only sees as its end. All of them read their standard input, on which nothing comes: when this
+process closes it, or dies, they end.
 """
 
 import json
@@ -116,7 +117,7 @@ def main(request: Path, out: Path) -> None:
     os.dup2(2, 1)  # what a library prints belongs into the log
 
     def say(kind: str, value: Any) -> None:
-        if first:
+        if first or kind == "error":
             lines.write(json.dumps({kind: value}) + "\n")
 
     from eggs_core.distributed import joined
