@@ -9,13 +9,14 @@ from typing import Annotated
 from celery import Celery
 from fastapi import Depends, Request, Security
 from fastapi.concurrency import contextmanager_in_threadpool
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.artifacts.store import Store
 from app.keys.service import Principal, Scope
 from app.problems import Problem
 from app.secrets import Secrets
+from app.sessions.service import COOKIE, CSRF_HEADER
 from app.settings import Settings
 
 
@@ -71,15 +72,35 @@ _KeyInOpenAPI = Annotated[
         )
     ),
 ]
+_CookieInOpenAPI = Annotated[
+    str | None,
+    Security(
+        APIKeyCookie(
+            name=COOKIE,
+            scheme_name="Session",
+            description="The cookie that `POST /v1/session` sets. Requests other than GET and HEAD need "
+            f"the header `{CSRF_HEADER}` besides, with any value.",
+            auto_error=False,
+        )
+    ),
+]
 
 
-async def _principal(request: Request, _: _KeyInOpenAPI) -> Principal:
+async def _key_holder(request: Request, _key: _KeyInOpenAPI, _cookie: _CookieInOpenAPI) -> Principal:
+    """Whoever has a key, whatever it may be used for."""
+    return request.state.principal  # type: ignore[no-any-return]
+
+
+KeyHolderDep = Annotated[Principal, Depends(_key_holder)]
+
+
+async def _principal(request: Request, principal: KeyHolderDep) -> Principal:
     """Whoever may read jobs, or change them where the request does."""
-    return _allowed(request.state.principal, Scope.JOBS_READ if _reads(request) else Scope.JOBS_WRITE)
+    return _allowed(principal, Scope.JOBS_READ if _reads(request) else Scope.JOBS_WRITE)
 
 
-async def _admin(request: Request, _: _KeyInOpenAPI) -> Principal:
-    return _allowed(request.state.principal, Scope.ADMIN)
+async def _admin(principal: KeyHolderDep) -> Principal:
+    return _allowed(principal, Scope.ADMIN)
 
 
 def _allowed(principal: Principal, scope: Scope) -> Principal:

@@ -27,6 +27,7 @@ from app.queue import make_celery
 from app.request_id import RequestId
 from app.secrets import Secrets
 from app.security_headers import SecurityHeaders
+from app.sessions import endpoints as browser_sessions
 from app.settings import Settings
 from app.sweeper import Sweeper
 from app.webhooks import endpoints as webhooks
@@ -37,7 +38,10 @@ DESCRIPTION = """
 Pruning as a service for large language models: submit a model, an N:M pattern and a text to measure on; get a
 pruned model and a report that says honestly what was lost.
 
-Every path under `/v1` needs an API key. Errors are `application/problem+json` (RFC 9457).
+Every path under `/v1` needs an API key, or the cookie of a session that was made with one (`POST /v1/session`);
+a cookie that is to change something needs the header `X-Eggs-Session` besides.
+
+Errors are `application/problem+json` (RFC 9457).
 Every answer names its request in `X-Request-ID`, as the service's log does. Send a name of your own (up to 64
 letters, digits and `._-`) to have it taken.
 """
@@ -95,7 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics.install(app, readers)
     problem_handlers.install(app)
     openapi.install(app)
-    for domain in (jobs, artifacts, files, webhooks, catalog, keys, audit):
+    for domain in (jobs, artifacts, files, webhooks, catalog, keys, browser_sessions, audit):
         app.include_router(domain.router, responses=openapi.problems(401, 403, 422, 500, 503))
     app.webhooks.include_router(webhooks.told)
     app.include_router(health.router)

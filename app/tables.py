@@ -6,6 +6,7 @@ from app.db import Base
 from app.files.models import JobFile, UploadedFile
 from app.jobs.models import IdempotencyKey, Job, JobEvent
 from app.keys.models import ApiKey
+from app.sessions.models import BrowserSession
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Artifact",
     "AuditEntry",
     "Base",
+    "BrowserSession",
     "IdempotencyKey",
     "Job",
     "JobEvent",

@@ -18,6 +18,8 @@ class Action(StrEnum):
     JOB_CANCELLED = "job.cancelled"
     FILE_UPLOADED = "file.uploaded"
     FILE_DELETED = "file.deleted"
+    SESSION_CREATED = "session.created"
+    SESSION_ENDED = "session.ended"
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
     WEBHOOK_CREATED = "webhook.created"

@@ -38,6 +38,8 @@ class Principal:
     key_id: str
     project: str
     scopes: frozenset[Scope]
+    session_id: str | None = None
+    """Of the browser's session, where no key was sent."""
 
 
 class NoSuchKey(Exception):
@@ -84,8 +86,12 @@ def authenticate(session: Session, token: str) -> ApiKey | None:
     key = repository.get(session, key_id)
     if key is None or not hmac.compare_digest(key.token_hash, _hash(token)):
         return None
-    expired = key.expires_at is not None and key.expires_at <= utcnow()
-    return None if expired or key.revoked_at is not None else key
+    return key if is_open(key) else None
+
+
+def is_open(key: ApiKey) -> bool:
+    """Whether a key has neither expired nor been revoked."""
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > utcnow())
 
 
 def use_is_noted(key: ApiKey) -> bool:

@@ -32,7 +32,7 @@ def test_errors_carry_the_headers_too(anonymous: TestClient) -> None:
 
 
 def test_another_sites_form_can_do_nothing(anonymous: TestClient) -> None:
-    """A browser sends cookies by itself, and no Authorization header; only that counts."""
+    """A browser sends cookies by itself, but no header that lets them change anything (test_sessions.py)."""
     body = {"model": "smollm2-135m-instruct"}
     cookies = {"Cookie": "authorization=Bearer x; session=1", "Origin": "https://elsewhere.example"}
     assert anonymous.post("/v1/jobs", json=body, headers=cookies).status_code == 401
