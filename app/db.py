@@ -6,7 +6,18 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Engine, Float, MetaData, TypeDecorator, create_engine, event
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Dialect,
+    Engine,
+    Float,
+    MetaData,
+    String,
+    TypeDecorator,
+    create_engine,
+    event,
+)
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
@@ -74,6 +85,25 @@ def _in_postgresql(element: SecondsBetween, compiler: SQLCompiler, **how: Any) -
 def _in_sqlite(element: SecondsBetween, compiler: SQLCompiler, **how: Any) -> str:
     begin, end = (compiler.process(moment, **how) for moment in element.clauses)
     return f"((julianday({end}) - julianday({begin})) * 86400.0)"
+
+
+class TextUnder(FunctionElement[str]):
+    """The text under a key of a JSON object, whatever the key holds: SQLite takes keys for paths elsewhere."""
+
+    type = String()
+    inherit_cache = True
+
+
+@compiles(TextUnder, "postgresql")
+def _text_in_postgresql(element: TextUnder, compiler: SQLCompiler, **how: Any) -> str:
+    document, key = (compiler.process(part, **how) for part in element.clauses)
+    return f"({document} ->> {key}::text)"
+
+
+@compiles(TextUnder, "sqlite")
+def _text_in_sqlite(element: TextUnder, compiler: SQLCompiler, **how: Any) -> str:
+    document, key = (compiler.process(part, **how) for part in element.clauses)
+    return f"(SELECT value FROM json_each({document}) WHERE key = {key})"  # noqa: S608 (both are compiled)
 
 
 class Base(DeclarativeBase):

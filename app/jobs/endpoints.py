@@ -6,13 +6,15 @@ from typing import Annotated, Any
 from celery import Celery
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import StringConstraints
 
 from app import logs
 from app.artifacts import service as artifacts
 from app.dependencies import CeleryDep, PrincipalDep, ReadersDep, SessionDep, SettingsDep
 from app.jobs import service, sse
 from app.jobs.lineage import Lineage
-from app.jobs.models import JobState
+from app.jobs.models import JobSort, JobState
+from app.jobs.repository import Filter
 from app.jobs.schemas import (
     JOB_ID_PATTERN,
     MAX_SEQUENCE,
@@ -23,8 +25,10 @@ from app.jobs.schemas import (
     JobResource,
 )
 from app.openapi import problems
+from app.problems import Problem
 from app.queue import ring
 from eggs_core.report import Report
+from eggs_core.spec import Method
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +78,40 @@ def _announce(celery: Celery, job_id: str) -> None:
         ring(celery, job_id)
 
 
-@router.get("", summary="List jobs")
+METADATA = "metadata."
+_METADATA_PARAMETER = {
+    "name": "metadata",
+    "in": "query",
+    "style": "form",
+    "explode": True,
+    "description": "Only jobs whose metadata have this value under KEY: `metadata.KEY=value`. Of several all must "
+    "hold.",
+    "schema": {
+        "type": "object",
+        "patternProperties": {r"^metadata\.[a-z]+$": {"type": "string", "pattern": r"^[^\x00]*$"}},
+        "additionalProperties": False,
+    },
+    "example": {"metadata.team": "research"},
+}
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
+
+
+def _metadata(request: Request) -> dict[str, str]:
+    pairs = request.query_params.multi_items()
+    found = {name.removeprefix(METADATA): value for name, value in pairs if name.startswith(METADATA)}
+    if any("\0" in text for pair in found.items() for text in pair):
+        raise Problem(
+            "invalid-request",
+            "The request is not valid",
+            422,
+            "No metadata hold a NUL character. Remove it from the query.",
+        )
+    return found
+
+
+@router.get("", summary="List jobs", openapi_extra={"parameters": [_METADATA_PARAMETER]})
 def list_jobs(
+    request: Request,
     session: SessionDep,
     principal: PrincipalDep,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs on a page.")] = 20,
@@ -83,9 +119,16 @@ def list_jobs(
         str | None, Query(pattern=JOB_ID_PATTERN, description="`last_id` of the page before.")
     ] = None,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+    model: Annotated[Text | None, Query(description="Only jobs of this model, as they name it.")] = None,
+    method: Annotated[Method | None, Query(description="Only jobs with this method.")] = None,
+    q: Annotated[Text | None, Query(description="Only jobs with this in their name, model or id.")] = None,
+    sort: Annotated[
+        JobSort, Query(description="What they are sorted by; with `-` the last comes first.")
+    ] = JobSort.CREATED_LAST,
 ) -> JobList:
-    """The project's jobs, newest first."""
-    jobs, more = service.page(session, principal.project, limit=limit, after=after, state=state)
+    """The project's jobs, newest first unless `sort` says otherwise. A page follows on one with the same query."""
+    wanted = Filter(state=state, model=model, method=method, metadata=_metadata(request), text=q)
+    jobs, more = service.page(session, principal.project, limit=limit, after=after, wanted=wanted, sort=sort)
     data = [JobResource.of(job) for job in jobs]
     return JobList(
         data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Enum, ForeignKey, Index, String, Text
+from sqlalchemy import Computed, Enum, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
@@ -23,6 +23,21 @@ class JobState(StrEnum):
     def final(self) -> bool:
         """Whether the job has ended."""
         return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class JobSort(StrEnum):
+    """What a list of jobs is sorted by; with `-`, the last comes first."""
+
+    CREATED = "created_at"
+    CREATED_LAST = "-created_at"
+    NAME = "name"
+    NAME_LAST = "-name"
+    MODEL = "model"
+    MODEL_LAST = "-model"
+    METHOD = "method"
+    METHOD_LAST = "-method"
+    STATE = "state"
+    STATE_LAST = "-state"
 
 
 class JobEventType(StrEnum):
@@ -56,6 +71,8 @@ class Job(Base):
         Index(None, "state", "lease_expires_at"),
         Index(None, "key_id", "state"),
         Index(None, "project", "state", "id"),
+        Index(None, "project", "model", "id"),
+        Index(None, "project", "method", "id"),
         Index(None, "artifacts_expire_at"),
         Index(None, "finished_at", "state", "started_at", "created_at"),
     )
@@ -66,6 +83,9 @@ class Job(Base):
     name: Mapped[str | None] = mapped_column(String(128))
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata")
     spec: Mapped[dict[str, Any]]
+    # What lists are filtered and sorted by, kept by the database itself.
+    model: Mapped[str | None] = mapped_column(String(1024), Computed("spec ->> 'model'"))
+    method: Mapped[str | None] = mapped_column(String(32), Computed("spec ->> 'method'"))
     state: Mapped[JobState] = mapped_column(_STATE, default=JobState.QUEUED)
     progress: Mapped[float] = mapped_column(default=0.0)
     stage: Mapped[str | None] = mapped_column(String(64))

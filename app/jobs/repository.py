@@ -1,15 +1,17 @@
 """Every query on jobs, their events and idempotency keys."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, union, update
+from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, tuple_, union, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, undefer
 
-from app.db import SecondsBetween, utcnow
-from app.jobs.models import IdempotencyKey, Job, JobEvent, JobEventType, JobState
+from app.db import SecondsBetween, TextUnder, utcnow
+from app.jobs.models import IdempotencyKey, Job, JobEvent, JobEventType, JobSort, JobState
 from app.keys.models import ApiKey
+from eggs_core.spec import Method
 
 
 class Durations(NamedTuple):
@@ -129,15 +131,60 @@ def get_in_project(session: Session, project: str, job_id: str, *, with_report: 
     return session.scalars(query).one_or_none()
 
 
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs of a project are wanted; what is None or empty is not asked for."""
+
+    state: JobState | None = None
+    model: str | None = None
+    method: Method | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    text: str | None = None
+    """In the name, the model or the id, whatever its case. Like `metadata` it is looked for job by job."""
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """What the jobs have to meet."""
+        found: list[ColumnElement[bool]] = []
+        if self.state is not None:
+            found.append(Job.state == self.state)
+        if self.model is not None:
+            found.append(Job.model == self.model)
+        if self.method is not None:
+            found.append(Job.method == self.method.value)
+        for key, value in self.metadata.items():
+            found.append(TextUnder(Job.metadata_, literal(key)) == value)
+        if self.text is not None:
+            columns = (Job.name, Job.model, Job.id)
+            found.append(or_(*(column.icontains(self.text, autoescape=True) for column in columns)))
+        return found
+
+
+# Ids sort by creation, and come last in every order, so that it is one of all jobs.
+_SORTED_BY: dict[str, ColumnElement[Any] | InstrumentedAttribute[Any] | None] = {
+    "created_at": None,
+    "name": func.coalesce(Job.name, Job.id),
+    "model": Job.model,
+    "method": Job.method,
+    "state": Job.state,
+}
+
+
 def page(
-    session: Session, project: str, *, limit: int, after: str | None, state: JobState | None
+    session: Session, project: str, *, limit: int, after: str | None, wanted: Filter, sort: JobSort
 ) -> Sequence[Job]:
-    """Up to `limit` jobs of a project, newest first, beginning after the job `after`."""
-    query = select(Job).where(Job.project == project).order_by(Job.id.desc()).limit(limit)
+    """Up to `limit` jobs of a project in an order, beginning after the job `after`."""
+    column = _SORTED_BY[sort.removeprefix("-")]
+    order: list[Any] = [Job.id] if column is None else [column, Job.id]
+    down = sort.startswith("-")
+    query = select(Job).where(Job.project == project, *wanted.conditions())
+    query = query.order_by(*(part.desc() if down else part.asc() for part in order)).limit(limit)
     if after is not None:
-        query = query.where(Job.id < after)
-    if state is not None:
-        query = query.where(Job.state == state)
+        here = tuple_(*order)
+        there = select(*order).where(Job.id == after, Job.project == project).scalar_subquery()
+        if column is None:
+            query = query.where(Job.id < after if down else Job.id > after)
+        else:
+            query = query.where(here < there if down else here > there)
     return session.scalars(query).all()
 
 

@@ -238,7 +238,7 @@ class JobResource(BaseModel):
 
 
 class JobList(BaseModel):
-    """One page of jobs, newest first. For the next one, pass `last_id` as `after`."""
+    """One page of jobs. For the next one, pass `last_id` as `after`."""
 
     model_config = example_list(JOB)
 

@@ -15,7 +15,7 @@ from app.files import layout
 from app.files import service as files
 from app.ids import is_id, new_id
 from app.jobs import repository, transitions
-from app.jobs.models import IdempotencyKey, Job, JobEvent, JobState
+from app.jobs.models import IdempotencyKey, Job, JobEvent, JobSort, JobState
 from app.jobs.schemas import JobCreate, PushResource
 from app.keys.service import Principal
 from app.problems import Problem
@@ -104,10 +104,16 @@ def get(session: Session, project: str, job_id: str, *, with_report: bool = Fals
 
 
 def page(
-    session: Session, project: str, *, limit: int, after: str | None, state: JobState | None
+    session: Session,
+    project: str,
+    *,
+    limit: int,
+    after: str | None = None,
+    wanted: repository.Filter,
+    sort: JobSort,
 ) -> tuple[Sequence[Job], bool]:
-    """Up to `limit` jobs, newest first, and whether there are more."""
-    jobs = repository.page(session, project, limit=limit + 1, after=after, state=state)
+    """Up to `limit` jobs that are wanted, in an order, and whether there are more."""
+    jobs = repository.page(session, project, limit=limit + 1, after=after, wanted=wanted, sort=sort)
     return jobs[:limit], len(jobs) > limit
 
 
