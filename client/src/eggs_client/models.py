@@ -32,6 +32,8 @@ class Action(OpenEnum):
     JOB_CANCELLED = "job.cancelled"
     FILE_UPLOADED = "file.uploaded"
     FILE_DELETED = "file.deleted"
+    SESSION_CREATED = "session.created"
+    SESSION_ENDED = "session.ended"
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
     WEBHOOK_CREATED = "webhook.created"
@@ -544,6 +546,30 @@ class Scope(OpenEnum):
     JOBS_READ = "jobs:read"
     JOBS_WRITE = "jobs:write"
     ADMIN = "admin"
+
+
+class SessionEnded(Answer):
+    """
+    A session is over.
+    """
+
+    object: str = "session"
+    id: str
+    deleted: bool = True
+
+
+class SessionResource(Answer):
+    """
+    A signed-in browser. What opens anything is in its cookie alone.
+    """
+
+    object: str = "session"
+    id: str
+    key_id: str = Field(..., description="The key it was made with, and ends with.")
+    project: str = Field(..., description="That of the key.")
+    scopes: list[Scope] = Field(..., description="Those of the key.")
+    created_at: AwareDatetime
+    expires_at: AwareDatetime = Field(..., description="When it ends by itself.")
 
 
 class Sparsity(Answer):
@@ -1112,7 +1138,7 @@ class JobEventPayload(Answer):
 
 class JobList(Answer):
     """
-    One page of jobs, newest first. For the next one, pass `last_id` as `after`.
+    One page of jobs. For the next one, pass `last_id` as `after`.
     """
 
     object: str = "list"
