@@ -168,7 +168,7 @@ def _database(settings: Settings) -> Check:
                 current = is_current(connection)
         finally:
             engine.dispose()
-    except (SQLAlchemyError, ImportError) as error:
+    except (SQLAlchemyError, ImportError, ValueError) as error:
         return Check(
             "database",
             "fail",
@@ -187,13 +187,13 @@ def _broker(settings: Settings) -> Check:
 
     if settings.broker_url.startswith("filesystem:") and not settings.data_dir.is_dir():
         return Check("broker", "warn", "The queue of files is not there yet.", "`eggs serve` makes it.")
-    shown = maybe_sanitize_url(settings.broker_url)
+    advice = "Start it, and see that EGGS_BROKER_URL names it. Jobs are accepted meanwhile, and start later."
     try:
+        shown = maybe_sanitize_url(settings.broker_url)
         waiting = waiting_messages(make_celery(settings))
-    except (ValueError, KeyError, ImportError):  # what kombu says to an address that it cannot make anything of
-        waiting = None
+    except (ValueError, KeyError, ImportError):  # kombu can make nothing of it
+        return Check("broker", "fail", "EGGS_BROKER_URL is no address of a broker.", advice)
     if waiting is None:
-        advice = "Start it, and see that EGGS_BROKER_URL names it. Jobs are accepted meanwhile, and start later."
         return Check("broker", "fail", f"{shown} does not answer.", advice)
     return Check("broker", "ok", f"{shown} answers; {waiting} messages wait.")
 

@@ -1,6 +1,7 @@
 """The command line against a real server: what it prints, what it refuses, and that it carries on."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,14 +18,18 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.cli import demo
 from app.cli.connection import connect
 from app.cli.exit_codes import ExitCode
+from app.cli.main import app
 from app.examples import REPORT
 from app.jobs import leases, sse
 from app.jobs.leases import Lease, NewArtifact
 from app.jobs.models import JobState
+from app.keys import service as keys_service
 from app.secrets import Secrets
 from app.settings import EmbeddedSettings, Settings
+from eggs_core.report import Report
 from tests.app.build import make_job, read_job
 from tests.app.conftest import RunningServer
+from tests.app.receiver import Receiver
 from tests.app.test_leases import must_claim
 from tests.conftest import wait_for
 
@@ -42,6 +48,19 @@ def database_url(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path / 'test.sqlite3'}"
     upgrade(make_engine(url))
     return url
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Settings under which webhooks may be sent to a test's own receiver."""
+    settings.webhook_allow_private = True
+    return settings
+
+
+@pytest.fixture
+def admin_key(sessions: Sessions) -> str:
+    with sessions.begin() as session:
+        return keys_service.create(session, name="admin", scopes=list(keys_service.Scope))[1]
 
 
 @pytest.fixture
@@ -168,6 +187,123 @@ def test_waiting_for_a_job_that_fails(eggs: Eggs, sessions: Sessions) -> None:
 
         wait_for(fail_it)
         refused(waiting.result(), "Too little text", "3 of 32 windows", code=ExitCode.JOB_FAILED)
+
+
+def test_json_for_programs(eggs: Eggs, sessions: Sessions, settings: Settings, tmp_path: Path) -> None:
+    def output(*arguments: str) -> Any:
+        result = eggs(*arguments, "--json")
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    job = output("submit", MODEL, "--name", "mine")
+    assert (job["object"], job["state"], job["spec"]["pattern"]) == ("job", "queued", "2:4")
+    assert [one["id"] for one in output("list")] == [job["id"]]
+    assert output("status", job["id"])["name"] == "mine"
+    publish(sessions, settings, must_claim(sessions, job["id"]), {"config.json": b"{}"})
+    watched = eggs("watch", job["id"], "--json").stdout.splitlines()
+    assert [json.loads(line)["type"] for line in watched] == ["job.queued", "job.running", "job.succeeded"]
+    assert output("report", job["id"]) == Report.model_validate(REPORT).model_dump(mode="json")
+    out = tmp_path / "out"
+    assert output("download", job["id"], "--out", str(out)) == [str(out / "config.json")]
+    assert output("cancel", output("submit", MODEL)["id"])["state"] == "cancelled"
+    assert MODEL in [model["id"] for model in output("models")]
+
+
+def test_waiting_leaves_only_json_on_standard_output(eggs: Eggs, sessions: Sessions, settings: Settings) -> None:
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(eggs, "submit", MODEL, "--wait", "--json")
+
+        def waits() -> list[str]:
+            with sessions() as session:
+                return list(leases.reoffer_candidates(session, 1))
+
+        (job_id,) = wait_for(waits)
+        publish(sessions, settings, must_claim(sessions, job_id), {})
+        assert json.loads(waiting.result().stdout)["state"] == "succeeded"
+
+
+def test_compare(eggs: Eggs, sessions: Sessions, settings: Settings) -> None:
+    done = make_job(sessions, pattern="4:8", name="wide", calibration={"samples": 3})
+    publish(sessions, settings, must_claim(sessions, done), {})
+    queued = make_job(sessions, evaluation=None)
+    shown = eggs("compare", done, queued)
+    assert shown.returncode == 0, shown.stderr
+    rows = {line.split("│")[1].strip(): line for line in shown.stdout.splitlines() if line.startswith("│")}
+    assert re.search(r"4:8 +│ 2:4 ", rows["pattern"])
+    assert re.search(r"3 +│ 32 ", rows["calibration.samples"])
+    assert re.search(r"succeeded +│ queued ", rows["State"])
+    assert re.search(r"130\.1 +│ – ", rows["Perplexity, pruned, pydocs"])
+    assert "model" not in rows
+    compared = json.loads(eggs("compare", done, queued, "--json").stdout)
+    assert [job["id"] for job in compared["jobs"]] == [done, queued]
+    assert compared["differences"]["pattern"] == ["4:8", "2:4"]
+    assert compared["figures"]["Perplexity, dense, pydocs"] == [20.4, None]
+    assert compared["figures"]["Bytes, pruned"][0] > 0
+    assert eggs("compare", done).returncode == ExitCode.USAGE
+    refused(eggs("compare", done, "job_x"), "No such job")
+
+
+def test_keys_of_a_service(eggs: Eggs, server: RunningServer, admin_key: str) -> None:
+    by_service = ["--url", server.url, "--key", admin_key, "--json"]
+    created = json.loads(eggs("keys", "create", "--name", "remote", "--expires-in-days", "1", *by_service).stdout)
+    assert eggs("list", EGGS_API_KEY=created["token"]).returncode == 0
+    listed = json.loads(eggs("keys", "list", *by_service).stdout)
+    (entry,) = [key for key in listed if key["name"] == "remote"]
+    assert entry == {name: value for name, value in created.items() if name != "token"} | {
+        "last_used_at": entry["last_used_at"]
+    }
+    assert entry["id"] not in eggs("keys", "list").stdout  # which asks the database of this installation
+    assert "remote" in eggs("keys", "list", *by_service[:-1]).stdout
+    assert json.loads(eggs("keys", "revoke", entry["id"], *by_service).stdout)["revoked_at"]
+    refused(eggs("list", EGGS_API_KEY=created["token"]), "The API key is not valid")
+    refused(eggs("keys", "list", "--url", server.url), "scope")
+    refused(eggs("keys", "revoke", "key_x", *by_service), "No such key")
+    assert eggs("keys", "create", "--project", "other", *by_service).returncode == ExitCode.USAGE
+
+
+def test_webhooks(eggs: Eggs, settings: Settings, receiver: Receiver, admin_key: str) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return eggs("webhooks", *arguments, EGGS_API_KEY=admin_key)
+
+    webhook_id, secret = run("create", receiver.url, "--event", "job.succeeded").stdout.split()
+    assert secret.startswith("whsec_")
+    listed = run("list").stdout
+    assert (webhook_id in listed, receiver.url in listed, secret in listed) == (True, True, False)
+    message_id = run("ping", webhook_id).stdout.split()[0]
+    wait_for(lambda: json.loads(run("deliveries", webhook_id, "--json").stdout)[0]["state"] == "delivered")
+    assert receiver.received[0].verified(secret)["type"] == "webhook.ping"
+    shown = run("deliveries", webhook_id, "--state", "delivered").stdout
+    assert (message_id in shown, "webhook.ping" in shown) == (True, True)
+    assert json.loads(run("redeliver", webhook_id, message_id, "--json").stdout)["id"] == message_id
+    wait_for(lambda: len(receiver.received) == 2)
+    refused(run("create", receiver.url, "--event", "job.eaten"), "events.0", "job.succeeded")
+    refused(eggs("webhooks", "list"), "scope")
+    assert "is deleted" in run("delete", webhook_id).stdout
+    refused(run("deliveries", webhook_id), "No such webhook")
+
+
+def test_the_page_on_the_command_line_is_complete() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    assert re.findall(r"^\| (\d) \|", page, re.MULTILINE) == [str(code.value) for code in ExitCode]
+    commands = {command.name for command in app.registered_commands}
+    commands |= {group.name for group in app.registered_groups}
+    listed = "".join(line for line in page.splitlines() if line.startswith(("| by a", "| here", "| for the")))
+    assert set(re.findall(r"`([a-z-]+)`", listed)) == commands
+
+
+def test_completion(eggs: Eggs) -> None:
+    completed = eggs(_EGGS_COMPLETE="complete_bash", COMP_WORDS="eggs webh", COMP_CWORD="1")
+    assert "webhooks" in completed.stdout
+
+
+def test_nothing_heavy_is_loaded_to_show_help() -> None:
+    script = """
+import sys
+from app.cli.main import app
+heavy = {"torch", "transformers", "httpx", "eggs_client", "fastapi", "celery", "alembic", "boto3"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_cancel(eggs: Eggs, sessions: Sessions) -> None:
