@@ -71,8 +71,15 @@ def _checks() -> Iterator[Check]:
 def _installation() -> Check:
     from packaging.requirements import Requirement
 
+    on = f"Python {platform.python_version()} on {platform.machine()}"
+    try:
+        found, requirements = f"eggs {metadata.version('eggs')}, {on}", metadata.requires("eggs") or []
+    except metadata.PackageNotFoundError:
+        return Check(
+            "installation", "warn", f"eggs runs from its source, {on}.", "Install it with `make install`."
+        )
     wrong = []
-    for text in metadata.requires("eggs") or []:
+    for text in requirements:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -83,7 +90,6 @@ def _installation() -> Check:
             continue
         if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
-    found = f"eggs {metadata.version('eggs')}, Python {platform.python_version()} on {platform.machine()}"
     if wrong:
         return Check("installation", "fail", f"{found}: {'; '.join(wrong)}.", "Install eggs anew with pip.")
     return Check("installation", "ok", f"{found}.")

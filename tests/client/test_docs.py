@@ -1,4 +1,4 @@
-"""The code of docs/client.md runs against a real service, with a small model and a worker."""
+"""What docs/client.md and the README show of the client runs, against a real service with a worker."""
 
 import io
 import re
@@ -17,9 +17,12 @@ from tests.app.conftest import RunningServer
 from tests.tiny_models import MakeModel
 from worker.runner import run_next
 
-BLOCKS = re.findall(
-    r"^```python\n(.*?)^```", (Path(__file__).parents[2] / "docs/client.md").read_text(), re.M | re.S
+ROOT = Path(__file__).parents[2]
+PAGE, README = (
+    re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.M | re.S)
+    for name in ("docs/client.md", "README.md")
 )
+BLOCKS = [*PAGE, *(block for block in README if "eggs_client" in block)]
 
 
 @pytest.fixture
@@ -54,12 +57,12 @@ def test_every_block_runs(
     monkeypatch.setenv("EGGS_API_KEY", server.key)
     Path("notes.txt").write_text("".join(f"Egg number {number} is boiled.\n" for number in range(5000)))
     said = io.StringIO()
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     with Eggs() as eggs, redirect_stdout(said):
         for block in BLOCKS:
             code = block.replace("http://127.0.0.1:8000", server.url).replace("eggs_…", server.key)
             code = code.replace("smollm2-135m-instruct", model.name)
-            exec(compile(code, "docs/client.md", "exec"), {"eggs": eggs})
+            exec(compile(code, block, "exec"), {"eggs": eggs})
     printed = said.getvalue()
     assert re.match(r"\d+\.\d+\n1 0% ", printed)
     assert re.search(r"^\d+ 100% ", printed, re.M)
