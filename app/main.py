@@ -104,4 +104,5 @@ def create_app(settings: Settings) -> FastAPI:
     app.webhooks.include_router(webhooks.told)
     app.include_router(health.router)
     app.include_router(dashboard.router)
+    app.mount("/static", dashboard.files)
     return app

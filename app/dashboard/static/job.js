@@ -1,0 +1,145 @@
+// One job: live while it runs, then its report and files.
+
+import { html, useEffect, useMemo, useState } from "./preact.js";
+import { get, post } from "./api.js";
+import { navigate } from "./router.js";
+import { clock, duration, method, moment, number, pattern, percent, secondsOf } from "./format.js";
+import { FINAL, Loading, Problem, Progress, State, Verdict, When, useConfirm, useLoaded, useTitle } from "./ui.js";
+import { Report } from "./report.js";
+import { Files } from "./files.js";
+import { Request, requestOf } from "./requests.js";
+
+const SHOWN = 300;
+
+// Every event of a job, those to come too. The browser resumes the stream by itself where it breaks off.
+function useEvents(id) {
+  const [events, setEvents] = useState([]);
+  const [broken, setBroken] = useState(false);
+  useEffect(() => {
+    const source = new EventSource(`/v1/jobs/${id}/events`);
+    let waiting = [];
+    let timer = null;
+    const flush = () => {
+      timer = null;
+      const come = waiting;
+      waiting = [];
+      setEvents((before) => [...before, ...come.filter((event) => event.id > (before.at(-1)?.id ?? 0))]);
+    };
+    const note = (message) => {
+      const event = JSON.parse(message.data);
+      waiting.push(event);
+      timer ??= setTimeout(flush, 50); // a long job's past comes at once
+      setBroken(false);
+      if (FINAL.includes(event.state)) source.close();
+    };
+    for (const type of ["queued", "running", "progress", "cancel_requested", ...FINAL]) source.addEventListener(`job.${type}`, note);
+    source.onerror = () => setBroken(source.readyState !== EventSource.CLOSED);
+    return () => { source.close(); clearTimeout(timer); };
+  }, [id]);
+  return { events, broken };
+}
+
+// How fast blocks are pruned, by the last ones.
+function throughput(events) {
+  const pruned = events.filter((event) => event.stage === "prune" && event.data.block !== undefined).slice(-6);
+  if (pruned.length < 2) return null;
+  const seconds = (new Date(pruned.at(-1).created_at) - new Date(pruned[0].created_at)) / 1000;
+  return seconds > 0 ? ((pruned.length - 1) / seconds) * 60 : null;
+}
+
+function useNow(on) {
+  const [, tick] = useState(0);
+  useEffect(() => {
+    if (!on) return undefined;
+    const timer = setInterval(() => tick((count) => count + 1), 1000);
+    return () => clearInterval(timer);
+  }, [on]);
+}
+
+function Live({ job, events, broken }) {
+  useNow(true);
+  const last = events.at(-1);
+  const progress = Math.max(job.progress, last?.progress ?? 0);
+  const attempt = events.findLastIndex((event) => event.type === "job.running");
+  const blocks = events.findLast((event) => event.data?.blocks !== undefined)?.data.blocks;
+  const done = events.findLast((event) => event.stage === "prune" && event.data?.block !== undefined)?.data.block ?? 0;
+  const speed = throughput(events.slice(attempt + 1));
+  const elapsed = secondsOf(job);
+  const left = progress > 0 && elapsed ? (elapsed * (1 - progress)) / progress : null;
+  const facts = job.state === "queued" ? [["Waiting for", duration((Date.now() - new Date(job.created_at)) / 1000)]]
+    : [["Stage", last?.stage ?? job.stage ?? "starting"], ["Elapsed", duration(elapsed)], ["Left, about", duration(left)],
+      ["Blocks", blocks ? `${done} of ${blocks}` : "–"], ["Throughput", speed ? `${number(speed)} blocks/min` : "–"]];
+  return html`<section class="card live"><h2>Progress</h2>
+    <div class="bar"><${Progress} value=${progress} label="Progress of this job" /><strong>${percent(progress)}</strong></div>
+    <p aria-live="polite" class="now">${last?.message ?? "Waiting for a worker."}${broken ? " (The stream broke off; resuming.)" : ""}</p>
+    <dl class="facts">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+    ${blocks && html`<div class="blocks" role="img" aria-label=${`${done} of ${blocks} blocks are pruned`}>${Array.from({ length: blocks }, (_, index) => html`<span
+      key=${index} class=${index < done ? "done" : index === done && last?.stage === "prune" ? "busy" : ""} title=${`Block ${index + 1}`}></span>`)}</div>`}</section>`;
+}
+
+function Log({ events, open }) {
+  const shown = events.slice(-SHOWN).reverse();
+  return html`<details class="card" open=${open}><summary><h2>Log</h2><span class="help">${events.length} events</span></summary>
+    <ol class="log" tabindex="0" aria-label="Events, the last one first">${shown.map((event) => html`<li key=${event.id}><time dateTime=${event.created_at} title=${moment(event.created_at)}>${clock(event.created_at)}</time>
+      <span class="stage">${event.stage ?? event.type.replace("job.", "")}</span><span>${event.message}</span></li>`)}</ol></details>`;
+}
+
+function Push({ push }) {
+  if (!push) return null;
+  return html`<section class="card"><h2>Hugging Face Hub</h2>
+    ${push.error ? html`<${Problem} error=${{ title: push.error.title, message: push.error.detail }} />`
+    : push.url ? html`<p>Pushed to <a href=${push.url} data-external rel="noreferrer">${push.repo_id}</a>, branch ${push.revision}, commit <code>${push.commit?.slice(0, 12)}</code>.</p>`
+    : html`<p>Goes to <code>${push.repo_id}</code>, branch ${push.revision}, when the job has succeeded.</p>`}</section>`;
+}
+
+export function Job({ id, session }) {
+  const path = `/v1/jobs/${id}`;
+  const { events, broken } = useEvents(id);
+  const last = events.at(-1);
+  const turns = useMemo(() => events.filter((event) => event.type !== "job.progress").length, [events]);
+  const { data: job, error, again } = useLoaded((signal) => get(path, { signal }), [id, turns]);
+  const report = useLoaded((signal) => (job?.state === "succeeded" ? get(`${path}/report`, { signal }) : null), [id, job?.state]);
+  const files = useLoaded((signal) => (job?.state === "succeeded" ? get(`${path}/artifacts`, { signal }) : null), [id, job?.state]);
+  const [question, confirm] = useConfirm();
+  const [failure, setFailure] = useState(null);
+  useTitle(job ? `${job.name ?? job.id}: ${job.state}` : "Job");
+  if (!job) return html`<p><a href="/jobs">← All jobs</a></p>${error ? html`<${Problem} error=${error} again=${again} />` : html`<${Loading} lines=${6} label="Loading the job" />`}`;
+
+  const write = session.scopes.includes("jobs:write");
+  const open = !FINAL.includes(job.state);
+  const attempt = async (action) => {
+    setFailure(null);
+    try {
+      await action();
+    } catch (refused) {
+      setFailure(refused);
+    }
+  };
+  const cancel = async () => {
+    if (!await confirm({ title: "Cancel this job?", text: "What it has done so far is lost. A job that runs stops after the block at hand.", yes: "Cancel the job" })) return;
+    await attempt(async () => { await post(`${path}/cancel`); again(); });
+  };
+  const repeat = () => attempt(async () => navigate(`/jobs/${(await post("/v1/jobs", requestOf(job))).id}`));
+  const state = last && FINAL.includes(last.state) ? job.state : last?.state ?? job.state;
+  return html`<p class="crumb"><a href="/jobs">← All jobs</a></p>
+    <div class="title"><h1>${job.name ?? job.id}</h1><${State} state=${state} /><${Verdict} verdict=${job.verdict} />
+      <div class="actions">${write && open && html`<button type="button" class="danger" disabled=${job.cancel_requested_at !== null} onClick=${cancel}>${job.cancel_requested_at ? "Cancelling…" : "Cancel"}</button>`}
+        ${write && !open && html`<button type="button" onClick=${repeat}>Run again</button>`}
+        ${write && html`<a class="button" href=${`/new?from=${id}`}>Start from it</a>`}</div></div>
+    <p class="sub">${job.spec.model} · ${pattern(job.spec.pattern)} · ${method(job.spec)} · submitted <${When} at=${job.created_at} />${
+      job.started_at ? ` · ${open ? "running" : "ran"} for ${duration(secondsOf(job))}` : ""}${job.attempt > 1 ? ` · attempt ${job.attempt}` : ""} · <code>${job.id}</code></p>
+    ${Object.keys(job.metadata).length > 0 && html`<p class="tags">${Object.entries(job.metadata).map(([key, value]) => html`<a key=${key} class="tag" href=${`/jobs?tag=${encodeURIComponent(`${key}=${value}`)}`}>${key}=${value}</a>`)}</p>`}
+    <${Problem} error=${failure ?? error} />
+    ${job.error && html`<${Problem} error=${{ title: job.error.title, message: job.error.detail, problem: job.error }} />`}
+    ${open && html`<${Live} job=${job} events=${events} broken=${broken} />`}
+    ${job.state === "succeeded" && html`
+      <${Problem} error=${report.error} again=${report.again} />
+      ${report.data ? html`<${Report} report=${report.data} id=${id} />` : report.loading && html`<${Loading} lines=${8} label="Loading the report" />`}
+      <${Problem} error=${files.error} again=${files.again} />
+      ${files.data && html`<${Files} files=${files.data.data} job=${job} />`}`}
+    ${open && html`<${Log} events=${events} open />`}
+    <${Push} push=${job.push_to_hub} />
+    <section class="card"><h2>The request</h2><${Request} request=${requestOf(job)} /></section>
+    ${!open && html`<${Log} events=${events} open=${job.state === "failed"} />`}
+    ${question}`;
+}

@@ -1,0 +1,168 @@
+"""A service in this process with jobs in every state, made as workers make them, for a browser to look at."""
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from app import problems
+from app.db import make_engine, make_sessions
+from app.examples import REPORT
+from app.jobs import leases
+from app.jobs.leases import Lease, NewArtifact
+from app.jobs.schemas import JobCreate, PushResource
+from app.keys import service as keys
+from app.keys.service import Scope
+from app.main import create_app
+from app.migrate import upgrade
+from app.server import Server
+from app.settings import Settings
+from eggs_core.report import Report
+from tests.app.build import make_job
+from tests.conftest import wait_for
+
+BLOCKS = 30
+TYPES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CONTENT = b"weights" * 1000
+
+
+@dataclass(frozen=True)
+class Service:
+    url: str
+    key: str
+    settings: Settings
+    sessions: sessionmaker[Session]
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Service]:
+    """The application behind uvicorn, with a database of its own and a key that may do everything."""
+    settings = Settings(
+        data_dir=folder,
+        database_url=f"sqlite:///{folder / 'eggs.sqlite3'}",
+        allow_hub=False,
+        webhook_allow_private=True,
+    )
+    settings.artifacts_dir.mkdir(parents=True)
+    engine = make_engine(settings.database_url)
+    upgrade(engine)
+    sessions = make_sessions(engine)
+    with sessions.begin() as session:
+        _, key = keys.create(session, name="browser", scopes=list(Scope))
+    server = Server(create_app(settings), "127.0.0.1", 0, log_level="warning")
+    thread = Thread(target=server.run)
+    thread.start()
+    wait_for(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield Service(f"http://127.0.0.1:{port}", key, settings, sessions)
+    finally:
+        server.should_exit = True
+        thread.join()
+        engine.dispose()
+
+
+def claim(service: Service, job_id: str) -> Lease:
+    """A worker takes the job."""
+    with service.sessions.begin() as session:
+        lease = leases.claim(session, job_id, 3600, max_attempts=3)
+    assert lease is not None
+    return lease
+
+
+def advance(service: Service, lease: Lease, block: int) -> None:
+    """The worker has pruned a block."""
+    with service.sessions.begin() as session:
+        leases.record_progress(
+            session,
+            lease,
+            progress=0.05 + 0.85 * block / BLOCKS,
+            stage="prune",
+            message=f"Block {block} of {BLOCKS} is pruned.",
+            data={"block": block, "blocks": BLOCKS},
+        )
+
+
+def report_of(body: dict[str, Any], *, quality: float = 1.0) -> dict[str, Any]:
+    """A report like those of a model of 30 blocks; a larger `quality` is a worse model."""
+    report = copy.deepcopy(REPORT)
+    request = JobCreate.model_validate(body)
+    report["spec"] = request.spec.model_dump(mode="json")
+    report["method"] = request.method.value
+    if request.accept_if is None:
+        report["acceptance"] = None
+    perplexity = report["evaluation"]["texts"][0]["perplexity"]
+    for place in (perplexity, perplexity["pruned_interval"], perplexity["ratio_interval"]):
+        for name in set(place) - {"dense", "tokens"}:
+            if isinstance(place[name], float):
+                place[name] *= quality
+    (layer,) = report["layers"]
+    report["layers"] = [
+        layer
+        | {
+            "name": f"model.layers.{block}.{'self_attn' if number < 4 else 'mlp'}.{kind}",
+            "type": kind,
+            "block": block,
+            "relative_output_error": quality
+            * (0.01 + 0.004 * number + 0.02 * block / BLOCKS + 0.003 * math.sin(block + number)),
+            "kept_importance": 0.999 - 0.002 * number - 0.001 * math.cos(block * 0.7),
+            "min_input_degree": 4 + (block * 7 + number * 3) % 5,
+            "second_singular_value": 0.078 + 0.006 * math.sin(block * 0.5 + number),
+        }
+        for block in range(BLOCKS)
+        for number, kind in enumerate(TYPES)
+    ]
+    return Report.model_validate(report).model_dump(mode="json")
+
+
+def succeed(service: Service, *, quality: float = 1.0, days: float | None = None, **body: Any) -> str:
+    """The id of a job that has succeeded, with its report and two files."""
+    request = {"model": "smollm2-135m-instruct", **body}
+    job_id = make_job(service.sessions, **request)
+    lease = claim(service, job_id)
+    for block in (1, 15, BLOCKS):
+        advance(service, lease, block)
+    location = f"{job_id}.1"
+    folder = service.settings.artifacts_dir / location
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(CONTENT)
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    push = lease.push and PushResource(
+        **lease.push.model_dump(include={"repo_id", "private", "revision"}),
+        commit="8f14e45fceea167a",
+        url=f"https://huggingface.co/{lease.push.repo_id}",
+    )
+    with service.sessions.begin() as session:
+        leases.succeed(
+            session,
+            lease,
+            report=report_of(request, quality=quality),
+            artifacts=[NewArtifact("model.safetensors", len(CONTENT), digest)],
+            artifacts_dir=location,
+            keep_for=None if days is None else timedelta(days=days),
+            push=push,
+        )
+    return job_id
+
+
+def fail(service: Service, **body: Any) -> str:
+    """The id of a job that has failed."""
+    job_id = make_job(service.sessions, **{"model": "smollm2-135m-instruct", **body})
+    lease = claim(service, job_id)
+    problem = problems.document(
+        "pattern-does-not-fit",
+        "The pattern does not fit a layer",
+        422,
+        "model.layers.0.mlp.down_proj has 1530 input channels, which 4 does not divide. Ignore it or use 1:2.",
+    )
+    with service.sessions.begin() as session:
+        leases.fail(session, lease, problem)
+    return job_id

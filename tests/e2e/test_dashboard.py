@@ -1,0 +1,588 @@
+"""The page in a real browser: every flow with mouse and keyboard, and in every state it can be in.
+
+Screenshots go to `build/screenshots`.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+
+from app.jobs import leases
+from app.keys import service as keys
+from app.keys.service import Scope
+from tests.app.build import make_job, read_job
+from tests.app.receiver import Receiver, receiver
+from tests.e2e.service import BLOCKS, CONTENT, Service, advance, claim, fail, running, succeed
+
+__all__ = ["receiver"]
+
+CHROMIUM = "/usr/bin/chromium"
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+PUSH = {"push_to_hub": {"repo_id": "acme/smollm2-135m-2of4"}}
+ACCEPT = {"accept_if": {"perplexity_ratio": 1.15}}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(tmp_path_factory.mktemp("service")) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or CHROMIUM
+    assert Path(path).exists(), f"The browser is missing: install Debian's package `chromium` ({CHROMIUM})."
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def jobs(service: Service) -> dict[str, str]:
+    """A job in each state, by what it is."""
+    found = {
+        "succeeded": succeed(
+            service, name="smollm2 at 2:4", metadata={"team": "research"}, days=30, output=PUSH, **ACCEPT
+        ),
+        "ria": succeed(service, name="smollm2 with RIA", method="ria", quality=1.2, pattern="4:8"),
+        "failed": fail(service, name="does not fit", metadata={"team": "platform"}),
+        "running": make_job(service.sessions, name="on its way", method="wanda"),
+        "queued": make_job(service.sessions, model="another-model", name="waits"),
+    }
+    lease = claim(service, found["running"])
+    for block in range(1, 13):
+        advance(service, lease, block)
+    return found
+
+
+def watched(page: Page) -> list[str]:
+    """What goes wrong on a page from now on: exceptions, and what its own policy forbids it."""
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if "Content Security" in message.text else None)
+    return faults
+
+
+def session_of(service: Service, key: str) -> Any:
+    answer = httpx.post(f"{service.url}/v1/session", headers={"Authorization": f"Bearer {key}"})
+    return {"name": "eggs_session", "value": answer.cookies["eggs_session"], "url": f"{service.url}/v1/"}
+
+
+@pytest.fixture(scope="module")
+def cookie(service: Service) -> Any:
+    return session_of(service, service.key)
+
+
+@pytest.fixture
+def context(browser: Browser, service: Service) -> Iterator[BrowserContext]:
+    """A browser of its own, that waits for nothing long and may use the clipboard."""
+    context = browser.new_context(base_url=service.url, viewport=DESKTOP, reduced_motion="reduce")
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(8000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def anonymous(context: BrowserContext) -> Iterator[Page]:
+    page = context.new_page()
+    faults = watched(page)
+    yield page
+    assert faults == []
+
+
+@pytest.fixture
+def page(anonymous: Page, context: BrowserContext, cookie: Any) -> Page:
+    """A page that is signed in."""
+    context.add_cookies([cookie])
+    return anonymous
+
+
+def shot(page: Page, name: str) -> None:
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def check_accessible(page: Page) -> None:
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+# ---------------------------------------------------------------- signing in
+
+
+def test_signing_in_and_out(anonymous: Page, service: Service, jobs: dict[str, str]) -> None:
+    page = anonymous
+    page.goto(f"/jobs/{jobs['ria']}")
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    check_accessible(page)
+    shot(page, "sign-in")
+    page.get_by_label("API key").fill("eggs_wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("The API key is not valid")
+    shot(page, "sign-in-refused")
+    page.get_by_label("API key").fill(service.key)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="smollm2 with RIA")).to_be_visible()  # where one wanted to go
+    kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+    assert json.loads(kept) == [{}, {}, ""]
+    assert service.key not in page.content()
+    page.reload()
+    expect(page.get_by_role("heading", name="smollm2 with RIA")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_text("You are signed out.")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_a_session_that_ends_says_so(anonymous: Page, context: BrowserContext, service: Service) -> None:
+    with service.sessions.begin() as session:
+        key, token = keys.create(session, name="short", scopes=[Scope.JOBS_READ])
+    context.add_cookies([session_of(service, token)])
+    anonymous.goto("/jobs")
+    expect(anonymous.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
+    expect(anonymous.get_by_role("link", name="New job")).to_have_count(0)  # the key may only read
+    with service.sessions.begin() as session:
+        keys.revoke(session, key.id)
+    expect(anonymous.get_by_text("Your session is over")).to_be_visible()
+
+
+# ---------------------------------------------------------------- jobs
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("table.jobs tbody td.name a").all_inner_texts()
+
+
+def test_jobs_are_filtered_sorted_and_kept_in_the_url(page: Page, jobs: dict[str, str]) -> None:
+    page.goto("/jobs")
+    expect(page.get_by_role("link", name="waits")).to_be_visible()
+    assert names(page)[:5] == ["waits", "on its way", "does not fit", "smollm2 with RIA", "smollm2 at 2:4"]
+    check_accessible(page)
+    shot(page, "jobs")
+    page.get_by_label("State").select_option("succeeded")
+    expect(page.get_by_role("link", name="waits")).to_have_count(0)
+    page.get_by_label("Search").fill("RIA")
+    expect(page.get_by_role("link", name="smollm2 at 2:4")).to_have_count(0)
+    expect(page).to_have_url(re.compile(r"state=succeeded&q=RIA$"))
+    page.reload()
+    expect(page.get_by_role("link", name="smollm2 with RIA")).to_be_visible()
+    assert names(page) == ["smollm2 with RIA"]
+    page.get_by_role("link", name="Clear filters").click()
+    page.get_by_label("Tag", exact=True).fill("team=platform")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("link", name="waits")).to_have_count(0)
+    assert names(page) == ["does not fit"]
+    page.get_by_role("button", name="Remove the tag team=platform").click()
+    page.get_by_label("Method").select_option("wanda")
+    expect(page.get_by_role("link", name="waits")).to_have_count(0)
+    page.get_by_label("Method").select_option("")
+    page.get_by_label("Model").fill("another-model")
+    expect(page.get_by_role("link", name="on its way")).to_have_count(0)
+    assert names(page)[0] == "waits"
+    page.get_by_label("Search").fill("no job is called so")
+    expect(page.get_by_role("heading", name="No job fits")).to_be_visible()
+    shot(page, "jobs-none-fits")
+    page.goto("/jobs")
+    page.get_by_role("button", name="Job", exact=True).click()
+    expect(page.get_by_role("columnheader", name="Job", exact=True)).to_have_attribute("aria-sort", "ascending")
+    expect(page).to_have_url(re.compile("sort=name$"))
+    expect(page.locator("table.jobs tbody td.name a").first).to_have_text("does not fit")
+
+
+def test_pages_survive_a_reload_and_jobs_are_cancelled_in_bulk(page: Page, service: Service) -> None:
+    many = [make_job(service.sessions, name=f"many {number:02}", model="bulk") for number in range(30)]
+    page.goto("/jobs?model=bulk")
+    expect(page.get_by_role("link", name="many 29")).to_be_visible()
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_role("link", name="many 04")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("Page 2")).to_be_visible()
+    expect(page.get_by_role("link", name="many 04")).to_be_visible()
+    assert names(page) == [f"many {number:02}" for number in reversed(range(5))]
+    page.get_by_label("Select many 03").check()
+    page.get_by_label("Select many 01").check()
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    shot(page, "jobs-cancel")
+    check_accessible(page)
+    page.get_by_role("button", name="Cancel 2 jobs").click()
+    expect(page.get_by_text("2 of 2 jobs cancelled.")).to_have_count(1)
+    expect(page.locator("tr", has_text="many 03")).to_contain_text("cancelled")
+    assert [read_job(service.sessions, many[number]).state for number in (3, 1, 2)] == [
+        "cancelled",
+        "cancelled",
+        "queued",
+    ]
+    page.get_by_role("button", name="Previous").click()
+    expect(page.get_by_role("link", name="many 29")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_text("Page 2")).to_be_visible()
+
+
+def test_the_table_is_live(page: Page, service: Service) -> None:
+    job_id = make_job(service.sessions, name="lives", model="live")
+    page.goto("/jobs?model=live")
+    row = page.locator("tr", has_text="lives")
+    expect(row).to_contain_text("queued")
+    lease = claim(service, job_id)
+    advance(service, lease, 15)
+    expect(row).to_contain_text("47 %")
+    make_job(service.sessions, name="comes later", model="live")
+    expect(page.get_by_role("link", name="comes later")).to_be_visible()
+
+
+def test_no_jobs_loading_and_no_connection(
+    anonymous: Page, context: BrowserContext, service: Service, jobs: dict[str, str]
+) -> None:
+    page = anonymous
+    with service.sessions.begin() as session:
+        _, token = keys.create(session, name="new", project="new", scopes=list(Scope))
+    context.add_cookies([session_of(service, token)])
+    held: list[Route] = []
+    page.route("**/v1/jobs?*", lambda route: held.append(route))
+    page.goto("/jobs")
+    expect(page.get_by_role("status", name="Loading jobs")).to_be_visible()
+    shot(page, "jobs-loading")
+    held.pop().continue_()
+    page.unroute("**/v1/jobs?*")
+    expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    check_accessible(page)
+    shot(page, "jobs-empty")
+    page.route("**/v1/jobs?*", lambda route: route.abort())
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached")
+    shot(page, "jobs-unreachable")
+    page.unroute("**/v1/jobs?*")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.goto("/jobs/job_00000000000000000000000000")
+    expect(page.get_by_role("alert")).to_contain_text("No such job")
+    page.goto(f"/jobs/{jobs['ria']}")  # of another project
+    expect(page.get_by_role("alert")).to_contain_text("No such job")
+
+
+# ---------------------------------------------------------------- one job
+
+
+def test_a_job_is_followed_to_its_end(page: Page, service: Service) -> None:
+    job_id = make_job(service.sessions, name="followed")
+    page.goto(f"/jobs/{job_id}")
+    expect(page.get_by_text("Waiting for a worker.").first).to_be_visible()
+    lease = claim(service, job_id)
+    for block in range(1, 13):
+        advance(service, lease, block)
+    expect(page.get_by_role("img", name=f"12 of {BLOCKS} blocks are pruned")).to_be_visible()
+    expect(page.locator(".live")).to_contain_text("12 of 30")
+    expect(page.locator(".live")).to_contain_text("blocks/min")
+    expect(page.locator(".log li").first).to_contain_text("Block 12 of 30 is pruned.")
+    check_accessible(page)
+    shot(page, "job-running")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel the job").click()
+    expect(page.get_by_role("button", name="Cancelling…")).to_be_disabled()
+    with service.sessions.begin() as session:
+        leases.confirm_cancelled(session, lease)
+    expect(page.locator(".title .state")).to_have_text("cancelled")
+    expect(page.locator(".live")).to_have_count(0)
+    page.get_by_role("button", name="Run again").click()
+    expect(page.locator(".title .state")).to_have_text("queued")
+    assert job_id not in page.url
+
+
+def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -> None:
+    page.goto(f"/jobs/{jobs['succeeded']}")
+    expect(page.get_by_role("heading", name="Report")).to_be_visible()
+    expect(page.locator(".figures")).to_contain_text("20.4 → 130")
+    expect(page.locator(".verdict").first).to_contain_text("rejected")
+    expect(page.get_by_role("region", name="What accept_if asks for")).to_contain_text("at most 1.15")
+    expect(page.get_by_role("link", name="acme/smollm2-135m-2of4")).to_be_visible()
+    expect(page.get_by_text("They are kept until")).to_be_visible()
+    check_accessible(page)
+    shot(page, "job-report")
+
+    chart = page.locator("figure", has_text="Relative output error").first
+    picture = chart.get_by_role("img")
+    picture.hover(position={"x": 200, "y": 120})
+    expect(chart.locator(".tip")).to_contain_text(re.compile(r"model\.layers\.\d+\..*_proj: 0\.0\d+"))
+    picture.focus()
+    page.keyboard.press("Home")
+    expect(chart.locator(".tip")).to_contain_text("model.layers.0.self_attn.q_proj")
+    page.keyboard.press("ArrowRight")
+    expect(chart.locator(".tip")).to_contain_text("model.layers.1.self_attn.q_proj")
+    shot(page, "job-chart")
+    with page.expect_download() as download:
+        chart.get_by_role("button", name="Relative output error as CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0] == "series,block,layer,Relative output error"
+    assert len(lines) == 1 + 7 * BLOCKS
+    with page.expect_download() as download:
+        chart.get_by_role("button", name="Relative output error as SVG").click()
+    drawn = Path(download.value.path()).read_text()
+    assert drawn.startswith("<svg")
+    assert "var(" not in drawn
+    chart.get_by_role("button", name="q_proj").click()
+    chart.get_by_role("button", name="Table").click()
+    expect(chart.locator("tbody tr")).to_have_count(6 * BLOCKS)
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="model.safetensors").click()
+    assert Path(download.value.path()).read_bytes() == CONTENT
+    page.get_by_role("button", name="Copy sha256").click()
+    assert len(page.evaluate("navigator.clipboard.readText()")) == 64
+    page.get_by_role("tab", name="Packed").click()
+    expect(page.get_by_role("region", name="Packed")).to_contain_text("import eggs_core")
+
+
+def test_a_job_that_failed_says_why(page: Page, jobs: dict[str, str]) -> None:
+    page.goto(f"/jobs/{jobs['failed']}")
+    expect(page.get_by_role("alert")).to_contain_text("The pattern does not fit a layer")
+    expect(page.locator(".log")).to_contain_text("1530 input channels")
+    check_accessible(page)
+    shot(page, "job-failed")
+
+
+@pytest.mark.parametrize("form", ["curl", "Python", "CLI"])
+def test_the_request_makes_the_same_job_elsewhere(
+    page: Page, service: Service, jobs: dict[str, str], form: str, tmp_path: Path
+) -> None:
+    """What the page offers to copy is run, and makes a job with the same request."""
+    page.goto(f"/jobs/{jobs['ria']}")
+    page.get_by_role("tab", name=form, exact=True).click()
+    code = page.get_by_role("region", name=f"Request as {form}").inner_text()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"EGGS_API_KEY": service.key, "PATH": path}
+    if form == "Python":
+        command = [sys.executable, "-c", code]
+    else:
+        command = ["sh", "-c", code.replace("--wait", "").rstrip().removesuffix("\\")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = re.search(r"job_\w{26}", done.stdout)
+    assert made is not None, done.stdout
+    before, after = (read_job(service.sessions, job_id) for job_id in (jobs["ria"], made[0]))
+    assert after.spec == before.spec
+    assert after.name == before.name
+
+
+# ---------------------------------------------------------------- a new job
+
+
+def test_a_new_job_is_checked_while_one_types(page: Page, service: Service) -> None:
+    page.goto("/new")
+    page.get_by_role("button", name="Submit job").click()
+    expect(page.get_by_label("Model")).to_be_focused()
+    expect(page.locator(".fault").first).to_have_text("This is needed.")
+    page.get_by_label("Model").fill("smollm2-135m-instruct")
+    page.get_by_label("Pattern").fill("two of four")
+    expect(page.get_by_text("Should look like 2:4.")).to_be_visible()
+    page.get_by_label("Pattern").fill("4:8")
+    expect(page.get_by_text("Should look like 2:4.")).to_have_count(0)
+    page.get_by_text("Calibration", exact=True).first.click()
+    page.get_by_label("Samples").first.fill("0")
+    expect(page.get_by_text("Should be 1 or more.")).to_be_visible()
+    check_accessible(page)
+    shot(page, "new-wrong")
+    page.get_by_label("Samples").first.fill("8")
+    page.get_by_label("Name").fill("from the page")
+    page.get_by_role("button", name="Add a pair").click()
+    page.get_by_label("Metadata: name 1").fill("team")
+    page.get_by_label("Metadata: value 1").fill("web")
+    request = json.loads(page.get_by_role("region", name="Request as JSON").inner_text())
+    assert request == {
+        "model": "smollm2-135m-instruct",
+        "pattern": "4:8",
+        "calibration": {"samples": 8},
+        "name": "from the page",
+        "metadata": {"team": "web"},
+    }
+    page.get_by_role("tab", name="CLI", exact=True).click()
+    expect(page.get_by_role("region", name="Request as CLI")).to_contain_text("--calibration-samples 8")
+    shot(page, "new")
+    page.get_by_role("button", name="Submit job").click()
+    expect(page.get_by_role("heading", name="from the page")).to_be_visible()
+    job = read_job(service.sessions, page.url.rpartition("/")[2])
+    assert (job.spec["pattern"], job.spec["calibration"]["samples"], job.metadata_) == ("4:8", 8, {"team": "web"})
+
+
+def test_what_the_service_refuses_is_shown(page: Page) -> None:
+    page.goto("/new")
+    page.get_by_label("Model").fill("not-there")
+    page.get_by_role("button", name="Submit job").click()
+    expect(page.get_by_role("alert")).to_contain_text("not-there")
+    page.get_by_label("Model").fill("smollm2-135m-instruct")
+    page.get_by_label("Method").select_option("ria")
+    page.get_by_label("Effort").select_option("fast")
+    page.get_by_role("button", name="Submit job").click()
+    expect(page.get_by_role("alert")).to_contain_text("effort")
+    shot(page, "new-refused")
+
+
+def test_a_job_starts_from_another_one(page: Page, service: Service, jobs: dict[str, str]) -> None:
+    page.goto(f"/jobs/{jobs['ria']}")
+    page.get_by_role("link", name="Start from it").click()
+    expect(page.get_by_label("Model")).to_have_value("smollm2-135m-instruct")
+    expect(page.get_by_label("Pattern")).to_have_value("4:8")
+    page.get_by_label("Method").select_option("wanda")
+    page.get_by_role("button", name="Submit job").click()
+    expect(page.locator(".title .state")).to_have_text("queued")
+    made = read_job(service.sessions, page.url.rpartition("/")[2]).spec
+    assert made == read_job(service.sessions, jobs["ria"]).spec | {"method": "wanda"}
+
+
+# ---------------------------------------------------------------- comparing, keys, webhooks
+
+
+def test_jobs_are_compared(page: Page, jobs: dict[str, str]) -> None:
+    page.goto("/jobs?state=succeeded")
+    for name in ("smollm2 at 2:4", "smollm2 with RIA"):
+        page.get_by_label(f"Select {name}").check()
+    page.get_by_role("link", name="Compare").click()
+    expect(page.get_by_role("heading", name="Compare 2 jobs")).to_be_visible()
+    expect(page.locator("tr.differs", has_text="method")).to_contain_text("ria")
+    expect(page.locator("tr.differs", has_text="accept_if.perplexity_ratio")).to_contain_text("1.15")
+    expect(page.locator("tr", has_text="calibration.source")).to_have_count(0)
+    expect(page.locator("tr", has_text="Perplexity, pruned").locator(".best")).to_contain_text("130.1")
+    expect(page.locator("figure").first.locator(".legend")).to_contain_text("smollm2 with RIA")
+    page.get_by_label("Layers of type").select_option("down_proj")
+    check_accessible(page)
+    shot(page, "compare")
+    page.get_by_label("what is the same too").check()
+    expect(page.locator("tr", has_text="calibration.source")).to_be_visible()
+
+
+def test_keys_are_made_and_revoked(page: Page, service: Service) -> None:
+    page.goto("/keys")
+    page.get_by_label("Name").fill("nightly")
+    page.get_by_role("button", name="Make the key").click()
+    expect(page.get_by_text("This is shown only once.")).to_be_visible()
+    token = page.get_by_role("region", name="The new key").inner_text().strip()
+    opened = httpx.get(f"{service.url}/v1/jobs", headers={"Authorization": f"Bearer {token}"})
+    assert opened.status_code == 200
+    check_accessible(page)
+    shot(page, "keys")
+    page.get_by_role("button", name="I have it").click()
+    assert token not in page.content()
+    page.get_by_role("button", name="Revoke nightly").click()
+    page.get_by_role("button", name="Revoke the key").click()
+    expect(page.locator("tr", has_text="nightly")).to_contain_text("revoked")
+    opened = httpx.get(f"{service.url}/v1/jobs", headers={"Authorization": f"Bearer {token}"})
+    assert opened.status_code == 401
+
+
+def test_webhooks_are_made_tried_and_deleted(page: Page, receiver: Receiver) -> None:
+    page.goto("/webhooks")
+    expect(page.get_by_role("heading", name="No webhooks")).to_be_visible()
+    page.get_by_label("URL").fill(receiver.url)
+    page.get_by_role("button", name="Make the webhook").click()
+    expect(page.get_by_role("region", name="The secret")).to_contain_text("whsec_")
+    page.get_by_role("button", name="I have it").click()
+    page.get_by_role("button", name="Send a ping").click()
+    expect(page.locator(".hook tbody tr").first).to_contain_text("delivered")
+    check_accessible(page)
+    shot(page, "webhooks")
+    page.get_by_role("button", name="Disable").click()
+    expect(page.locator(".hook .title")).to_contain_text("disabled")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete the webhook").click()
+    expect(page.get_by_role("heading", name="No webhooks")).to_be_visible()
+
+
+# ---------------------------------------------------------------- for everybody
+
+PAGES = {
+    "jobs": lambda jobs: "/jobs",
+    "job": lambda jobs: f"/jobs/{jobs['succeeded']}",
+    "running": lambda jobs: f"/jobs/{jobs['running']}",
+    "new": lambda jobs: "/new",
+    "compare": lambda jobs: f"/compare?job={jobs['succeeded']}&job={jobs['ria']}",
+    "keys": lambda jobs: "/keys",
+    "webhooks": lambda jobs: "/webhooks",
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_dark_and_narrow(page: Page, jobs: dict[str, str], name: str) -> None:
+    """On a phone, and at 200% zoom (half the width), nothing is cut off; and the dark theme can be read too."""
+    where: Callable[[dict[str, str]], str] = PAGES[name]
+    page.emulate_media(color_scheme="dark")
+    page.goto(where(jobs))
+    page.wait_for_load_state("networkidle") if name != "running" else page.locator(".live").wait_for()
+    check_accessible(page)
+    shot(page, f"dark-{name}")
+    for label, width in (("phone", PHONE["width"]), ("zoom", DESKTOP["width"] // 2)):
+        page.set_viewport_size({"width": width, "height": PHONE["height"]})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, label
+        shot(page, f"{label}-{name}")
+    check_accessible(page)
+
+
+def test_a_theme_is_chosen_and_kept(page: Page) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    page.goto("/jobs")
+    light = page.evaluate(ground)
+    page.get_by_label("Theme").select_option("dark")
+    dark = page.evaluate(ground)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(ground) == dark
+    page.get_by_label("Theme").select_option("system")
+    assert page.evaluate(ground) == light
+
+
+def test_by_keyboard_alone(page: Page, jobs: dict[str, str]) -> None:
+    """To a job and back: every stop of the Tab key can be seen."""
+    page.goto("/jobs?state=running")
+    expect(page.get_by_role("link", name="on its way")).to_be_visible()
+    stops: list[str] = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        stop = page.evaluate(
+            "(() => { const at = document.activeElement;"
+            "const style = getComputedStyle(at), box = at.getBoundingClientRect();"
+            "return { name: at.getAttribute('aria-label') || at.textContent.trim() || at.id || at.name,"
+            "ring: style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0,"
+            "seen: box.width > 0 && box.top >= 0 }; })()"
+        )
+        assert stop["ring"], stop
+        assert stop["seen"], stop
+        stops.append(stop["name"])
+        if stop["name"] == "on its way":
+            break
+    assert stops[0] == "Skip to the content"
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="on its way")).to_be_visible()
+    page.go_back()
+    expect(page).to_have_url(re.compile("state=running$"))
+
+
+def test_the_first_page_is_small_and_quick(page: Page, jobs: dict[str, str]) -> None:
+    sizes: dict[str, int] = {}
+
+    def note(response: Any) -> None:
+        if response.url.endswith(".js"):
+            sizes[response.url] = response.request.sizes()["responseBodySize"]
+
+    page.on("requestfinished", lambda request: note(request.response()))
+    page.goto("/jobs")
+    expect(page.locator("table.jobs")).to_be_visible()
+    assert len(sizes) >= 10
+    assert sum(sizes.values()) < 100_000
+    page.reload()
+    ready = page.evaluate(
+        "new Promise((done) => { const look = () => document.querySelector('table.jobs') ? done(performance.now())"
+        " : requestAnimationFrame(look); look(); })"
+    )
+    assert ready < 1000 * 3, "a second, and room for a busy machine"
