@@ -72,7 +72,7 @@ EFFORT_DESCRIPTIONS = {
 }
 
 
-def _described(descriptions: Mapping[Effort, str]) -> str:
+def _described(descriptions: Mapping[Effort, str] | Mapping[Method, str]) -> str:
     return " ".join(f"`{value}`: {text}" for value, text in descriptions.items())
 
 
@@ -272,7 +272,7 @@ class PruneSpec(Spec):
     revision: str | None = Field(None, max_length=256, description="Branch, tag or commit of a Hub model.")
     # JSON Schema would have the default as an object, and the pattern is written as a string.
     pattern: NMPattern = Field(NMPattern(2, 4), json_schema_extra={"default": "2:4"})
-    method: Method = Method.EGGS
+    method: Method = Field(Method.EGGS, description="How weights are chosen. " + _described(METHOD_DESCRIPTIONS))
     effort: Effort | None = Field(
         None, description="For method `eggs` only, where null means `balanced`. " + _described(EFFORT_DESCRIPTIONS)
     )

@@ -11,7 +11,8 @@ import { requestOf } from "./requests.js";
 const MOST = 8;
 
 function flat(value, at = "") {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) return [[at, JSON.stringify(value)]];
+  if (value === null) return []; // as if it had not been asked for
+  if (typeof value !== "object" || Array.isArray(value)) return [[at, JSON.stringify(value)]];
   return Object.entries(value).flatMap(([name, part]) => flat(part, at ? `${at}.${name}` : name));
 }
 

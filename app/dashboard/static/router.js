@@ -6,9 +6,12 @@ const listeners = new Set();
 const changed = () => listeners.forEach((listener) => listener());
 
 export function navigate(url, { replace = false } = {}) {
+  const before = location.pathname;
   history[replace ? "replaceState" : "pushState"](null, "", url);
   changed();
-  if (!replace) window.scrollTo(0, 0);
+  if (location.pathname === before) return;
+  window.scrollTo(0, 0);
+  document.getElementById("main")?.focus({ preventScroll: true }); // for those who hear the page
 }
 
 export function useLocation() {

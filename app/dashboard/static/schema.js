@@ -1,6 +1,7 @@
 // A form made from a JSON schema, and what the schema says of a value while one types it.
 
-import { html } from "./preact.js";
+import { html, useState } from "./preact.js";
+import { Text } from "./ui.js";
 
 const REF = "#/components/schemas/";
 
@@ -74,7 +75,6 @@ export function faults(schema, value, all, at = "") {
 }
 
 const words = (name) => name.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
-const plain = (text) => text.replaceAll("`", "");
 const shown = (value) => (value === null || value === undefined ? "" : Array.isArray(value) ? value.join(", ") : String(value));
 
 function parsed(schema, text) {
@@ -85,10 +85,25 @@ function parsed(schema, text) {
 
 function Help({ id, text, messages }) {
   return html`${messages.length > 0 && html`<span class="fault" id=${`${id}-fault`}>${messages.join(" ")}</span>`}
-    ${text && html`<span class="help" id=${`${id}-help`}>${plain(text)}</span>`}`;
+    ${text && html`<span class="help" id=${`${id}-help`}><${Text} text=${text} /></span>`}`;
 }
 
-// `form`: {all: the schemas, value, change(pointer, value), messages(pointer), suggestions}
+// Pairs of text, which may share a name for as long as one is typed.
+function Pairs({ label, value, set }) {
+  const [pairs, setPairs] = useState(Object.entries(value ?? {}));
+  const put = (next) => {
+    setPairs(next);
+    set(next.length ? Object.fromEntries(next) : undefined);
+  };
+  const change = (index, pair) => put(pairs.map((old, other) => (other === index ? pair : old)));
+  return html`${pairs.map(([key, text], index) => html`<div class="pair" key=${index}>
+      <input aria-label=${`${label}: name ${index + 1}`} placeholder="name" value=${key} onInput=${(event) => change(index, [event.target.value, text])} />
+      <input aria-label=${`${label}: value ${index + 1}`} placeholder="value" value=${text} onInput=${(event) => change(index, [key, event.target.value])} />
+      <button type="button" class="quiet" aria-label=${`Remove ${key || "this pair"}`} onClick=${() => put(pairs.filter((_, other) => other !== index))}>Remove</button></div>`)}
+    <button type="button" onClick=${() => put([...pairs, ["", ""]])}>Add a pair</button>`;
+}
+
+// `form`: {all: the schemas, value, change(pointer, value), messages(pointer), suggestions: choices by pointer}
 export function Field({ schema, at, form, required = false }) {
   const one = resolve(schema, form.all);
   const name = at.split("/").at(-1);
@@ -105,21 +120,13 @@ export function Field({ schema, at, form, required = false }) {
     const on = one.nullable ? (value === undefined ? one.default !== null && one.default !== undefined : value !== null) : true;
     return html`<fieldset class="group"><legend>${one.nullable
       ? html`<label><input type="checkbox" checked=${on} onChange=${(event) => set(event.target.checked ? {} : null)} />${label}</label>` : label}</legend>
-      ${one.description && html`<p class="help">${plain(one.description)}</p>`}
+      ${one.description && html`<p class="help"><${Text} text=${one.description} /></p>`}
       ${messages.length > 0 && html`<p class="fault">${messages.join(" ")}</p>`}
       ${on && html`<div class="fields">${Object.entries(one.properties).map(([part, below]) => html`<${Field} key=${part} schema=${below} at=${`${at}/${part}`}
         form=${form} required=${one.required?.includes(part)} />`)}</div>`}</fieldset>`;
   }
   if (one.type === "object") {
-    const pairs = Object.entries(value ?? {});
-    const put = (next) => set(next.length ? Object.fromEntries(next) : undefined);
-    const change = (index, pair) => put(pairs.map((old, other) => (other === index ? pair : old)));
-    return html`<fieldset class="group"><legend>${label}</legend>${help}
-      ${pairs.map(([key, text], index) => html`<div class="pair" key=${index}>
-        <input aria-label=${`${label}: name ${index + 1}`} placeholder="name" value=${key} onInput=${(event) => change(index, [event.target.value, text])} />
-        <input aria-label=${`${label}: value ${index + 1}`} placeholder="value" value=${text} onInput=${(event) => change(index, [key, event.target.value])} />
-        <button type="button" class="quiet" aria-label=${`Remove ${key || "this pair"}`} onClick=${() => put(pairs.filter((_, other) => other !== index))}>Remove</button></div>`)}
-      <button type="button" onClick=${() => put([...pairs, ["", ""]])}>Add a pair</button></fieldset>`;
+    return html`<fieldset class="group"><legend>${label}</legend>${help}<${Pairs} label=${label} value=${value} set=${set} /></fieldset>`;
   }
   if (one.type === "array" && resolve(one.items, form.all).type === "object") {
     const items = value ?? [];

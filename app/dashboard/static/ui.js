@@ -39,13 +39,16 @@ export const When = ({ at }) => (at ? html`<time dateTime=${at} title=${moment(a
 
 export const Progress = ({ value, label }) => html`<progress max="1" value=${value} aria-label=${label}></progress>`;
 
+// Text with `code` in it, as the API writes it.
+export const Text = ({ text }) => (text ?? "").split("`").map((part, index) => (index % 2 ? html`<code>${part}</code>` : part));
+
 export function Problem({ error, again }) {
   if (!error) return null;
   const errors = error.problem?.errors ?? [];
   return html`<div class="problem" role="alert">
     <strong>${error.title ?? "Something went wrong on this page"}</strong>
-    <p>${error.message}</p>
-    ${errors.length > 0 && html`<ul>${errors.map((one) => html`<li><code>${one.pointer ?? one.parameter ?? ""}</code> ${one.message}</li>`)}</ul>`}
+    <p><${Text} text=${error.message} /></p>
+    ${errors.length > 0 && html`<ul>${errors.map((one) => html`<li><code>${one.pointer ?? one.parameter ?? ""}</code> <${Text} text=${one.message} /></li>`)}</ul>`}
     ${again && html`<button type="button" onClick=${again}>Try again</button>`}
   </div>`;
 }
