@@ -134,7 +134,7 @@ export function Jobs({ session }) {
     <${Problem} error=${failure ?? error} again=${error && again} />
     <p class="sr" role="status">${told}</p>
     ${!data && loading && html`<${Loading} lines=${8} label="Loading jobs" />`}
-    ${data && jobs.length === 0 && (filtered || after.length ? html`<${Empty} title="No job fits"><p>No job has all of what you ask for. <a href="/jobs">Show all jobs</a></p><//>`
+    ${data && !error && jobs.length === 0 && (filtered || after.length ? html`<${Empty} title="No job fits"><p>No job has all of what you ask for. <a href="/jobs">Show all jobs</a></p><//>`
       : html`<${Empty} title="No jobs yet"><p>Choose a model and an N:M pattern; a worker prunes it block by block and tells what was lost.</p>
         ${write && html`<p><a class="button primary" href="/new">Submit the first job</a></p>`}<//>`)}
     ${jobs.length > 0 && html`

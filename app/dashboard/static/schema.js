@@ -83,6 +83,12 @@ function parsed(schema, text) {
   return types.some((type) => type === "integer" || type === "number") && /^-?(\d+\.?\d*|\.\d+)(e-?\d+)?$/i.test(text.trim()) ? Number(text) : text;
 }
 
+// Of a text that tells of each choice, as "`a`: this. `b`: that.", what all have in common and what is chosen.
+function told(text, choices, chosen) {
+  const [common, ...parts] = (text ?? "").split(new RegExp(`(?=\`(?:${choices.join("|")})\`: )`));
+  return [common.trim(), parts.find((part) => part.startsWith(`\`${chosen}\`: `))].filter(Boolean).join(" ");
+}
+
 function Help({ id, text, messages }) {
   return html`${messages.length > 0 && html`<span class="fault" id=${`${id}-fault`}>${messages.join(" ")}</span>`}
     ${text && html`<span class="help" id=${`${id}-help`}><${Text} text=${text} /></span>`}`;
@@ -114,7 +120,8 @@ export function Field({ schema, at, form, required = false }) {
   const described = [messages.length && `${id}-fault`, one.description && `${id}-help`].filter(Boolean).join(" ") || undefined;
   const common = { id, "aria-describedby": described, "aria-invalid": messages.length ? "true" : undefined };
   const set = (next) => form.change(at, next);
-  const help = html`<${Help} id=${id} text=${one.description} messages=${messages} />`;
+  const description = one.enum ? told(one.description, one.enum, value ?? one.default) : one.description;
+  const help = html`<${Help} id=${id} text=${description} messages=${messages} />`;
 
   if (one.type === "object" && one.properties) {
     const on = one.nullable ? (value === undefined ? one.default !== null && one.default !== undefined : value !== null) : true;
