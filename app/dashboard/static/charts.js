@@ -22,11 +22,18 @@ function ticks(low, high, wanted = 4) {
   return found;
 }
 
+// As many decimals as tell one tick from the next.
+function ticked(value, all) {
+  const step = all.length > 1 ? all[1] - all[0] : value || 1;
+  return Number(value.toFixed(Math.min(8, Math.max(0, 1 - Math.floor(Math.log10(Math.abs(step))))))).toLocaleString("en", { maximumFractionDigits: 8 });
+}
+
 function scales(series, reference) {
   const points = series.flatMap((one) => one.points);
   const values = points.map((point) => point.y).concat(reference ? [reference.y] : []);
   let [low, high] = [Math.min(...values), Math.max(...values)];
-  const room = (high - low) * 0.08 || Math.abs(high) * 0.1 || 1;
+  // What differs by less than a hundredth is drawn as what it is: all but the same.
+  const room = Math.max((high - low) * 0.08, (Math.abs(high) * 0.02 - (high - low)) / 2) || 1;
   low = low >= 0 ? Math.max(0, low - room) : low - room;
   high += room;
   const last = Math.max(1, ...points.map((point) => point.x));
@@ -101,9 +108,9 @@ export function Chart({ title, help, y, series, reference, file }) {
       <svg ref=${svg} viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" tabindex="0"
         aria-label=${`${title} by block. Arrow keys go from point to point.`}
         onPointerMove=${nearest} onPointerLeave=${() => setAt(null)} onBlur=${() => setAt(null)} onKeyDown=${step}>
-        ${ticks(scale.low, scale.high).map((value) => html`<g key=${value}>
+        ${ticks(scale.low, scale.high).map((value, _, all) => html`<g key=${value}>
           <line class="grid" x1=${LEFT} x2=${WIDTH - RIGHT} y1=${scale.y(value)} y2=${scale.y(value)} />
-          <text class="tick" x=${LEFT - 6} y=${scale.y(value) + 4} text-anchor="end">${number(value)}</text></g>`)}
+          <text class="tick" x=${LEFT - 6} y=${scale.y(value) + 4} text-anchor="end">${ticked(value, all)}</text></g>`)}
         ${ticks(0, scale.last, 6).filter(Number.isInteger).map((value) => html`<text key=${value} class="tick"
           x=${scale.x(value)} y=${HEIGHT - BOTTOM + 16} text-anchor="middle">${value}</text>`)}
         <text class="tick" x=${(LEFT + WIDTH - RIGHT) / 2} y=${HEIGHT - 3} text-anchor="middle">block</text>

@@ -27,7 +27,7 @@ export function Files({ files, job }) {
   return html`<section class="card"><h2>Files</h2>
     <p>${files.length} ${files.length === 1 ? "file" : "files"}, ${size(total)}. ${expiry ? html`<strong>${gone ? "They were kept until" : "They are kept until"} ${moment(expiry)}${gone ? ", and are gone." : "."}</strong>` : "They are kept."}</p>
     <${Tabs} label="Load the model" tabs=${loading(job).map(([name, text]) => [name, html`<${Code} text=${text} label=${name} />`])} />
-    <${Table} caption="Checksums are sha256, of the whole file" head=${["File", "Size", "sha256", "~Copy"]}>
+    <${Table} short caption="Checksums are sha256, of the whole file" head=${["File", "Size", "sha256", "~Copy"]}>
       ${files.map((file) => html`<tr key=${file.id}><td>${gone ? file.name : html`<a href=${file.url} download data-external>${file.name}</a>`}</td><td>${size(file.bytes)}</td>
         <td><code title=${file.sha256}>${file.sha256.slice(0, 12)}…</code></td><td><${Copy} text=${file.sha256} label="Copy sha256" /></td></tr>`)}<//></section>`;
 }

@@ -67,7 +67,7 @@ function Live({ job, events, broken }) {
   const elapsed = secondsOf(job);
   const left = progress > 0 && elapsed ? (elapsed * (1 - progress)) / progress : null;
   const facts = job.state === "queued" ? [["Waiting for", duration((Date.now() - new Date(job.created_at)) / 1000)]]
-    : [["Stage", last?.stage ?? job.stage ?? "starting"], ["Elapsed", duration(elapsed)], ["Left, about", duration(left)],
+    : [["Stage", (last?.stage ?? job.stage ?? "starting").replaceAll("_", " ")], ["Elapsed", duration(elapsed)], ["Left, about", duration(left)],
       ["Blocks", blocks ? `${done} of ${blocks}` : "–"], ["Throughput", speed ? `${number(speed)} blocks/min` : "–"]];
   return html`<section class="card live"><h2>Progress</h2>
     <div class="bar"><${Progress} value=${progress} label="Progress of this job" /><strong>${percent(progress)}</strong></div>
@@ -81,7 +81,7 @@ function Log({ events, open }) {
   const shown = events.slice(-SHOWN).reverse();
   return html`<details class="card" open=${open}><summary><h2>Log</h2><span class="help">${events.length} events</span></summary>
     <ol class="log" tabindex="0" aria-label="Events, the last one first">${shown.map((event) => html`<li key=${event.id}><time dateTime=${event.created_at} title=${moment(event.created_at)}>${clock(event.created_at)}</time>
-      <span class="stage">${event.stage ?? event.type.replace("job.", "")}</span><span>${event.message}</span></li>`)}</ol></details>`;
+      <span class="stage">${(event.stage ?? event.type.replace("job.", "")).replaceAll("_", " ")}</span><span>${event.message}</span></li>`)}</ol></details>`;
 }
 
 function Push({ push }) {

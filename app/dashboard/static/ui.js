@@ -106,7 +106,7 @@ export function useConfirm() {
 }
 
 // A column whose name begins with ~ shows none.
-export const Table = ({ caption, head, children, label }) => html`<div class="wide" tabindex="0" role="region" aria-label=${label ?? caption}>
+export const Table = ({ caption, head, children, label, short }) => html`<div class=${short ? "wide short" : "wide"} tabindex="0" role="region" aria-label=${label ?? caption}>
   <table>${caption && html`<caption>${caption}</caption>`}
     <thead><tr>${head.map((name) => html`<th key=${name} scope="col">${name.startsWith("~") ? html`<span class="sr">${name.slice(1)}</span>` : name}</th>`)}</tr></thead>
     <tbody>${children}</tbody></table></div>`;
