@@ -86,8 +86,8 @@ def advance(service: Service, lease: Lease, block: int) -> None:
             lease,
             progress=0.05 + 0.85 * block / BLOCKS,
             stage="prune",
-            message=f"Block {block} of {BLOCKS} is pruned.",
-            data={"block": block, "blocks": BLOCKS},
+            message=f"Pruning, block {block} of {BLOCKS}",
+            data={"block": block - 1, "blocks": BLOCKS},
         )
 
 

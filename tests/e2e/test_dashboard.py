@@ -287,7 +287,7 @@ def test_a_job_is_followed_to_its_end(page: Page, service: Service) -> None:
     expect(page.get_by_role("img", name=f"12 of {BLOCKS} blocks are pruned")).to_be_visible()
     expect(page.locator(".live")).to_contain_text("12 of 30")
     expect(page.locator(".live")).to_contain_text("blocks/min")
-    expect(page.locator(".log li").first).to_contain_text("Block 12 of 30 is pruned.")
+    expect(page.locator(".log li").first).to_contain_text("Pruning, block 12 of 30")
     check_accessible(page)
     shot(page, "job-running")
     page.get_by_role("button", name="Cancel").click()

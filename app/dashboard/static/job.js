@@ -62,7 +62,7 @@ function Live({ job, events, broken }) {
   const progress = Math.max(job.progress, last?.progress ?? 0);
   const attempt = events.findLastIndex((event) => event.type === "job.running");
   const blocks = events.findLast((event) => event.data?.blocks !== undefined)?.data.blocks;
-  const done = events.findLast((event) => event.stage === "prune" && event.data?.block !== undefined)?.data.block ?? 0;
+  const done = events.findLast((event) => event.stage === "prune" && event.data?.block !== undefined)?.data.block + 1 || 0; // blocks count from 0
   const speed = throughput(events.slice(attempt + 1));
   const elapsed = secondsOf(job);
   const left = progress > 0 && elapsed ? (elapsed * (1 - progress)) / progress : null;
