@@ -6,7 +6,7 @@ BIN := .venv/bin
 # All but what is of kustomize and KEDA, which tests/test_kubernetes.py looks at.
 MANIFESTS := $(filter-out %/kustomization.yaml docker/kubernetes/keda/%,$(wildcard docker/kubernetes/*/*.yaml))
 
-.PHONY: install demo test lint client clean
+.PHONY: browser install demo test lint client clean
 
 install: .venv/installed
 
@@ -20,6 +20,10 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/eggs demo
+
+# Debian's Chromium, which tests of the dashboard drive. As root, and only where there is none.
+browser:
+	command -v chromium || (apt-get update && apt-get install --yes --no-install-recommends chromium)
 
 # Tests are shared out among processes, as most keep one core busy; each process has servers of its own.
 test: install

@@ -169,10 +169,16 @@ def next_due(
 
 
 def settle(session: Session, delivery_id: str, attempts: int, **values: Any) -> None:
-    """Stores what became of an attempt, unless another one was made since `attempts` were counted."""
+    """Stores what became of an attempt, unless another one was made since `attempts` were counted.
+
+    What was given up meanwhile, as its endpoint was disabled, does not wait for another attempt.
+    """
+    condition = WebhookDelivery.attempts == attempts
+    if values["state"] is DeliveryState.PENDING:
+        condition &= WebhookDelivery.state == DeliveryState.PENDING
     session.execute(
         update(WebhookDelivery)
-        .where(WebhookDelivery.id == delivery_id, WebhookDelivery.attempts == attempts)
+        .where(WebhookDelivery.id == delivery_id, condition)
         .values(attempts=attempts + 1, **values),
         execution_options={"synchronize_session": False},
     )

@@ -29,7 +29,7 @@ from app.jobs.schemas import JobResource
 from app.keys.service import Scope
 from app.secrets import Secrets
 from app.settings import Settings
-from app.webhooks import outbox, sender, service, turns
+from app.webhooks import outbox, repository, sender, service, turns
 from app.webhooks.courier import THREADS, Couriers
 from app.webhooks.models import DeliveryState, WebhookDelivery, WebhookEndpoint
 from app.webhooks.sender import Sender
@@ -547,3 +547,19 @@ def test_the_log_is_kept_for_a_month(settings: Settings, sessions: Sessions) -> 
     with sessions.begin() as session:
         turns.forget(session)
     assert [delivery.id for delivery in log(sessions)] == kept
+
+
+def test_an_attempt_at_hand_does_not_take_back_what_was_given_up(settings: Settings, sessions: Sessions) -> None:
+    webhook_id, _ = make_webhook(sessions, settings, "http://127.0.0.1/")
+    ping(sessions, webhook_id)
+    with sessions.begin() as session:
+        turn = turns.take(session, webhook_id)
+        assert turn is not None
+        message = turns.next_message(session, turn)
+        assert message is not None
+    with sessions.begin() as session:
+        repository.give_up(session, webhook_id, "The webhook was disabled.")
+    with sessions.begin() as session:
+        turns.settle(session, message, sender.Outcome(error="The connection failed."), utcnow())
+    (delivery,) = log(sessions)
+    assert (delivery.state, delivery.last_error) == (DeliveryState.FAILED, "The webhook was disabled.")

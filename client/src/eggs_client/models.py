@@ -884,7 +884,10 @@ class PruneSpec(Answer):
     pattern: str = Field(
         default="2:4", description="N:M: of every M consecutive input channels, each row keeps exactly N weights."
     )
-    method: Method = Method.EGGS
+    method: Method = Field(
+        default=Method.EGGS,
+        description="How weights are chosen. `eggs`: Every input channel keeps at least min_degree edges (an expander); `effort` says how the mask is chosen and whether weights move. `sparsegpt`: Column by column, each column's error made good by those to come (Frantar & Alistarh, ICML 2023). `ria`: Relative importance and activations (Zhang et al., ICLR 2024), the best N of each group. `wanda`: |W| times the input channel's norm (Sun et al., ICLR 2024), the best N of each group. `magnitude`: |W|, the best N of each group; needs no calibration text to choose.",
+    )
     effort: Effort | None = Field(
         default=None,
         description="For method `eggs` only, where null means `balanced`. `fast`: RIA importance; the kept weights stay as they are. `balanced`: Mask and weights chosen together, to keep each layer's outputs on the calibration text. `best`: As balanced, then every block is trained on the calibration text to give the dense model's outputs. Takes several times as long.",
