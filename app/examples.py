@@ -10,7 +10,7 @@ JOB_ID = "job_01jv3k0s9e6x7q2m4n8p5r1t0w"
 SPEC: dict[str, Any] = PruneSpec(
     model="smollm2-135m-instruct",
     compare=(ComparedSpec(method=Method.RIA),),
-    accept_if=AcceptIf(perplexity_ratio=8.0),
+    accept_if=AcceptIf(perplexity_ratio=1.15),
 ).model_dump(mode="json")
 HUB_PUSH: dict[str, Any] = {"repo_id": "acme/smollm2-135m-2of4", "private": True, "revision": "main"}
 REPORT: dict[str, Any] = {
@@ -133,9 +133,9 @@ REPORT: dict[str, Any] = {
     ],
     "notes": [],
     "acceptance": {
-        "verdict": "accepted",
+        "verdict": "rejected",
         "checks": [
-            {"criterion": "perplexity_ratio", "limit": 8.0, "source": "pydocs", "value": 6.38, "met": True}
+            {"criterion": "perplexity_ratio", "limit": 1.15, "source": "pydocs", "value": 6.38, "met": False}
         ],
     },
     "calibration": {
