@@ -121,7 +121,7 @@ def test_every_operation_is_described(app: FastAPI) -> None:
             assert operation["description"], where
             assert operation["tags"], where
             if path.startswith("/v1"):
-                assert operation["security"] == [{"ApiKey": []}], where
+                assert operation["security"] == [{"ApiKey": []}, {"Session": []}], where
                 for status in ("401", "422", "500", "503"):
                     assert "application/problem+json" in operation["responses"][status]["content"], where
             for parameter in operation.get("parameters", []):
