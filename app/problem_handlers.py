@@ -29,6 +29,7 @@ _HTTP = {
         "The request is too large",
         "Send less: no request needs a megabyte around the file it may upload.",
     ),
+    431: ("headers-too-large", "The headers of the request are too large", "No request needs 64 KiB of them."),
 }
 _MESSAGES = {
     "missing": "This field is required.",

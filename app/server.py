@@ -13,6 +13,7 @@ from app.db import make_engine, make_sessions
 from app.keys.service import create_first
 from app.main import create_app
 from app.migrate import upgrade
+from app.protocol import BoundedProtocol
 from app.settings import Settings
 from app.supervisor import WorkerSupervisor
 
@@ -23,7 +24,13 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, host: str, port: int, *, log_level: str = "info") -> None:
         super().__init__(
             uvicorn.Config(
-                app, host=host, port=port, log_config=None, log_level=log_level, timeout_graceful_shutdown=5
+                app,
+                host=host,
+                port=port,
+                http=BoundedProtocol,
+                log_config=None,
+                log_level=log_level,
+                timeout_graceful_shutdown=5,
             )
         )
         self._stopping = app.state.stopping

@@ -77,8 +77,11 @@ class ModelFolder:
         """Where the file of this name lies, links resolved; None if there is none, or a folder in its place.
 
         Raises `ModelNotAllowed` where that is outside, whether or not something lies there; and `BrokenCheckpoint`
-        for a device, a pipe or the like, which would give data without end, or none, and a file that is too large.
+        for a device, a pipe or the like, which would give data without end, or none, for a file that is too large,
+        and for a name that does not print.
         """
+        if not name.isprintable():  # it would be published, in lists of one name a line
+            raise BrokenCheckpoint(f"{name[:128]!r} is no name for a file: it has characters that do not print.")
         try:
             file = (self.path / name).resolve()
             if self.within is not None and not any(file.is_relative_to(root.resolve()) for root in self.within):

@@ -92,6 +92,8 @@ def _extract(archive: Path, folder: Path, most: int) -> bool:
             weights = fnmatch(path.name, WEIGHTS)
             if len(path.parts) > 2 or not (weights or any(fnmatch(path.name, p) for p in (*COMPANIONS, _INDEX))):
                 continue
+            if not path.name.isprintable():
+                raise invalid_file(f"{path.name[:256]!r} has characters that do not print. Rename the file.")
             if (limit := most_bytes(path.name)) is not None and member.size > limit:
                 raise invalid_file(
                     f"{str(path)[:256]!r} has {member.size} bytes, and {limit} are the most for such a file. "

@@ -225,6 +225,8 @@ BEYOND = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1 << 40]}}
         (lambda: header_of(tarfile.XHDTYPE, -1024) + bytes(1024), "invalid-file", ""),
         (lambda: header_of(tarfile.REGTYPE, -1024) + bytes(1024), "invalid-file", ""),
         (lambda: tar(plain("m/" * 300 + "config.json"), plain("x" * 300), *MODEL), "invalid-file", "name"),
+        (lambda: tar(plain("LICENSE\r\nX: 1"), *MODEL), "invalid-file", "do not print"),
+        (lambda: tar(plain("tokenizer\x1b[2K.json"), *MODEL), "invalid-file", "do not print"),
         (lambda: tar(plain("tokenizer.json", bytes(300)), *MODEL), "invalid-file", "300 bytes"),
         (sparse, "invalid-file", ""),
         (lambda: tar(MODEL[0], plain("model.safetensors", HUGE)), "invalid-file", "claims"),

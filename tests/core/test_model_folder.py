@@ -224,6 +224,16 @@ def test_an_index_that_names_what_is_no_shard_beside_it(name: str, model: Path, 
 
 
 @pytest.mark.parametrize(
+    "name", ["LICENSE\n0  x", "LICENSE\r", "tokenizer\x1b[2K.json", "LICENSE\u2028", "LICENSE\udcff"], ids=ascii
+)
+def test_a_name_that_does_not_print_is_not_published(name: str, model: Path, tmp_path: Path) -> None:
+    (model / name).write_text("x")
+    with pytest.raises(BrokenCheckpoint, match="do not print") as raised:
+        run(model, tmp_path, None)
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize(
     "index", [[], {}, {"weight_map": None}, {"weight_map": {"a": 1}}, {"weight_map": {"a": []}}]
 )
 def test_an_index_of_another_form(index: Any, model: Path) -> None:
