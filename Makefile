@@ -6,7 +6,7 @@ BIN := .venv/bin
 # All but what is of kustomize and KEDA, which tests/test_kubernetes.py looks at.
 MANIFESTS := $(filter-out %/kustomization.yaml docker/kubernetes/keda/%,$(wildcard docker/kubernetes/*/*.yaml))
 
-.PHONY: browser install demo test lint client clean
+.PHONY: browser install demo test lint audit client clean
 
 install: .venv/installed
 
@@ -39,9 +39,17 @@ lint: install
 		--fail-on low docker-compose.yml
 	$(BIN)/kubernetes-validate --strict --quiet $(MANIFESTS)
 
+# Known vulnerabilities of what is installed, from PyPI's JSON API: needs the internet, and so is no part of CI.
+# Strict: without that API it fails, where it would otherwise say that it knows of none.
+audit:
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install --quiet pip-audit==2.10.1
+	echo "$(TORCH)" | .audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
+		--requirement constraints.txt --requirement /dev/stdin
+
 # After a change of the API, or of client/src/eggs_client/_async.
 client: install
 	$(BIN)/python client/generate.py
 
 clean:
-	rm -rf .venv eggs-data demo-report.json
+	rm -rf .venv .audit eggs-data demo-report.json
