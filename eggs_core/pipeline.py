@@ -38,7 +38,22 @@ _COMPARED = ".compared"
 _LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
+@contextmanager
+def _panics_explained() -> Iterator[None]:
+    """Libraries written in Rust give up by an exception that is no `Exception`, each by one of its own."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise BrokenCheckpoint(
+            "The model's tokenizer or weights are such that the library which reads them gives up. Use those of "
+            "the original model."
+        ) from error
+
+
 @memory.explained()
+@_panics_explained()
 def prune(
     spec: PruneSpec,
     out: Path,

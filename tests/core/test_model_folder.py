@@ -353,6 +353,24 @@ def test_settings_that_name_files_of_the_machine_are_not_heeded(
             assert "secret" not in vocabulary
 
 
+def test_a_tokenizer_that_makes_its_library_give_up(model: Path, tmp_path: Path) -> None:
+    """By going back and forth in a text, in time that doubles with each of its letters."""
+    content = json.loads((model / "tokenizer.json").read_text())
+    content["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"Regex": "(a+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    (model / "tokenizer.json").write_text(json.dumps(content))
+    text = tmp_path / "text.txt"
+    text.write_text("a" * 100 + "b")
+    calibration = {"source": f"file:{text}", "samples": 1, "sequence_length": 16}
+    request = PruneSpec(model=str(model), **REQUEST | {"calibration": calibration})
+    with pytest.raises(BrokenCheckpoint, match="gives up"):
+        prune(request, tmp_path / "out", cache_dir=tmp_path / "cache")
+
+
 def test_settings_without_files_are_published_as_they_are(model: Path, tmp_path: Path) -> None:
     settings = (model / "tokenizer_config.json").read_bytes()
     config = (model / "config.json").read_bytes()
