@@ -21,9 +21,7 @@ def list_artifacts(job_id: JobId, session: SessionDep, principal: PrincipalDep) 
     """The files that a job has published."""
     job = jobs_service.get(session, principal.project, job_id)
     data = [ArtifactResource.of(artifact) for artifact in service.of_job(session, job)]
-    return ArtifactList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=False
-    )
+    return ArtifactList.of(data)
 
 
 @router.head("/{name:path}", include_in_schema=False)

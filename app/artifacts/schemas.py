@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from app.artifacts.models import Artifact
 from app.examples import JOB_ID, example, example_list
+from app.pages import Page
 
 _ARTIFACT: dict[str, Any] = {
     "object": "artifact",
@@ -52,13 +53,7 @@ class ArtifactResource(BaseModel):
         )
 
 
-class ArtifactList(BaseModel):
+class ArtifactList(Page[ArtifactResource, str]):
     """All files of a job, by name; none before it has succeeded."""
 
     model_config = example_list(_ARTIFACT)
-
-    object: Literal["list"] = "list"
-    data: list[ArtifactResource]
-    first_id: str | None = Field(description="Id of the first artifact.")
-    last_id: str | None = Field(description="Id of the last artifact.")
-    has_more: bool = Field(False, description="Always false: the list is whole.")

@@ -25,6 +25,4 @@ def list_entries(
     """What was done in the project, and with which key, newest first. Needs the scope `admin`."""
     entries, more = service.page(session, principal.project, limit=limit, after=after)
     data = [AuditEntryResource.of(entry) for entry in entries]
-    return AuditEntryList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
-    )
+    return AuditEntryList.of(data, more=more)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from app.audit.models import AuditEntry
 from app.audit.service import Action
 from app.examples import JOB_ID, example, example_list
+from app.pages import Page
 
 _ENTRY: dict[str, Any] = {
     "object": "audit_entry",
@@ -43,13 +44,7 @@ class AuditEntryResource(BaseModel):
         )
 
 
-class AuditEntryList(BaseModel):
+class AuditEntryList(Page[AuditEntryResource, str]):
     """One page of audit entries, newest first. For the next one, pass `last_id` as `after`."""
 
     model_config = example_list(_ENTRY)
-
-    object: Literal["list"] = "list"
-    data: list[AuditEntryResource]
-    first_id: str | None = Field(description="Id of the first entry on this page.")
-    last_id: str | None = Field(description="Id of the last entry on this page.")
-    has_more: bool = Field(description="Whether there are more after this page.")

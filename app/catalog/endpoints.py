@@ -21,6 +21,4 @@ def list_methods(_: PrincipalDep) -> MethodList:
 def list_models(_: PrincipalDep, settings: SettingsDep) -> ModelList:
     """The models that can be pruned without a download."""
     data = [ModelResource.of(model) for model in offered_models(settings.model_roots)]
-    return ModelList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=False
-    )
+    return ModelList.of(data)

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field
 
 from app.examples import example, example_list
+from app.pages import Page
 from eggs_core.sources import ModelRef
 from eggs_core.spec import METHOD_DESCRIPTIONS, Effort, Method, PruneSpec
 
@@ -89,13 +90,7 @@ class ModelResource(BaseModel):
         return cls(id=model.id, kind=model.kind, description=model.description)
 
 
-class ModelList(BaseModel):
+class ModelList(Page[ModelResource, str]):
     """All models that this installation has; Hub models can be named besides, where it allows them."""
 
     model_config = example_list(_MODEL)
-
-    object: Literal["list"] = "list"
-    data: list[ModelResource]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool = Field(False, description="Always false: the list is whole.")

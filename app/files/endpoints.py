@@ -71,9 +71,7 @@ def list_files(
     """The project's files, newest first."""
     files, more = service.page(session, principal.project, limit=limit, after=after)
     data = [FileResource.of(file) for file in files]
-    return FileList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
-    )
+    return FileList.of(data, more=more)
 
 
 @router.get("/{file_id}", summary="Get a file", responses=problems(404))

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from app.examples import example, example_list
 from app.files.models import FileType, UploadedFile
 from app.ids import id_pattern
+from app.pages import Page
 
 FILE_ID_PATTERN = id_pattern("file")
 FILE_ID = "file_01jv3k0s9e6x7q2m4n8p5r1t0w"
@@ -81,16 +82,10 @@ class FileResource(BaseModel):
         )
 
 
-class FileList(BaseModel):
+class FileList(Page[FileResource, str]):
     """One page of files, newest first. For the next one, pass `last_id` as `after`."""
 
     model_config = example_list(_FILE)
-
-    object: Literal["list"] = "list"
-    data: list[FileResource]
-    first_id: str | None = Field(description="Id of the first file on this page.")
-    last_id: str | None = Field(description="Id of the last file on this page.")
-    has_more: bool = Field(description="Whether there are more after this page.")
 
 
 class FileDeleted(BaseModel):

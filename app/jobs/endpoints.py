@@ -130,9 +130,7 @@ def list_jobs(
     wanted = Filter(state=state, model=model, method=method, metadata=_metadata(request), text=q)
     jobs, more = service.page(session, principal.project, limit=limit, after=after, wanted=wanted, sort=sort)
     data = [JobResource.of(job) for job in jobs]
-    return JobList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
-    )
+    return JobList.of(data, more=more)
 
 
 @router.get("/{job_id}", summary="Get a job", responses=problems(404))
@@ -185,9 +183,7 @@ def events(
         return sse.stream(readers, principal.project, job_id, last, request.app.state.stopping)
     found, more = service.events(session, job, after=after, limit=limit)
     data = [JobEventResource.of(event) for event in found]
-    return JobEventList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
-    )
+    return JobEventList.of(data, more=more)
 
 
 @router.get("/{job_id}/report", summary="Get a job's report", response_model=Report, responses=problems(404, 409))

@@ -9,6 +9,7 @@ from app.db import utcnow
 from app.examples import HUB_PUSH, JOB_ID, SPEC, example, example_list
 from app.ids import id_pattern
 from app.jobs.models import Job, JobEvent, JobState
+from app.pages import Page
 from eggs_core.report import Verdict
 from eggs_core.spec import HubPush, OutputSpec, PruneSpec
 
@@ -237,16 +238,10 @@ class JobResource(BaseModel):
         )
 
 
-class JobList(BaseModel):
+class JobList(Page[JobResource, str]):
     """One page of jobs. For the next one, pass `last_id` as `after`."""
 
     model_config = example_list(JOB)
-
-    object: Literal["list"] = "list"
-    data: list[JobResource]
-    first_id: str | None = Field(description="Id of the first job on this page.")
-    last_id: str | None = Field(description="Id of the last job on this page.")
-    has_more: bool = Field(description="Whether there are more after this page.")
 
 
 class JobEventResource(BaseModel):
@@ -284,16 +279,10 @@ class JobEventResource(BaseModel):
         )
 
 
-class JobEventList(BaseModel):
+class JobEventList(Page[JobEventResource, int]):
     """One page of a job's events, oldest first. For the next one, pass `last_id` as `after`."""
 
     model_config = example_list(_EVENT)
-
-    object: Literal["list"] = "list"
-    data: list[JobEventResource]
-    first_id: int | None = Field(description="Id of the first event on this page.")
-    last_id: int | None = Field(description="Id of the last event on this page.")
-    has_more: bool = Field(description="Whether there are more after this page, as of now.")
 
 
 def _spec(job: Job) -> PruneSpec | dict[str, Any]:

@@ -17,9 +17,7 @@ router = APIRouter(prefix="/v1/keys", tags=["Keys"])
 def list_keys(session: SessionDep, principal: AdminDep) -> KeyList:
     """The project's keys, the oldest first. Needs the scope `admin`, as all of these do."""
     data = [KeyResource.of(key) for key in service.all_keys(session, principal.project)]
-    return KeyList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=False
-    )
+    return KeyList.of(data)
 
 
 @router.post("", status_code=201, summary="Make a key", responses=problems(403))

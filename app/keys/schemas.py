@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from app.examples import example, example_list
 from app.keys.models import ApiKey
 from app.keys.service import DEFAULT_SCOPES, Scope
+from app.pages import Page
 
 _KEY: dict[str, Any] = {
     "object": "key",
@@ -69,16 +70,10 @@ class CreatedKey(KeyResource):
         return cls(**_fields(key), token=token)
 
 
-class KeyList(BaseModel):
+class KeyList(Page[KeyResource, str]):
     """All keys of the project, the oldest first."""
 
     model_config = example_list(_KEY)
-
-    object: Literal["list"] = "list"
-    data: list[KeyResource]
-    first_id: str | None = Field(description="Id of the first key.")
-    last_id: str | None = Field(description="Id of the last key.")
-    has_more: bool = Field(description="Always false.")
 
 
 def _fields(key: ApiKey) -> dict[str, Any]:

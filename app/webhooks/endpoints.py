@@ -100,9 +100,7 @@ def list_webhooks(
     """The project's webhooks, newest first."""
     webhooks, more = service.page(session, principal.project, limit=limit, after=after)
     data = [WebhookResource.of(webhook) for webhook in webhooks]
-    return WebhookList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
-    )
+    return WebhookList.of(data, more=more)
 
 
 @router.get("/{webhook_id}", summary="Get a webhook", responses=problems(404))
@@ -160,9 +158,7 @@ def list_deliveries(
     """The messages to a webhook of the last 30 days, newest first, and what became of each."""
     found, more = service.deliveries(session, principal.project, webhook_id, limit=limit, after=after, state=state)
     data = [DeliveryResource.of(delivery) for delivery in found]
-    return DeliveryList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
-    )
+    return DeliveryList.of(data, more=more)
 
 
 @router.post(

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl
 from app.examples import JOB_ID, example, example_list
 from app.ids import id_pattern
 from app.jobs.models import JobEventType
+from app.pages import Page
 from app.webhooks.models import DeliveryState, WebhookDelivery, WebhookEndpoint
 
 WEBHOOK_ID_PATTERN = id_pattern("whk")
@@ -137,16 +138,10 @@ class WebhookWithSecret(WebhookResource):
         return cls(**_fields(webhook), secret=secret)
 
 
-class WebhookList(BaseModel):
+class WebhookList(Page[WebhookResource, str]):
     """One page of webhooks, newest first. For the next one, pass `last_id` as `after`."""
 
     model_config = example_list(_WEBHOOK)
-
-    object: Literal["list"] = "list"
-    data: list[WebhookResource]
-    first_id: str | None = Field(description="Id of the first webhook on this page.")
-    last_id: str | None = Field(description="Id of the last webhook on this page.")
-    has_more: bool = Field(description="Whether there are more after this page.")
 
 
 class WebhookDeleted(BaseModel):
@@ -197,16 +192,10 @@ class DeliveryResource(BaseModel):
         )
 
 
-class DeliveryList(BaseModel):
+class DeliveryList(Page[DeliveryResource, str]):
     """One page of messages, newest first. For the next one, pass `last_id` as `after`."""
 
     model_config = example_list(_DELIVERY)
-
-    object: Literal["list"] = "list"
-    data: list[DeliveryResource]
-    first_id: str | None = Field(description="Id of the first message on this page.")
-    last_id: str | None = Field(description="Id of the last message on this page.")
-    has_more: bool = Field(description="Whether there are more after this page.")
 
 
 def _fields(webhook: WebhookEndpoint) -> dict[str, Any]:

@@ -694,9 +694,9 @@ class ArtifactList(Answer):
 
     object: str = "list"
     data: list[ArtifactResource]
-    first_id: str | None = Field(..., description="Id of the first artifact.")
-    last_id: str | None = Field(..., description="Id of the last artifact.")
-    has_more: bool = Field(default=False, description="Always false: the list is whole.")
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
 class AuditEntryList(Answer):
@@ -706,9 +706,9 @@ class AuditEntryList(Answer):
 
     object: str = "list"
     data: list[AuditEntryResource]
-    first_id: str | None = Field(..., description="Id of the first entry on this page.")
-    last_id: str | None = Field(..., description="Id of the last entry on this page.")
-    has_more: bool = Field(..., description="Whether there are more after this page.")
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
 class Compared(Answer):
@@ -866,9 +866,9 @@ class ModelList(Answer):
 
     object: str = "list"
     data: list[ModelResource]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool = Field(default=False, description="Always false: the list is whole.")
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
 class PruneSpec(Answer):
@@ -961,9 +961,9 @@ class WebhookList(Answer):
 
     object: str = "list"
     data: list[WebhookResource]
-    first_id: str | None = Field(..., description="Id of the first webhook on this page.")
-    last_id: str | None = Field(..., description="Id of the last webhook on this page.")
-    has_more: bool = Field(..., description="Whether there are more after this page.")
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
 class DeliveryList(Answer):
@@ -973,9 +973,9 @@ class DeliveryList(Answer):
 
     object: str = "list"
     data: list[DeliveryResource]
-    first_id: str | None = Field(..., description="Id of the first message on this page.")
-    last_id: str | None = Field(..., description="Id of the last message on this page.")
-    has_more: bool = Field(..., description="Whether there are more after this page.")
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
 class Evaluation(Answer):
@@ -1008,9 +1008,9 @@ class FileList(Answer):
 
     object: str = "list"
     data: list[FileResource]
-    first_id: str | None = Field(..., description="Id of the first file on this page.")
-    last_id: str | None = Field(..., description="Id of the last file on this page.")
-    has_more: bool = Field(..., description="Whether there are more after this page.")
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
 class JobEventList(Answer):
@@ -1020,8 +1020,8 @@ class JobEventList(Answer):
 
     object: str = "list"
     data: list[JobEventResource]
-    first_id: int | None = Field(..., description="Id of the first event on this page.")
-    last_id: int | None = Field(..., description="Id of the last event on this page.")
+    first_id: int | None = Field(..., description="Id of the first one on this page.")
+    last_id: int | None = Field(..., description="Id of the last one on this page.")
     has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
@@ -1072,9 +1072,9 @@ class KeyList(Answer):
 
     object: str = "list"
     data: list[KeyResource]
-    first_id: str | None = Field(..., description="Id of the first key.")
-    last_id: str | None = Field(..., description="Id of the last key.")
-    has_more: bool = Field(..., description="Always false.")
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
 class Report(Answer):
@@ -1146,6 +1146,6 @@ class JobList(Answer):
 
     object: str = "list"
     data: list[JobResource]
-    first_id: str | None = Field(..., description="Id of the first job on this page.")
-    last_id: str | None = Field(..., description="Id of the last job on this page.")
-    has_more: bool = Field(..., description="Whether there are more after this page.")
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
