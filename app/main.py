@@ -30,6 +30,7 @@ from app.security_headers import SecurityHeaders
 from app.sessions import endpoints as browser_sessions
 from app.settings import Settings
 from app.sweeper import Sweeper
+from app.sweeps import endpoints as sweeps
 from app.webhooks import endpoints as webhooks
 from app.webhooks.courier import Couriers
 from app.webhooks.sender import Sender
@@ -99,7 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics.install(app, readers)
     problem_handlers.install(app)
     openapi.install(app)
-    for domain in (jobs, artifacts, files, webhooks, catalog, keys, browser_sessions, audit):
+    for domain in (jobs, sweeps, artifacts, files, webhooks, catalog, keys, browser_sessions, audit):
         app.include_router(domain.router, responses=openapi.problems(401, 403, 422, 500, 503))
     app.webhooks.include_router(webhooks.told)
     app.include_router(health.router)

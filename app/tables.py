@@ -4,9 +4,11 @@ from app.artifacts.models import Artifact, StoredLocation
 from app.audit.models import AuditEntry
 from app.db import Base
 from app.files.models import JobFile, UploadedFile
-from app.jobs.models import IdempotencyKey, Job, JobEvent
+from app.idempotency import IdempotencyKey
+from app.jobs.models import Job, JobEvent
 from app.keys.models import ApiKey
 from app.sessions.models import BrowserSession
+from app.sweeps.models import Sweep
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "JobEvent",
     "JobFile",
     "StoredLocation",
+    "Sweep",
     "UploadedFile",
     "WebhookDelivery",
     "WebhookEndpoint",

@@ -16,6 +16,7 @@ class Action(StrEnum):
 
     JOB_SUBMITTED = "job.submitted"
     JOB_CANCELLED = "job.cancelled"
+    SWEEP_SUBMITTED = "sweep.submitted"
     FILE_UPLOADED = "file.uploaded"
     FILE_DELETED = "file.deleted"
     SESSION_CREATED = "session.created"

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from app.cli import compare, demo, doctor, failures, jobs, keys, packed, prune, serve, webhooks
+from app.cli import compare, demo, doctor, failures, jobs, keys, packed, prune, serve, sweeps, webhooks
 
 app = typer.Typer(
     help="Pruning as a service for large language models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -23,6 +23,7 @@ app.command("cancel")(jobs.cancel)
 app.command("report")(jobs.report)
 app.command("download")(jobs.download)
 app.command("compare")(compare.compare)
+app.add_typer(sweeps.app, name="sweeps")
 app.add_typer(webhooks.app, name="webhooks")
 app.command("demo")(demo.demo)
 app.command("unpack")(packed.unpack)

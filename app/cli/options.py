@@ -116,7 +116,7 @@ def request(
         ignore=ignore or None,
         output=_given(format=None if output_format is None else output_format.value) or None,
         seeds=seeds,
-        compare=[_compared(text) for text in compare] if compare else None,
+        compare=[method_and_effort(text) for text in compare] if compare else None,
         calibration=_given(
             source=calibration, samples=calibration_samples, sequence_length=sequence_length, seed=seed
         ),
@@ -124,7 +124,8 @@ def request(
     return fields | {"evaluation": None if evaluation == ["none"] else evaluated}
 
 
-def _compared(text: str) -> dict[str, Any]:
+def method_and_effort(text: str) -> dict[str, Any]:
+    """The fields of a method such as `ria` or `eggs:fast`."""
     method, colon, effort = text.partition(":")
     return _given(method=method, effort=effort if colon else None)
 

@@ -8,9 +8,10 @@ from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Re
 from fastapi.responses import JSONResponse
 from pydantic import StringConstraints
 
-from app import logs
+from app import idempotency, logs
 from app.artifacts import service as artifacts
-from app.dependencies import CeleryDep, PrincipalDep, ReadersDep, SessionDep, SettingsDep
+from app.dependencies import CeleryDep, PrincipalDep, ReadersDep, SecretsDep, SessionDep, SettingsDep
+from app.idempotency import IdempotencyKeyHeader
 from app.jobs import service, sse
 from app.jobs.lineage import Lineage
 from app.jobs.models import JobSort, JobState
@@ -18,6 +19,7 @@ from app.jobs.repository import Filter
 from app.jobs.schemas import (
     JOB_ID_PATTERN,
     MAX_SEQUENCE,
+    SWEEP_ID_PATTERN,
     JobCreate,
     JobEventList,
     JobEventResource,
@@ -46,33 +48,24 @@ def submit(
     session: SessionDep,
     settings: SettingsDep,
     principal: PrincipalDep,
+    secrets: SecretsDep,
     celery: CeleryDep,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            min_length=1,
-            max_length=255,
-            description="Any text that is new for each job you mean. Sent again with the same body, it gives the "
-            "job it made the first time, with `Idempotent-Replayed: true`.",
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKeyHeader = None,
 ) -> JobResource:
     """Checks the request and queues the job; a worker takes it as soon as one is free.
 
     A model or text that cannot be had is refused here. What only shows in the model itself (a layer that the
     pattern does not fit, say) fails the job early, with a problem in its `error`.
     """
-    job, replayed = service.submit(session, settings, principal, body, idempotency_key)
-    response.headers["Location"] = str(request.url_for("get_job", job_id=job.id).path)
-    if replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    else:
-        background.add_task(_announce, celery, job.id)  # runs after the answer, and so after the commit
+    job, replayed = service.submit(session, settings, secrets, principal, body, idempotency_key)
+    idempotency.answer(request, response, "get_job", replayed, job_id=job.id)
+    if not replayed:
+        background.add_task(announce, celery, job.id)  # runs after the answer, and so after the commit
     return JobResource.of(job)
 
 
-def _announce(celery: Celery, job_id: str) -> None:
+def announce(celery: Celery, job_id: str) -> None:
+    """Rings for a new job, once it is committed."""
     with logs.bound(job_id=job_id):
         logger.info("Submitted")
         ring(celery, job_id)
@@ -121,13 +114,14 @@ def list_jobs(
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     model: Annotated[Text | None, Query(description="Only jobs of this model, as they name it.")] = None,
     method: Annotated[Method | None, Query(description="Only jobs with this method.")] = None,
+    sweep: Annotated[str | None, Query(pattern=SWEEP_ID_PATTERN, description="Only jobs of this sweep.")] = None,
     q: Annotated[Text | None, Query(description="Only jobs with this in their name, model or id.")] = None,
     sort: Annotated[
         JobSort, Query(description="What they are sorted by; with `-` the last comes first.")
     ] = JobSort.CREATED_LAST,
 ) -> JobList:
     """The project's jobs, newest first unless `sort` says otherwise. A page follows on one with the same query."""
-    wanted = Filter(state=state, model=model, method=method, metadata=_metadata(request), text=q)
+    wanted = Filter(state=state, model=model, method=method, sweep=sweep, metadata=_metadata(request), text=q)
     jobs, more = service.page(session, principal.project, limit=limit, after=after, wanted=wanted, sort=sort)
     data = [JobResource.of(job) for job in jobs]
     return JobList.of(data, more=more)

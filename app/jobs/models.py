@@ -1,4 +1,4 @@
-"""Tables of jobs, their events, and idempotency keys."""
+"""Tables of jobs and their events."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -75,6 +75,7 @@ class Job(Base):
         Index(None, "project", "method", "id"),
         Index(None, "artifacts_expire_at"),
         Index(None, "finished_at", "state", "started_at", "created_at"),
+        Index(None, "sweep_id", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -82,6 +83,7 @@ class Job(Base):
     key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
     name: Mapped[str | None] = mapped_column(String(128))
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata")
+    sweep_id: Mapped[str | None] = mapped_column(String(40))
     spec: Mapped[dict[str, Any]]
     # What lists are filtered and sorted by, kept by the database itself.
     model: Mapped[str | None] = mapped_column(String(1024), Computed("spec ->> 'model'"))
@@ -129,16 +131,4 @@ class JobEvent(Base):
     stage: Mapped[str | None] = mapped_column(String(64))
     message: Mapped[str] = mapped_column(Text)
     data: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime]
-
-
-class IdempotencyKey(Base):
-    """Which job a request with an `Idempotency-Key` made, and the fingerprint of its body."""
-
-    __tablename__ = "idempotency_keys"
-
-    project: Mapped[str] = mapped_column(String(64), primary_key=True)
-    key: Mapped[str] = mapped_column(String(255), primary_key=True)
-    fingerprint: Mapped[str] = mapped_column(String(64))
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[datetime]

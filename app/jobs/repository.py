@@ -1,4 +1,4 @@
-"""Every query on jobs, their events and idempotency keys."""
+"""Every query on jobs and their events."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, tu
 from sqlalchemy.orm import InstrumentedAttribute, Session, undefer
 
 from app.db import SecondsBetween, TextUnder, utcnow
-from app.jobs.models import IdempotencyKey, Job, JobEvent, JobEventType, JobSort, JobState
+from app.jobs.models import Job, JobEvent, JobEventType, JobSort, JobState
 from app.keys.models import ApiKey
 from eggs_core.spec import Method
 
@@ -138,6 +138,7 @@ class Filter:
     state: JobState | None = None
     model: str | None = None
     method: Method | None = None
+    sweep: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     text: str | None = None
     """In the name, the model or the id, whatever its case. Like `metadata` it is looked for job by job."""
@@ -151,6 +152,8 @@ class Filter:
             found.append(Job.model == self.model)
         if self.method is not None:
             found.append(Job.method == self.method.value)
+        if self.sweep is not None:
+            found.append(Job.sweep_id == self.sweep)
         for key, value in self.metadata.items():
             found.append(TextUnder(Job.metadata_, literal(key)) == value)
         if self.text is not None:
@@ -310,14 +313,3 @@ def count_pruned_blocks(session: Session, since: datetime) -> int:
 def count_claimable(session: Session, now: datetime) -> int:
     """How many jobs a worker could take."""
     return session.scalars(select(func.count()).select_from(Job).where(claimable(now))).one()
-
-
-def idempotency_key(session: Session, project: str, key: str) -> IdempotencyKey | None:
-    """What is known of this key."""
-    return session.get(IdempotencyKey, (project, key))
-
-
-def add_idempotency_key(session: Session, record: IdempotencyKey) -> None:
-    """Stores the key; an IntegrityError says that another request was first."""
-    session.add(record)
-    session.flush()

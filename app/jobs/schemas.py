@@ -1,7 +1,7 @@
 """What requests and answers on jobs look like."""
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
 
@@ -14,6 +14,7 @@ from eggs_core.report import Verdict
 from eggs_core.spec import HubPush, OutputSpec, PruneSpec
 
 JOB_ID_PATTERN = id_pattern("job")
+SWEEP_ID_PATTERN = id_pattern("sweep")
 MAX_SEQUENCE = 2**31 - 1
 
 _EVENT: dict[str, Any] = {
@@ -34,6 +35,7 @@ JOB: dict[str, Any] = {
     "id": JOB_ID,
     "name": "smollm2 at 2:4",
     "metadata": {"team": "research"},
+    "sweep_id": None,
     "priority": 0,
     "state": "running",
     "progress": 0.42,
@@ -77,7 +79,42 @@ class JobOutput(OutputSpec):
     )
 
 
-class JobCreate(PruneSpec):
+class Submission(PruneSpec):
+    """What is asked for, and what you want to know it by."""
+
+    name: str | None = Field(None, min_length=1, max_length=128, description="What you call it.")
+    metadata: dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64)],
+        Annotated[str, StringConstraints(max_length=512)],
+    ] = Field(
+        default_factory=dict, max_length=16, description="Up to 16 pairs of your own, given back as they are."
+    )
+    priority: int = Field(
+        0,
+        ge=-100,
+        le=100,
+        description="Of the jobs of one API key that wait the one with the highest priority starts first. Keys "
+        "take turns, whatever the priorities of their jobs.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_nul(cls, data: Any) -> Any:
+        # Neither paths nor PostgreSQL can hold one.
+        if _has_nul(data):
+            raise ValueError("The request holds a NUL character (\\u0000). Remove it.")
+        return data
+
+    @property
+    def spec(self) -> PruneSpec:
+        """The run alone."""
+        own = set(type(self).model_fields) - set(PruneSpec.model_fields)
+        return PruneSpec.model_validate(
+            self.model_dump(exclude={**dict.fromkeys(own, True), "output": {"push_to_hub"}})
+        )
+
+
+class JobCreate(Submission):
     """A pruning job to be queued: the run, and what you want to know it by."""
 
     model_config = example(
@@ -92,14 +129,6 @@ class JobCreate(PruneSpec):
         }
     )
 
-    name: str | None = Field(None, min_length=1, max_length=128, description="What you call the job.")
-    metadata: dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=64)],
-        Annotated[str, StringConstraints(max_length=512)],
-    ] = Field(
-        default_factory=dict, max_length=16, description="Up to 16 pairs of your own, given back as they are."
-    )
-
     output: JobOutput = JobOutput()
     hub_token: SecretStr | None = Field(
         None,
@@ -111,35 +140,11 @@ class JobCreate(PruneSpec):
         json_schema_extra={"writeOnly": True},
     )
 
-    priority: int = Field(
-        0,
-        ge=-100,
-        le=100,
-        description="Of the jobs of one API key that wait the one with the highest priority starts first. Keys "
-        "take turns, whatever the priorities of their jobs.",
-    )
-
-    OWN_FIELDS: ClassVar[set[str]] = {"name", "metadata", "priority", "hub_token"}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_nul(cls, data: Any) -> Any:
-        # Neither paths nor PostgreSQL can hold one.
-        if _has_nul(data):
-            raise ValueError("The request holds a NUL character (\\u0000). Remove it.")
-        return data
-
     @model_validator(mode="after")
     def _token_is_for_a_push(self) -> Self:
         if self.hub_token is not None and self.output.push_to_hub is None:
             raise ValueError("hub_token is for output.push_to_hub, which is missing. Add it, or leave both out.")
         return self
-
-    @property
-    def spec(self) -> PruneSpec:
-        """The run alone."""
-        own = dict.fromkeys(self.OWN_FIELDS, True)
-        return PruneSpec.model_validate(self.model_dump(exclude={**own, "output": {"push_to_hub"}}))
 
 
 class PushResource(HubPush):
@@ -177,6 +182,7 @@ class JobResource(BaseModel):
     id: str = Field(description="Sorts by creation.")
     name: str | None = Field(description="As it was given.")
     metadata: dict[str, str] = Field(description="As it was given.")
+    sweep_id: str | None = Field(description="The sweep it belongs to.")
     priority: int = Field(description="As it was given.")
     state: JobState
     progress: float = Field(ge=0, le=1, description="Share of the work that is done; it never falls.")
@@ -213,6 +219,7 @@ class JobResource(BaseModel):
             id=job.id,
             name=job.name,
             metadata=job.metadata_,
+            sweep_id=job.sweep_id,
             priority=job.priority,
             state=job.state,
             progress=job.progress,

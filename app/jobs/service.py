@@ -1,11 +1,8 @@
 """Rules on jobs as users see them. Nothing here commits: the request does."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app import s3_sources, tracing
@@ -13,9 +10,10 @@ from app.audit import service as audit
 from app.db import utcnow
 from app.files import layout
 from app.files import service as files
+from app.idempotency import once
 from app.ids import is_id, new_id
 from app.jobs import repository, transitions
-from app.jobs.models import IdempotencyKey, Job, JobEvent, JobSort, JobState
+from app.jobs.models import Job, JobEvent, JobSort, JobState
 from app.jobs.schemas import JobCreate, PushResource
 from app.keys.service import Principal
 from app.problems import Problem
@@ -23,51 +21,44 @@ from app.secrets import Secrets
 from app.settings import Settings
 from eggs_core.errors import ModelNotAllowed, TextNotFound
 from eggs_core.sources import check_text_source, resolve_model, resolve_task
+from eggs_core.spec import PruneSpec
 
 
 def submit(
-    session: Session, settings: Settings, principal: Principal, body: JobCreate, idempotency_key: str | None
+    session: Session,
+    settings: Settings,
+    secrets: Secrets,
+    principal: Principal,
+    body: JobCreate,
+    idempotency_key: str | None,
 ) -> tuple[Job, bool]:
     """The new job, or the one that the same request with the same idempotency key made: then also True.
 
     Raises an `EggsError` for a model or text that cannot be had, and a 429 `Problem` where too many jobs of the
     key wait, before anything is stored.
     """
-    if idempotency_key is None:
-        _check_limit(session, settings, principal)
-        _check_references(session, settings, principal.project, body)
-        return _create(session, settings, principal, body), False
-    if (record := repository.idempotency_key(session, principal.project, idempotency_key)) is None:
-        _check_limit(session, settings, principal)
-        _check_references(session, settings, principal.project, body)
-        try:
-            with session.begin_nested():
-                job = _create(session, settings, principal, body)
-                repository.add_idempotency_key(
-                    session,
-                    IdempotencyKey(
-                        project=principal.project,
-                        key=idempotency_key,
-                        fingerprint=_fingerprint(body),
-                        job_id=job.id,
-                        created_at=utcnow(),
-                    ),
-                )
-            return job, False
-        except IntegrityError:  # the same request, sent twice at once: the other one was first
-            record = repository.idempotency_key(session, principal.project, idempotency_key)
-            assert record is not None
-    if record.fingerprint != _fingerprint(body):
-        raise Problem(
-            "idempotency-key-reused",
-            "This Idempotency-Key belongs to another request",
-            422,
-            f"It was sent before with a different body, which made {record.job_id}. Use a new key for a new job.",
-        )
-    return get(session, principal.project, record.job_id), True
+
+    def make() -> str:
+        check_limit(session, settings, principal)
+        check_references(session, settings, principal.project, body)
+        if body.output.push_to_hub is not None:
+            _check_push(settings, body)
+        token = None if body.hub_token is None else secrets.encrypt(body.hub_token.get_secret_value())
+        return create(session, project=principal.project, key_id=principal.key_id, body=body, hub_token=token).id
+
+    job_id, replayed = once(session, principal.project, idempotency_key, body, make)
+    return get(session, principal.project, job_id), replayed
 
 
-def create(session: Session, *, project: str, key_id: str, body: JobCreate, hub_token: str | None = None) -> Job:
+def create(
+    session: Session,
+    *,
+    project: str,
+    key_id: str,
+    body: JobCreate,
+    hub_token: str | None = None,
+    sweep_id: str | None = None,
+) -> Job:
     """A new queued job, its references unchecked."""
     job = Job(
         id=new_id("job"),
@@ -75,6 +66,7 @@ def create(session: Session, *, project: str, key_id: str, body: JobCreate, hub_
         key_id=key_id,
         name=body.name,
         metadata_=body.metadata,
+        sweep_id=sweep_id,
         spec=body.spec.model_dump(mode="json"),
         priority=body.priority,
         push_to_hub=_push(body),
@@ -154,19 +146,10 @@ def succeeded(session: Session, project: str, job_id: str) -> tuple[Job, dict[st
     raise _no_report(job)
 
 
-def _create(session: Session, settings: Settings, principal: Principal, body: JobCreate) -> Job:
-    token = None if body.hub_token is None else Secrets(settings).encrypt(body.hub_token.get_secret_value())
-    return create(session, project=principal.project, key_id=principal.key_id, body=body, hub_token=token)
-
-
-def _push(body: JobCreate) -> dict[str, Any] | None:
-    push = body.output.push_to_hub
-    return None if push is None else PushResource.model_validate(push.model_dump()).model_dump(mode="json")
-
-
-def _check_limit(session: Session, settings: Settings, principal: Principal) -> None:
+def check_limit(session: Session, settings: Settings, principal: Principal, new: int = 1) -> None:
+    """Raises a 429 `Problem` where the key would have too many jobs that wait with so many new ones."""
     most = settings.max_queued_per_key
-    if repository.count_queued(session, principal.key_id) >= most:
+    if repository.count_queued(session, principal.key_id) + new > most:
         raise Problem(
             "too-many-queued-jobs",
             "Too many jobs of this key wait",
@@ -177,24 +160,28 @@ def _check_limit(session: Session, settings: Settings, principal: Principal) -> 
         )
 
 
-def _check_references(session: Session, settings: Settings, project: str, body: JobCreate) -> None:
-    if layout.is_upload(body.model):
-        files.check_model(session, project, body.model)
-    elif s3_sources.is_s3(body.model):
-        s3_sources.check(settings, body.model, ModelNotAllowed)
+def check_references(session: Session, settings: Settings, project: str, spec: PruneSpec) -> None:
+    """Raises an `EggsError` or a `Problem` for a model, text or task that cannot be had."""
+    if layout.is_upload(spec.model):
+        files.check_model(session, project, spec.model)
+    elif s3_sources.is_s3(spec.model):
+        s3_sources.check(settings, spec.model, ModelNotAllowed)
     else:
-        resolve_model(body.model, settings.model_roots, allow_hub=settings.allow_hub)
-    for source in layout.texts(body):
+        resolve_model(spec.model, settings.model_roots, allow_hub=settings.allow_hub)
+    for source in layout.texts(spec):
         if layout.is_upload(source):
             files.check_text(session, project, source)
         elif s3_sources.is_s3(source):
             s3_sources.check(settings, source, TextNotFound)
         else:
             check_text_source(source, settings.text_roots, allow_hub=settings.allow_hub)
-    if body.output.push_to_hub is not None:
-        _check_push(settings, body)
-    for task in body.evaluation.tasks if body.evaluation is not None else ():
+    for task in spec.evaluation.tasks if spec.evaluation is not None else ():
         resolve_task(task, settings.task_roots, allow_hub=settings.allow_hub)
+
+
+def _push(body: JobCreate) -> dict[str, Any] | None:
+    push = body.output.push_to_hub
+    return None if push is None else PushResource.model_validate(push.model_dump()).model_dump(mode="json")
 
 
 def _check_push(settings: Settings, body: JobCreate) -> None:
@@ -212,10 +199,6 @@ def _check_push(settings: Settings, body: JobCreate) -> None:
             422,
             "The service has no token of its own. Send one that may write to the repository as hub_token.",
         )
-
-
-def _fingerprint(body: JobCreate) -> str:
-    return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
 def _cannot_cancel(job: Job) -> Problem:

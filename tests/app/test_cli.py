@@ -30,6 +30,7 @@ from eggs_core.report import Report
 from tests.app.build import make_job, read_job
 from tests.app.conftest import RunningServer
 from tests.app.receiver import Receiver
+from tests.app.test_jobs_api import finish
 from tests.app.test_leases import must_claim
 from tests.conftest import wait_for
 
@@ -261,6 +262,45 @@ def test_keys_of_a_service(eggs: Eggs, server: RunningServer, admin_key: str) ->
     refused(eggs("keys", "list", "--url", server.url), "scope")
     refused(eggs("keys", "revoke", "key_x", *by_service), "No such key")
     assert eggs("keys", "create", "--project", "other", *by_service).returncode == ExitCode.USAGE
+
+
+def test_sweeps(eggs: Eggs, sessions: Sessions) -> None:
+    submitted = eggs(
+        "sweeps",
+        "submit",
+        MODEL,
+        "--vary",
+        "method=eggs:fast,ria",
+        "--vary",
+        "pattern=2:4,4:8",
+        "--set",
+        "calibration.samples=3",
+        "--set",
+        "permute=true",
+        "--name",
+        "mine",
+        "--json",
+    )
+    sweep = json.loads(submitted.stdout)
+    assert [trial["change"] for trial in sweep["trials"]] == [
+        {"method": "eggs", "effort": "fast", "pattern": "2:4"},
+        {"method": "eggs", "effort": "fast", "pattern": "4:8"},
+        {"method": "ria", "pattern": "2:4"},
+        {"method": "ria", "pattern": "4:8"},
+    ]
+    jobs = [trial["job_id"] for trial in sweep["trials"]]
+    specs = [read_job(sessions, job_id).spec for job_id in jobs]
+    assert {(spec["calibration"]["samples"], spec["permute"]) for spec in specs} == {(3, True)}
+    for job_id in jobs[:2]:
+        finish(sessions, job_id)
+    shown = eggs("sweeps", "show", sweep["id"]).stdout
+    assert [shown.count(text) for text in ("130.10", "best", "queued")] == [2, 1, 2]
+    assert sweep["id"] in eggs("sweeps", "list").stdout
+    assert json.loads(eggs("sweeps", "cancel", sweep["id"], "--json").stdout)["state"] == "cancelled"
+    refused(eggs("sweeps", "cancel", sweep["id"]), "no job left")
+    refused(eggs("sweeps", "show", "sweep_x"), "No such sweep")
+    refused(eggs("sweeps", "submit", MODEL, "--vary", "method=ria"), "at least 2")
+    assert eggs("sweeps", "submit", MODEL, "--vary", "method").returncode == ExitCode.USAGE
 
 
 def test_webhooks(eggs: Eggs, settings: Settings, receiver: Receiver, admin_key: str) -> None:

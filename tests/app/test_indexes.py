@@ -17,6 +17,7 @@ from app.files.models import FileType, UploadedFile
 from app.ids import new_id
 from app.jobs.models import Job, JobEvent, JobState
 from app.keys import service
+from app.sweeps.models import Sweep
 from app.webhooks.models import DeliveryState, WebhookDelivery, WebhookEndpoint
 from tests.app.build import make_job
 
@@ -49,7 +50,13 @@ def stored(client: TestClient, engine: Engine, sessions: sessionmaker[Session]) 
         job = dict(connection.execute(select(Job.__table__).where(Job.id == job_id)).mappings().one())
         job = {name: value for name, value in job.items() if name not in ("model", "method")}  # its own to compute
         done = job | {"state": JobState.SUCCEEDED, "finished_at": now}
-        copies = [done | {"id": new_id("job"), "project": "b" if i % 20 else "default"} for i in range(ROWS)]
+        sweeps = [new_id("sweep") for _ in range(ROWS)]
+        swept = {"project": "default", "key_id": job["key_id"], "metadata": {}, "model": "a", "trials": []}
+        add(connection, Sweep, [swept | {"id": sweep_id, "created_at": now} for sweep_id in sweeps])
+        copies = [
+            done | {"id": new_id("job"), "project": "b" if i % 20 else "default", "sweep_id": sweeps[i // 4]}
+            for i in range(ROWS)
+        ]
         add(connection, Job, copies)
         happened = {"type": "job.progress", "state": JobState.RUNNING, "progress": 0.5, "stage": "prune"}
         happened |= {"message": "", "data": {}, "created_at": now}
@@ -76,6 +83,7 @@ def stored(client: TestClient, engine: Engine, sessions: sessionmaker[Session]) 
         add(connection, WebhookDelivery, [sent | {"id": new_id("msg")} for _ in range(ROWS)])
         connection.execute(text("ANALYZE"))
     client.headers["X-Endpoint"] = endpoint
+    client.headers["X-Sweep"] = sweeps[20]
     return job_id
 
 
@@ -120,6 +128,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         "/v1/jobs/{job}",
         "/v1/jobs/{job}/events?after=3000",
         "/v1/jobs/{job}/artifacts",
+        "/v1/jobs?sweep={sweep}",
+        "/v1/sweeps",
+        "/v1/sweeps/{sweep}",
         "/v1/files",
         "/v1/audit",
         "/v1/webhooks",
@@ -130,7 +141,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def test_no_more_rows_are_read_than_answered(
     client: TestClient, engine: Engine, stored: str, asked: list[tuple[str, Any]], path: str
 ) -> None:
-    response = client.get(path.format(job=stored, endpoint=client.headers["X-Endpoint"]))
+    response = client.get(
+        path.format(job=stored, endpoint=client.headers["X-Endpoint"], sweep=client.headers["X-Sweep"])
+    )
     assert response.status_code == 200, response.text
     assert asked
     with engine.connect() as connection:

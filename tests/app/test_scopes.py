@@ -37,6 +37,8 @@ def test_a_key_opens_what_its_scope_says(scope: Scope, anonymous: TestClient, se
         ("GET", "/v1/methods"): Scope.JOBS_READ,
         ("POST", "/v1/jobs"): Scope.JOBS_WRITE,
         ("POST", f"/v1/jobs/{job_id}/cancel"): Scope.JOBS_WRITE,
+        ("GET", "/v1/sweeps"): Scope.JOBS_READ,
+        ("POST", "/v1/sweeps"): Scope.JOBS_WRITE,
         ("GET", "/v1/files"): Scope.JOBS_READ,
         ("HEAD", "/v1/files/file_unknown/content"): Scope.JOBS_READ,
         ("POST", "/v1/files"): Scope.JOBS_WRITE,
@@ -140,11 +142,13 @@ def test_a_foreign_key_finds_nothing_anywhere(app: FastAPI, anonymous: TestClien
     own = key_with(sessions, *Scope)
     job_id = anonymous.post("/v1/jobs", headers=own, json=BODY).json()["id"]
     made = anonymous.post("/v1/keys", headers=own, json={}).json()["id"]
+    trials = {**BODY, "trials": [{"method": "ria"}, {"method": "wanda"}]}
+    sweep_id = anonymous.post("/v1/sweeps", headers=own, json=trials).json()["id"]
     file_id = anonymous.post("/v1/files", headers=own, files={"file": ("a.txt", b"A text.")}).json()["id"]
     webhook_id = anonymous.post("/v1/webhooks", headers=own, json={"url": "https://93.184.215.14/"}).json()["id"]
     message_id = anonymous.post(f"/v1/webhooks/{webhook_id}/ping", headers=own).json()["id"]
     known = {"job_id": job_id, "key_id": made, "file_id": file_id, "name": "model.safetensors"}
-    known |= {"webhook_id": webhook_id, "delivery_id": message_id}
+    known |= {"webhook_id": webhook_id, "delivery_id": message_id, "sweep_id": sweep_id}
     foreign = key_with(sessions, *Scope, project="another")
     walked = 0
     for path, operations in app.openapi()["paths"].items():
@@ -158,7 +162,7 @@ def test_a_foreign_key_finds_nothing_anywhere(app: FastAPI, anonymous: TestClien
             assert response.status_code == 404, (method, path)
             assert response.json() == nothing.json(), "it tells that there is such a thing"
     assert walked >= 10
-    for path in ("/v1/jobs", "/v1/audit", "/v1/files", "/v1/keys", "/v1/webhooks"):
+    for path in ("/v1/jobs", "/v1/sweeps", "/v1/audit", "/v1/files", "/v1/keys", "/v1/webhooks"):
         listed = anonymous.get(path, headers=foreign).json()["data"]
         assert not set(known.values()) & {
             value for entry in listed for value in entry.values() if isinstance(value, str)

@@ -17,6 +17,7 @@ from eggs_client import AsyncEggs, ClientError, Eggs
 from tests.app.build import make_job
 from tests.app.receiver import Receiver
 from tests.app.test_cli import publish
+from tests.app.test_jobs_api import finish
 from tests.app.test_leases import must_claim
 from tests.client.conftest import MakeClient
 from tests.conftest import wait_for
@@ -66,6 +67,23 @@ def test_a_job_from_uploads_to_files(
     assert list(eggs.files.list()) == []
     with pytest.raises(eggs_client.NotFound):
         eggs.files.delete(text.id)
+
+
+def test_a_sweep(eggs: Any, sessions: Sessions) -> None:
+    sweep = eggs.sweeps.submit(
+        model=MODEL, trials=[{"method": "ria"}, {"pattern": "4:8"}], name="mine", idempotency_key="mine"
+    )
+    assert [job.sweep_id for job in eggs.jobs.list()] == [sweep.id] * 2
+    assert [(found.id, found.name) for found in eggs.sweeps.list()] == [(sweep.id, "mine")]
+    with pytest.raises(eggs_client.WaitedTooLong):
+        eggs.sweeps.wait(sweep.id, timeout=0.5)
+    finish(sessions, sweep.trials[0].job_id)
+    eggs.jobs.cancel(sweep.trials[1].job_id)
+    ended = eggs.sweeps.wait(sweep.id, progress=True)
+    assert (ended.state, ended.best, ended.trials[0].figures.texts[0].pruned) == ("cancelled", 0, 130.1)
+    with pytest.raises(eggs_client.Conflict):
+        eggs.sweeps.cancel(sweep.id)
+    assert eggs.sweeps.get(sweep.id) == ended
 
 
 def test_lists_go_over_all_pages(eggs: Any, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_every_block_runs(
     monkeypatch.setenv("EGGS_API_KEY", server.key)
     Path("notes.txt").write_text("".join(f"Egg number {number} is boiled.\n" for number in range(5000)))
     said = io.StringIO()
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     with Eggs() as eggs, redirect_stdout(said):
         for block in BLOCKS:
             code = block.replace("http://127.0.0.1:8000", server.url).replace("eggs_…", server.key)

@@ -30,6 +30,7 @@ class Action(OpenEnum):
 
     JOB_SUBMITTED = "job.submitted"
     JOB_CANCELLED = "job.cancelled"
+    SWEEP_SUBMITTED = "sweep.submitted"
     FILE_UPLOADED = "file.uploaded"
     FILE_DELETED = "file.deleted"
     SESSION_CREATED = "session.created"
@@ -604,6 +605,34 @@ class Spread(Answer):
     standard_deviation: float = Field(..., description="Of the sample: over one less than there are seeds.")
 
 
+class SweepLinks(Answer):
+    """
+    Where to go on from a sweep.
+    """
+
+    self: str = Field(..., description="The sweep.")
+    jobs: str = Field(..., description="Its jobs.")
+
+
+class SweepSummary(Answer):
+    """
+    A sweep and how it stands.
+    """
+
+    object: str = "sweep"
+    id: str = Field(..., description="Sorts by creation.")
+    name: str | None
+    metadata: dict[str, str]
+    model: str
+    state: JobState = Field(
+        ...,
+        description="`queued` until a job has started, `running` until all have ended; then `failed` if one has failed, `cancelled` if one was cancelled, or `succeeded`.",
+    )
+    jobs: dict[str, int] = Field(..., description="How many are in each state that has some.")
+    created_at: AwareDatetime
+    links: SweepLinks
+
+
 class TaskResult(Answer):
     """
     One metric of one task of lm-evaluation-harness, or of a group of them.
@@ -628,6 +657,17 @@ class TextInfo(Answer):
     windows: int
     sequence_length: int
     seed: int | None = None
+
+
+class TrialText(Answer):
+    """
+    Perplexities on one evaluation text.
+    """
+
+    source: str
+    dense: float
+    pruned: float
+    ratio: float = Field(..., description="pruned / dense")
 
 
 class Verdict(OpenEnum):
@@ -937,6 +977,18 @@ class PruneSpec(Answer):
     )
 
 
+class SweepList(Answer):
+    """
+    One page of sweeps, newest first. For the next one, pass `last_id` as `after`.
+    """
+
+    object: str = "list"
+    data: list[SweepSummary]
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
+
+
 class TextEvaluation(Answer):
     """
     How the pruned model compares with the dense one on one text.
@@ -952,6 +1004,29 @@ class TextEvaluation(Answer):
         ..., description="Share of predicted tokens for which both models hold the same token for the likeliest."
     )
     over_seeds: Spread | None = Field(default=None, description="null where the request has one seed.")
+
+
+class TrialFigures(Answer):
+    """
+    What came of a trial; its job's report has the rest.
+    """
+
+    texts: list[TrialText] = Field(..., description="In the order of the request.")
+    packed_bytes: int | None = Field(..., description="Of the packed checkpoint, where the trial has left one.")
+    verdict: Verdict | None = Field(..., description="Where `accept_if` was asked for.")
+
+
+class TrialResource(Answer):
+    """
+    One trial, and what came of it.
+    """
+
+    label: str = Field(..., description="What it does otherwise, in one line.")
+    change: dict[str, Any] = Field(..., description="As it was asked for.")
+    job_id: str = Field(..., description="The job that measures it.")
+    shared: bool = Field(..., description="Whether that is the job of another trial; it leaves no model then.")
+    state: JobState = Field(..., description="Of the job.")
+    figures: TrialFigures | None = Field(..., description="Once the job has succeeded.")
 
 
 class WebhookList(Answer):
@@ -1034,6 +1109,7 @@ class JobResource(Answer):
     id: str = Field(..., description="Sorts by creation.")
     name: str | None = Field(..., description="As it was given.")
     metadata: dict[str, str] = Field(..., description="As it was given.")
+    sweep_id: str | None = Field(..., description="The sweep it belongs to.")
     priority: int = Field(..., description="As it was given.")
     state: JobState
     progress: float = Field(..., description="Share of the work that is done; it never falls.")
@@ -1106,6 +1182,30 @@ class Report(Answer):
     device: str
     threads: int = Field(..., description="Of each process.")
     processes: int = Field(default=1, description="That shared the pruning.")
+
+
+class SweepResource(Answer):
+    """
+    A sweep with its trials side by side.
+    """
+
+    object: str = "sweep"
+    id: str = Field(..., description="Sorts by creation.")
+    name: str | None
+    metadata: dict[str, str]
+    model: str
+    state: JobState = Field(
+        ...,
+        description="`queued` until a job has started, `running` until all have ended; then `failed` if one has failed, `cancelled` if one was cancelled, or `succeeded`.",
+    )
+    jobs: dict[str, int] = Field(..., description="How many are in each state that has some.")
+    created_at: AwareDatetime
+    links: SweepLinks
+    trials: list[TrialResource] = Field(..., description="In the order of the request.")
+    best: int | None = Field(
+        ...,
+        description="Of those that have figures, the place in `trials` of the one with the least geometric mean of perplexity ratios over the texts; rejected ones come last.",
+    )
 
 
 class JobEventData(Answer):

@@ -73,7 +73,29 @@ Method: TypeAlias = Literal["eggs", "sparsegpt", "ria", "wanda", "magnitude"]
 OutputFormat: TypeAlias = Literal["dense", "packed", "both"]
 
 
+class OutputSpec(TypedDict):
+    """
+    What a run leaves.
+    """
+
+    format: NotRequired[OutputFormat]
+
+
 Scope: TypeAlias = Literal["jobs:read", "jobs:write", "admin"]
+
+
+class TrialChange(TypedDict):
+    """
+    What a trial does otherwise than the sweep says; what is left out stays.
+    """
+
+    pattern: NotRequired[str | None]
+    method: NotRequired[Method | None]
+    effort: NotRequired[Effort | None]
+    min_degree: NotRequired[int | Literal["auto"] | None]
+    permute: NotRequired[bool | None]
+    ignore: NotRequired[list[str] | None]
+    calibration: NotRequired[CalibrationSpec | None]
 
 
 class WebhookCreate(TypedDict):
@@ -125,6 +147,32 @@ class KeyCreate(TypedDict):
     expires_at: NotRequired[str | None]
 
 
+class SweepCreate(TypedDict):
+    """
+    Several trials over one model: a run, and what each trial does otherwise.
+    """
+
+    model: str
+    revision: NotRequired[str | None]
+    pattern: NotRequired[str]
+    method: NotRequired[Method]
+    effort: NotRequired[Effort | None]
+    min_degree: NotRequired[int | Literal["auto"] | None]
+    permute: NotRequired[bool | None]
+    ignore: NotRequired[list[str]]
+    calibration: NotRequired[CalibrationSpec]
+    evaluation: NotRequired[EvaluationSpec | None]
+    accept_if: NotRequired[AcceptIf | None]
+    output: NotRequired[OutputSpec]
+    seeds: NotRequired[int]
+    compare: NotRequired[list[ComparedSpec]]
+    name: NotRequired[str | None]
+    metadata: NotRequired[dict[str, str]]
+    priority: NotRequired[int]
+    trials: list[TrialChange]
+    share_calibration: NotRequired[bool]
+
+
 class JobCreate(TypedDict):
     """
     A pruning job to be queued: the run, and what you want to know it by.
@@ -146,5 +194,5 @@ class JobCreate(TypedDict):
     compare: NotRequired[list[ComparedSpec]]
     name: NotRequired[str | None]
     metadata: NotRequired[dict[str, str]]
-    hub_token: NotRequired[str | None]
     priority: NotRequired[int]
+    hub_token: NotRequired[str | None]

@@ -8,6 +8,7 @@ import httpx
 
 from eggs_client._async.jobs import AsyncJobs
 from eggs_client._async.resources import AsyncAudit, AsyncCatalog, AsyncFiles, AsyncKeys, AsyncWebhooks
+from eggs_client._async.sweeps import AsyncSweeps
 from eggs_client._async.transport import AsyncTransport
 from eggs_client.auth import checked_key, checked_url
 from eggs_client.retries import Retries
@@ -35,6 +36,7 @@ class AsyncEggs:
         key = checked_key(os.environ.get("EGGS_API_KEY", "") if api_key is None else api_key)
         self._transport = AsyncTransport(url, key, timeout, Retries() if retries is None else retries)
         self.jobs = AsyncJobs(self._transport)
+        self.sweeps = AsyncSweeps(self._transport, self.jobs)
         self.files = AsyncFiles(self._transport)
         self.keys = AsyncKeys(self._transport)
         self.webhooks = AsyncWebhooks(self._transport)

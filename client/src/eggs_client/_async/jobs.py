@@ -1,7 +1,6 @@
 """Jobs, and what belongs to them."""
 
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -85,11 +84,7 @@ class AsyncJobs:
 
         With an `idempotency_key` of your own it is one job even if your program is started again.
         """
-        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        response = await self._transport.request(
-            "POST", path("jobs"), json=request, headers=headers, repeatable=True
-        )
-        return self._own(AsyncJob.model_validate_json(response.content))
+        return self._own(await self._transport.submit(AsyncJob, path("jobs"), request, idempotency_key))
 
     async def get(self, job_id: str) -> AsyncJob:
         """The job as it stands."""
@@ -120,7 +115,7 @@ class AsyncJobs:
 
         A stream that breaks off is resumed where it was.
         """
-        async for event in self._follow(job_id, after, None):
+        async for event in self.follow(job_id, after, None):
             if event is not None:
                 yield event
 
@@ -137,8 +132,8 @@ class AsyncJobs:
         the one it is given.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with _bar("Job", progress) as bar:
-            async for event in self._follow(job_id, 0, deadline):
+        with shown("Job", progress) as bar:
+            async for event in self.follow(job_id, 0, deadline):
                 if event is not None and bar is not None:
                     bar.update(event.progress, event.message)
         job = await self.get(job_id)
@@ -161,7 +156,7 @@ class AsyncJobs:
         total = sum(artifact.bytes for artifact in artifacts) or 1
         done = 0
         paths = []
-        with _bar("Download", progress) as bar:
+        with shown("Download", progress) as bar:
             for artifact in artifacts:
 
                 def show(there: int, name: str = artifact.name, before: int = done) -> None:
@@ -191,10 +186,13 @@ class AsyncJobs:
             on_bytes=on_bytes,
         )
 
-    async def _follow(
+    async def follow(
         self, job_id: str, after: int, deadline: float | None
     ) -> AsyncIterator[JobEventResource | None]:
-        """The events, and None for each sign of life between them. Raises `WaitedTooLong` after the deadline."""
+        """The events, and None for each sign of life between them.
+
+        Raises `WaitedTooLong` after the deadline, in seconds of `time.monotonic`.
+        """
         ended = False
         patience = self._transport.patience()
         while not ended:
@@ -242,7 +240,8 @@ class AsyncJobs:
         return job
 
 
-def _bar(title: str, progress: "bool | ProgressBar") -> Any:
+def shown(title: str, progress: "bool | ProgressBar") -> Any:
+    """A context with the bar, if there is to be one."""
     if progress is False:
         return nullcontext()
     if progress is not True:

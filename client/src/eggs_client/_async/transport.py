@@ -1,5 +1,6 @@
 """One service and one key over HTTP: tries again what may be, and raises problems as errors."""
 
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -73,6 +74,12 @@ class AsyncTransport:
     async def post(self, model: type[T], url: str, **arguments: Any) -> T:
         """The answer to a POST."""
         return model.model_validate_json((await self.request("POST", url, **arguments)).content)
+
+    async def submit(self, model: type[T], url: str, request: Any, idempotency_key: str | None) -> T:
+        """The answer to a POST that may be sent again: the service knows it by its key."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        response = await self.request("POST", url, json=request, headers=headers, repeatable=True)
+        return model.model_validate_json(response.content)
 
     async def delete(self, url: str) -> None:
         """Deletes. What is not there any more at a second try was deleted by the first."""

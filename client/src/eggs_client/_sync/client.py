@@ -9,6 +9,7 @@ import httpx
 
 from eggs_client._sync.jobs import Jobs
 from eggs_client._sync.resources import Audit, Catalog, Files, Keys, Webhooks
+from eggs_client._sync.sweeps import Sweeps
 from eggs_client._sync.transport import Transport
 from eggs_client.auth import checked_key, checked_url
 from eggs_client.retries import Retries
@@ -36,6 +37,7 @@ class Eggs:
         key = checked_key(os.environ.get("EGGS_API_KEY", "") if api_key is None else api_key)
         self._transport = Transport(url, key, timeout, Retries() if retries is None else retries)
         self.jobs = Jobs(self._transport)
+        self.sweeps = Sweeps(self._transport, self.jobs)
         self.files = Files(self._transport)
         self.keys = Keys(self._transport)
         self.webhooks = Webhooks(self._transport)

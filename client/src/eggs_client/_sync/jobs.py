@@ -2,7 +2,6 @@
 """Jobs, and what belongs to them."""
 
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -86,9 +85,7 @@ class Jobs:
 
         With an `idempotency_key` of your own it is one job even if your program is started again.
         """
-        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        response = self._transport.request("POST", path("jobs"), json=request, headers=headers, repeatable=True)
-        return self._own(Job.model_validate_json(response.content))
+        return self._own(self._transport.submit(Job, path("jobs"), request, idempotency_key))
 
     def get(self, job_id: str) -> Job:
         """The job as it stands."""
@@ -118,7 +115,7 @@ class Jobs:
 
         A stream that breaks off is resumed where it was.
         """
-        for event in self._follow(job_id, after, None):
+        for event in self.follow(job_id, after, None):
             if event is not None:
                 yield event
 
@@ -135,8 +132,8 @@ class Jobs:
         the one it is given.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with _bar("Job", progress) as bar:
-            for event in self._follow(job_id, 0, deadline):
+        with shown("Job", progress) as bar:
+            for event in self.follow(job_id, 0, deadline):
                 if event is not None and bar is not None:
                     bar.update(event.progress, event.message)
         job = self.get(job_id)
@@ -159,7 +156,7 @@ class Jobs:
         total = sum(artifact.bytes for artifact in artifacts) or 1
         done = 0
         paths = []
-        with _bar("Download", progress) as bar:
+        with shown("Download", progress) as bar:
             for artifact in artifacts:
 
                 def show(there: int, name: str = artifact.name, before: int = done) -> None:
@@ -189,8 +186,11 @@ class Jobs:
             on_bytes=on_bytes,
         )
 
-    def _follow(self, job_id: str, after: int, deadline: float | None) -> Iterator[JobEventResource | None]:
-        """The events, and None for each sign of life between them. Raises `WaitedTooLong` after the deadline."""
+    def follow(self, job_id: str, after: int, deadline: float | None) -> Iterator[JobEventResource | None]:
+        """The events, and None for each sign of life between them.
+
+        Raises `WaitedTooLong` after the deadline, in seconds of `time.monotonic`.
+        """
         ended = False
         patience = self._transport.patience()
         while not ended:
@@ -238,7 +238,8 @@ class Jobs:
         return job
 
 
-def _bar(title: str, progress: "bool | ProgressBar") -> Any:
+def shown(title: str, progress: "bool | ProgressBar") -> Any:
+    """A context with the bar, if there is to be one."""
     if progress is False:
         return nullcontext()
     if progress is not True:

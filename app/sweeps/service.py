@@ -1,0 +1,172 @@
+"""Rules on sweeps. Nothing here commits: the request does."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from math import prod
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.audit import service as audit
+from app.db import utcnow
+from app.idempotency import once
+from app.ids import is_id, new_id
+from app.jobs import service as jobs
+from app.jobs.models import JobState
+from app.jobs.schemas import JobCreate
+from app.keys.service import Principal
+from app.problems import Problem
+from app.settings import Settings
+from app.sweeps import repository
+from app.sweeps.models import Sweep
+from app.sweeps.plan import plan
+from app.sweeps.repository import JobFigures
+from app.sweeps.schemas import SweepCreate, SweepResource, SweepSummary, TrialFigures, TrialResource, TrialText
+from eggs_core.report import Verdict
+
+_NAME_LENGTH = 128
+
+
+def submit(
+    session: Session, settings: Settings, principal: Principal, body: SweepCreate, idempotency_key: str | None
+) -> tuple[Sweep, bool]:
+    """The new sweep, or the one that the same request with the same idempotency key made: then also True.
+
+    All of its jobs are queued, or none. Raises what `jobs.check_references` and `jobs.check_limit` do.
+    """
+
+    def make() -> str:
+        runs = list(body.runs())
+        planned = plan(runs, share=body.share_calibration)
+        jobs.check_limit(session, settings, principal, len(planned))
+        for run in runs:
+            jobs.check_references(session, settings, principal.project, run)
+        sweep_id = new_id("sweep")
+        trials: list[dict[str, Any]] = [{"change": change.given, "label": change.label} for change in body.trials]
+        for job in planned:
+            own = trials[job.trials[0]]
+            request = job.spec.model_dump() | {
+                "name": f"{body.name or 'Sweep'}: {own['label']}"[:_NAME_LENGTH],
+                "metadata": body.metadata,
+                "priority": body.priority,
+            }
+            made = jobs.create(
+                session,
+                project=principal.project,
+                key_id=principal.key_id,
+                body=JobCreate.model_validate(request),
+                sweep_id=sweep_id,
+            )
+            for place, trial in enumerate(job.trials):
+                # The job's own method is in place 0, and those it compares follow.
+                trials[trial] |= {"job_id": made.id, "place": place}
+        repository.add(
+            session,
+            Sweep(
+                id=sweep_id,
+                project=principal.project,
+                key_id=principal.key_id,
+                name=body.name,
+                metadata_=body.metadata,
+                model=body.model,
+                trials=trials,
+                created_at=utcnow(),
+            ),
+        )
+        audit.note(session, principal.project, principal.key_id, audit.Action.SWEEP_SUBMITTED, sweep_id)
+        return sweep_id
+
+    sweep_id, replayed = once(session, principal.project, idempotency_key, body, make)
+    return get(session, principal.project, sweep_id), replayed
+
+
+def get(session: Session, project: str, sweep_id: str) -> Sweep:
+    """The project's sweep. Raises a 404 `Problem`, also where it is another project's."""
+    sweep = repository.get_in_project(session, project, sweep_id) if is_id("sweep", sweep_id) else None
+    if sweep is None:
+        raise Problem(
+            "sweep-not-found",
+            "No such sweep",
+            404,
+            "This key's project has no sweep with that id. GET /v1/sweeps lists those it has.",
+        )
+    return sweep
+
+
+def page(session: Session, project: str, *, limit: int, after: str | None) -> tuple[Sequence[SweepSummary], bool]:
+    """Up to `limit` sweeps, newest first, and whether there are more."""
+    found = repository.page(session, project, limit=limit + 1, after=after)
+    states = repository.states(session, [sweep.id for sweep in found])
+    summaries = [SweepSummary(**SweepSummary.fields(sweep, states[sweep.id])) for sweep in found[:limit]]
+    return summaries, len(found) > limit
+
+
+def resource(session: Session, sweep: Sweep) -> SweepResource:
+    """The sweep with what its jobs have come to so far."""
+    found = repository.figures(session, sweep.id)
+    trials = [
+        TrialResource(
+            label=trial["label"],
+            change=trial["change"],
+            job_id=trial["job_id"],
+            shared=trial["place"] > 0,
+            state=found[trial["job_id"]].state,
+            figures=_figures(found[trial["job_id"]], trial["place"]),
+        )
+        for trial in sweep.trials
+    ]
+    states: dict[JobState, int] = {}
+    for job in found.values():
+        states[job.state] = states.get(job.state, 0) + 1
+    return SweepResource(**SweepSummary.fields(sweep, states), trials=trials, best=_best(trials))
+
+
+def cancel(session: Session, principal: Principal, sweep_id: str) -> Sweep:
+    """Cancels the jobs that have not ended. Raises a 409 `Problem` where there is none."""
+    sweep = get(session, principal.project, sweep_id)
+    waiting = repository.open_jobs(session, sweep.id)
+    if not waiting:
+        raise Problem(
+            "sweep-already-finished",
+            "The sweep has no job left to cancel",
+            409,
+            f"All of its jobs have ended, or were asked to stop. GET /v1/sweeps/{sweep.id} has how they stand.",
+        )
+    for job_id in waiting:
+        with suppress(Problem):  # it has just ended
+            jobs.cancel(session, principal.project, job_id, principal.key_id)
+    return sweep
+
+
+def _figures(job: JobFigures, place: int) -> TrialFigures | None:
+    if job.texts is None:
+        return None
+    measured = [text["perplexity"] for text in job.texts]
+    sources = [text["text"]["source"] for text in job.texts]
+    if place == 0:
+        pruned = [perplexity["pruned"] for perplexity in measured]
+    else:
+        assert job.compared is not None
+        pruned = job.compared[place - 1]["perplexities"]
+    return TrialFigures(
+        texts=[
+            TrialText(source=source, dense=text["dense"], pruned=value, ratio=value / text["dense"])
+            for source, text, value in zip(sources, measured, pruned, strict=True)
+        ],
+        packed_bytes=job.packed_bytes if place == 0 else None,
+        verdict=None if job.verdict is None else Verdict(job.verdict),
+    )
+
+
+def _best(trials: Sequence[TrialResource]) -> int | None:
+    ranked = {
+        place: (trial.figures.verdict is Verdict.REJECTED, _mean_ratio(trial.figures))
+        for place, trial in enumerate(trials)
+        if trial.figures is not None
+    }
+    return min(ranked, key=ranked.__getitem__, default=None)
+
+
+def _mean_ratio(figures: TrialFigures) -> float:
+    """The geometric mean over the texts."""
+    return prod(text.ratio for text in figures.texts) ** (1 / len(figures.texts))

@@ -1,0 +1,43 @@
+"""A sweep in earnest: what trials that share a calibration pass are measured at."""
+
+from threading import Event
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.settings import Settings
+from app.sweeps import service
+from app.sweeps.schemas import SweepCreate
+from tests.app.build import principal_of
+from tests.tiny_models import MakeModel
+from worker.runner import run_next
+
+SHORT = {"samples": 2, "sequence_length": 32}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_sweep_from_its_request_to_its_comparison(
+    settings: Settings, sessions: sessionmaker[Session], make_model: MakeModel
+) -> None:
+    model = make_model("llama")
+    settings.model_roots.append(model.parent)
+    trials = [{"method": "magnitude"}, {"method": "ria"}, {"pattern": "1:4", "method": "ria"}]
+    body = SweepCreate.model_validate(
+        {"model": str(model), "trials": trials, "calibration": SHORT, "evaluation": SHORT | {"generations": 0}}
+    )
+    with sessions.begin() as session:
+        sweep, _ = service.submit(session, settings, principal_of(sessions), body, None)
+        sweep_id = sweep.id
+    for _ in range(2):
+        run_next(settings, sessions, Event())
+    with sessions() as session:
+        ended = service.resource(session, service.get(session, "default", sweep_id))
+    assert (ended.state, ended.jobs) == ("succeeded", {"succeeded": 2})
+    assert [trial.shared for trial in ended.trials] == [False, True, False]
+    figures = [trial.figures for trial in ended.trials]
+    assert all(entry is not None for entry in figures)
+    dense = {entry.texts[0].dense for entry in figures if entry is not None}
+    pruned = [entry.texts[0].pruned for entry in figures if entry is not None]
+    assert len(dense) == 1, "one dense model, on one text"
+    assert len(set(pruned)) == 3
+    assert ended.best == pruned.index(min(pruned))
