@@ -1,9 +1,14 @@
 """The Celery app with the worker's one task."""
 
+import logging
+import os
+import threading
+from contextlib import suppress
 from functools import cache
 from multiprocessing import get_context
 from typing import Any
 
+import psutil
 from celery import Celery
 from celery.signals import worker_shutting_down
 from sqlalchemy.orm import Session, sessionmaker
@@ -12,6 +17,12 @@ from app.db import make_engine, make_sessions
 from app.queue import TASK_NAME, make_celery
 from app.settings import Settings
 from worker.runner import run_next
+
+# So long after it was told to stop the worker ends, whatever its pool waits for: one that is closed at the moment
+# at which it replaces a process waits for that one for ever. The job is handed back before; see `worker.heart`.
+_MOST_SECONDS = 8.0
+
+logger = logging.getLogger(__name__)
 
 
 def make_worker(settings: Settings) -> Celery:
@@ -23,6 +34,9 @@ def make_worker(settings: Settings) -> Celery:
     stopping = get_context("fork").Event()  # shared with the pool's processes, which are forked from this one
 
     def stop(**_: Any) -> None:
+        last = threading.Timer(_MOST_SECONDS, _end)
+        last.daemon = True
+        last.start()
         stopping.set()
 
     worker_shutting_down.connect(stop, weak=False)
@@ -41,3 +55,11 @@ def make_worker(settings: Settings) -> Celery:
     celery.task(name=TASK_NAME, ignore_result=True)(prune)
 
     return celery
+
+
+def _end() -> None:
+    logger.warning("The pool of processes has not come to its end; the worker ends without it")
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    os._exit(0)
