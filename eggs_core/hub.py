@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from eggs_core.errors import EggsError, HubUnavailable, ModelNotFound, PushRefused, TextNotFound, UnsafeCheckpoint
-from eggs_core.model_folder import COMPANIONS, WEIGHTS
+from eggs_core.model_folder import MODEL_FILES, WEIGHTS
 from eggs_core.sources import TEXT_SUFFIXES
 from eggs_core.spec import HubPush
 
@@ -33,8 +33,9 @@ def model_folder(repo_id: str, revision: str | None, cache_dir: Path) -> Path:
     Raises `ModelNotFound`, `UnsafeCheckpoint` or `HubUnavailable`.
     """
     with _explained(repo_id, ModelNotFound):
-        patterns = [WEIGHTS, "*.safetensors.index.json", *COMPANIONS]
-        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, cache_dir=cache_dir))
+        folder = Path(
+            snapshot_download(repo_id, revision=revision, allow_patterns=list(MODEL_FILES), cache_dir=cache_dir)
+        )
     if not any(folder.glob(WEIGHTS)):
         raise UnsafeCheckpoint(
             f"{repo_id} has no safetensors file, and pickled weights can run code when read. Choose a revision "
@@ -93,40 +94,43 @@ def _choose(files: list[str], part: str, source: str) -> str:
 
 @contextmanager
 def _pushing(push: HubPush) -> Iterator[None]:
-    try:
-        yield
-    except (HfHubHTTPError, HFValidationError) as error:
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 400
-        if status >= 500 or status in (408, 429):
-            raise _unavailable(push.repo_id) from error
-        raise PushRefused(
-            f"It answers {status} for {push.repo_id}. Check the name, and that the token may write there."
-        ) from error
-    except Exception as error:  # of the HTTP library, or of the threads that upload
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
-            raise
-        raise _unavailable(push.repo_id) from error
-
-
-def _unavailable(what: str) -> HubUnavailable:
-    return HubUnavailable(f"The Hugging Face Hub could not be reached for {what}. Try again later.")
+    with _reached(push.repo_id):
+        try:
+            yield
+        except (HfHubHTTPError, HFValidationError) as error:
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 400
+            if status >= 500 or status in (408, 429):
+                raise
+            raise PushRefused(
+                f"It answers {status} for {push.repo_id}. Check the name, and that the token may write there."
+            ) from error
 
 
 @contextmanager
 def _explained(what: str, not_found: type[EggsError]) -> Iterator[None]:
+    with _reached(what):
+        try:
+            yield
+        except GatedRepoError as error:
+            raise not_found(
+                f"{what} is gated. Accept its terms on the Hub and give the service a token."
+            ) from error
+        except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+            raise not_found(f"The Hugging Face Hub has no {what}, or no such revision. Check its name.") from error
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError as error:
+            raise not_found(f"The Hugging Face Hub has no such file in {what}. Check its name.") from error
+
+
+@contextmanager
+def _reached(what: str) -> Iterator[None]:
+    """Raises `HubUnavailable` in place of what says nothing else, and is no trouble of this machine's."""
     try:
         yield
-    except GatedRepoError as error:
-        raise not_found(f"{what} is gated. Accept its terms on the Hub and give the service a token.") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise not_found(f"The Hugging Face Hub has no {what}, or no such revision. Check its name.") from error
-    except LocalEntryNotFoundError as error:
-        raise _unavailable(what) from error
-    except EntryNotFoundError as error:
-        raise not_found(f"The Hugging Face Hub has no such file in {what}. Check its name.") from error
     except EggsError:
         raise
-    except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
+    except Exception as error:  # of the HTTP library, which differs between versions, or of threads that upload
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
-            raise  # this machine's trouble, not the Hub's
-        raise _unavailable(what) from error
+            raise
+        raise HubUnavailable(f"The Hugging Face Hub could not be reached for {what}. Try again later.") from error

@@ -31,6 +31,9 @@ COMPANIONS = (
     "*.model",
     "LICENSE*",
 )
+MODEL_FILES = (WEIGHTS, INDEX, *COMPANIONS)
+
+
 # What is parsed takes up to thirty times its size in memory, and settings twice that, as a copy is made. The
 # largest known: settings of 1.2 MB with the tokens of Gemma, an index of 15 MB for hundreds of experts, headers of
 # a few, a tokenizer of 35 MB.
@@ -44,6 +47,11 @@ MAX_COMPANION_BYTES = 64 << 20
 _SETTINGS = (CONFIG, "tokenizer_config.json", "special_tokens_map.json")
 _MORE_SETTINGS = ("generation_config.json", "added_tokens.json", "chat_template.jinja")
 _NAMES_OF_FILES = ("_file", "_files", "_spm", "vocab", "merges", "_implementation", "_implementation_internal")
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file of this name, without its folders, is one of those that a model is made of."""
+    return any(fnmatch(name, pattern) for pattern in MODEL_FILES)
 
 
 def most_bytes(name: str) -> int | None:

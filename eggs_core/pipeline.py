@@ -240,8 +240,8 @@ def prune(
         shutil.rmtree(out / _COMPARED, ignore_errors=True)
         (out / REPORT).write_text(report.model_dump_json(indent=2) + "\n")
         (out / "README.md").write_text(card.model_card(report))
-        files = (file for file in out.rglob("*") if file.is_file() and not file.is_relative_to(out / FOLDER))
-        write_checksums(out, files)
+        written = (file for file in out.rglob("*") if file.is_file() and not file.is_relative_to(out / FOLDER))
+        write_checksums(out, written)
         journal.end()
         return report
 

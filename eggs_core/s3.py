@@ -11,13 +11,12 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from eggs_core.errors import EggsError, ModelNotFound, NoSpace, StoreUnavailable, TextNotFound
-from eggs_core.model_folder import COMPANIONS, INDEX, WEIGHTS
+from eggs_core.model_folder import is_model_file
 from eggs_core.sources import TEXT_SUFFIXES
 
 if TYPE_CHECKING:
@@ -90,13 +89,9 @@ def model_at(url: str, cache_dir: Path, *, reserve: int = 0) -> Path:
         return _file(url, cache_dir, reserve, ModelNotFound)
     bucket, key = bucket_and_key(url)
     prefix = f"{key}/" if key else ""
-    wanted = (WEIGHTS, INDEX, *COMPANIONS)
-
-    def is_wanted(name: str) -> bool:
-        return "/" not in name and any(fnmatch(name, pattern) for pattern in wanted)
 
     with _found(url, ModelNotFound):
-        found = {name: o for name, o in _below(bucket, prefix).items() if is_wanted(name)}
+        found = {name: o for name, o in _below(bucket, prefix).items() if is_model_file(name)}
     return _fetched(bucket, found, cache_dir, reserve, url, ModelNotFound)
 
 

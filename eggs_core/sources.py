@@ -18,7 +18,8 @@ from eggs_core.errors import (
 )
 from eggs_core.model_folder import CONFIG, WEIGHTS, ModelFolder
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+HUB_NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+HUB_ID = re.compile(f"{HUB_NAME}/{HUB_NAME}")
 # A data set, or a file in it: no part of the file's path is empty or only dots, so that it stays in the data set.
 HUB_DATA = re.compile(rf"{HUB_ID.pattern}(/(?!\.*(/|$))[^/\\\0]+)*", re.ASCII)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")

@@ -17,10 +17,10 @@ from pydantic import (
 )
 
 from eggs_core.pattern import NMPattern
+from eggs_core.sources import HUB_NAME
 
 DEFAULT_IGNORE = ("*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*shared_expert_gate")
 
-_HUB_NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _BRANCH = "^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"
 Reference = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
 
@@ -226,7 +226,7 @@ class AcceptIf(Spec):
 class HubPush(Spec):
     """A repository of the Hugging Face Hub that a finished model is pushed to."""
 
-    repo_id: Annotated[str, StringConstraints(pattern=f"^{_HUB_NAME}/{_HUB_NAME}$")] = Field(
+    repo_id: Annotated[str, StringConstraints(pattern=f"^{HUB_NAME}/{HUB_NAME}$")] = Field(
         description="`ORG/NAME`; made where there is none.", examples=["acme/smollm2-135m-2of4"]
     )
     private: bool = Field(True, description="Whether the repository is private, if it has to be made.")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from app import logs, problems
+from app import logs, problems, staging
 from app.artifacts.store import open_store
 from app.db import DATABASE_DOWN
 from app.ids import new_id
@@ -98,7 +98,7 @@ def _see_through(
                     return
     except LeaseLost:
         _note("given up, as it lost its lease")
-    shutil.rmtree(_staging(settings, lease), ignore_errors=True)
+    shutil.rmtree(staging.folder(settings, lease.job_id, lease.attempt), ignore_errors=True)
 
 
 def _note(outcome: str, problem: dict[str, Any] | None = None) -> None:
@@ -130,28 +130,28 @@ def _prune_and_publish(
             # The work goes on; whether it still counts is for the heart to find out.
             logger.warning("Progress could not be recorded: the database does not answer")
 
-    staging = _staging(settings, lease)
+    folder = staging.folder(settings, lease.job_id, lease.attempt)
     token = hub_token(settings, lease)
-    report = finished(staging)
+    report = finished(folder)
     if report is None:
         if token is not None:
             prepare(lease, token)
         try:
-            report = prune(lease.spec, staging, settings, on_progress, heart.check)
+            report = prune(lease.spec, folder, settings, on_progress, heart.check)
         except OutputExists:  # what an earlier attempt left was made with another model, version or thread count
-            shutil.rmtree(staging)
-            report = prune(lease.spec, staging, settings, on_progress, heart.check)
-    artifacts = _artifacts(staging)
+            shutil.rmtree(folder)
+            report = prune(lease.spec, folder, settings, on_progress, heart.check)
+    artifacts = _artifacts(folder)
     # Two attempts that go on with the same files put them in the same place, and others never do.
     location = f"{lease.job_id}/{artifacts[CHECKSUMS].sha256[:16]}"
     _insist(sessions, lambda session: leases.note_location(session, lease, location))
     on_progress(ProgressEvent("publish", 1.0, f"Publishing {len(artifacts)} files"))
-    open_store(settings).put(staging, location, list(artifacts.values()), heart.check)
+    open_store(settings).put(folder, location, list(artifacts.values()), heart.check)
     heart.check()
     push = None
     if token is not None:
         on_progress(ProgressEvent("push", 1.0, "Pushing to the Hugging Face Hub"))
-        push = push_files(settings, lease, token, staging)
+        push = push_files(settings, lease, token, folder)
         heart.check()
     _publish(settings, sessions, lease, report.model_dump(mode="json"), list(artifacts.values()), location, push)
 
@@ -249,27 +249,19 @@ def _our_fault(error: Exception) -> dict[str, Any]:
     return problems.internal_error(reference)
 
 
-def _staging(settings: Settings, lease: Lease) -> Path:
-    return settings.staging_dir / f"{lease.job_id}.attempt-{lease.attempt}"
-
-
 def _take_over(settings: Settings, lease: Lease) -> None:
     """Makes what the attempt before has staged this one's, and removes what else earlier ones left.
 
     A renamed folder is out of reach of the attempt before, should it live on without its lease.
     """
-    folders = {int(folder.name.rpartition("-")[2]): folder for folder in _staged(settings, lease.job_id)}
+    folders = staging.attempts(settings, lease.job_id)
     if folders and (latest := max(folders)) != lease.attempt:
-        folders.pop(latest).rename(_staging(settings, lease))
+        folders.pop(latest).rename(staging.folder(settings, lease.job_id, lease.attempt))
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_leftovers(settings: Settings, job_id: str) -> None:
     """What the attempts at a job left that has ended without success."""
-    for folder in _staged(settings, job_id):
+    for folder in staging.attempts(settings, job_id).values():
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _staged(settings: Settings, job_id: str) -> list[Path]:
-    return list(settings.staging_dir.glob(f"{job_id}.attempt-*"))

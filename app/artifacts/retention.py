@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from app import staging
 from app.artifacts import repository
 from app.artifacts.store import Store
 from app.db import utcnow
@@ -41,7 +42,7 @@ def remove_unreferenced(sessions: sessionmaker[Session], store: Store) -> None:
 
 def sweep_staging(sessions: sessionmaker[Session], settings: Settings) -> None:
     """Removes what attempts at jobs that have ended left on this machine when they ended in the middle."""
-    staged = {folder: folder.name.partition(".")[0] for folder in settings.staging_dir.glob("job_*")}
+    staged = staging.job_ids(settings)
     with sessions() as session:
         ended = repository.ended(session, set(staged.values()))
     for folder, job_id in staged.items():

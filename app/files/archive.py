@@ -4,19 +4,17 @@ import gzip
 import os
 import tarfile
 import zlib
-from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from app.files.content import invalid_file
 from app.files.incoming import no_space
-from eggs_core.model_folder import COMPANIONS, WEIGHTS, most_bytes
+from eggs_core.model_folder import WEIGHTS, is_model_file, most_bytes
 from eggs_core.sources import PICKLE_SUFFIXES, only_pickled
 
 MAX_MEMBERS = 2048
 # Extraction reads in smaller pieces; only a header that a stranger gave a size of its own asks for more at once.
 _MAX_READ = 1 << 16
-_INDEX = "*.safetensors.index.json"
 
 
 class _Bounded:
@@ -89,8 +87,7 @@ def _extract(archive: Path, folder: Path, most: int) -> bool:
                 raise invalid_file(f"The archive holds {str(path)[:256]!r} twice. Pack it anew.")
             seen.add(path)
             pickled = pickled or path.suffix in PICKLE_SUFFIXES
-            weights = fnmatch(path.name, WEIGHTS)
-            if len(path.parts) > 2 or not (weights or any(fnmatch(path.name, p) for p in (*COMPANIONS, _INDEX))):
+            if len(path.parts) > 2 or not is_model_file(path.name):
                 continue
             if not path.name.isprintable():
                 raise invalid_file(f"{path.name[:256]!r} has characters that do not print. Rename the file.")
