@@ -22,7 +22,7 @@ POSTGRES_URL = os.environ.get("EGGS_TEST_POSTGRES_URL", "postgresql+psycopg://po
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], seconds: float = 20, pause: float = 0.02) -> T:
+def wait_for(condition: Callable[[], T], seconds: float = 120, pause: float = 0.02) -> T:
     """The first true value of `condition`; fails when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

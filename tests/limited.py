@@ -11,7 +11,7 @@ import psutil
 _MOST_BYTES = 6 << 30
 
 
-def limited(work: Callable[[], object], seconds: int = 20, most: int = _MOST_BYTES) -> tuple[str, int]:
+def limited(work: Callable[[], object], seconds: int = 90, most: int = _MOST_BYTES) -> tuple[str, int]:
     """What came of it ("done", or the error with its class), and the memory it took at its peak, in bytes.
 
     Allocations beyond `most` bytes fail there, and in the processes it starts. Fails where it died or took longer.

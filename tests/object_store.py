@@ -64,7 +64,7 @@ class ObjectStore:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_for(self._works, seconds=60, pause=0.1)
+        wait_for(self._works, pause=0.1)
 
     def stop(self) -> None:
         """It ends at once, as a machine that loses its power."""

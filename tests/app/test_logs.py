@@ -52,7 +52,7 @@ def test_each_line_of_a_request_has_its_id(start: Start, monkeypatch: pytest.Mon
         answers = list(pool.map(lambda request_id: submit(service, request_id), ids))
     assert [answer.headers["x-request-id"] for answer in answers] == ids
     service.process.terminate()
-    assert service.process.wait(20) == 0
+    assert service.process.wait(60) == 0
 
     lines = json_lines(service)
     assert {"app.jobs.endpoints", "uvicorn.access", "uvicorn.error"} <= {line["logger"] for line in lines}
@@ -69,7 +69,7 @@ def test_text_is_the_default(start: Start) -> None:
     service = start("--no-worker")
     job_id = submit(service, "my-id").json()["id"]
     service.process.terminate()
-    assert service.process.wait(20) == 0
+    assert service.process.wait(60) == 0
     lines = [line for line in service.output.splitlines() if not OF_THE_CONSOLE.match(line)]
     for line in lines:
         assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00 INFO [a-z.]+", line)

@@ -106,7 +106,7 @@ def served(pruned: Path, tmp_path: Path) -> Iterator[str]:
                 return False
 
         try:
-            wait_for(answers, seconds=90)
+            wait_for(answers)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()

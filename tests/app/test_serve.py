@@ -29,7 +29,7 @@ class Service:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        wait_for(self._answers, seconds=60)
+        wait_for(self._answers)
         self.url = self._find(r"The service is at (\S+)")
 
     @property
@@ -116,7 +116,7 @@ def test_the_first_start_prints_a_key_once_and_no_later_one_does(start: Start, t
     assert httpx.get(f"{first.url}/v1/jobs", headers=headers).status_code == 200
     assert first.output.count(key) == 1
     first.process.send_signal(signal.SIGINT)
-    assert first.process.wait(20) == 0
+    assert first.process.wait(60) == 0
 
     secret = key.rpartition("_")[2].encode()
     stored = [path for path in (tmp_path / "data").rglob("*") if path.is_file() and secret in path.read_bytes()]
@@ -126,7 +126,7 @@ def test_the_first_start_prints_a_key_once_and_no_later_one_does(start: Start, t
     assert second.key is None
     assert httpx.get(f"{second.url}/v1/jobs", headers=headers).status_code == 200
     second.process.terminate()
-    assert second.process.wait(20) == 0
+    assert second.process.wait(60) == 0
     assert "Traceback" not in first.output + second.output
 
 
@@ -134,10 +134,10 @@ def test_the_first_start_prints_a_key_once_and_no_later_one_does(start: Start, t
 def test_the_worker_ends_with_the_service(start: Start, end: signal.Signals) -> None:
     service = start()
     worker = wait_for(service.worker)
-    wait_for(lambda: " ready." in service.output, seconds=60)
+    wait_for(lambda: " ready." in service.output)
     assert group(worker)
     service.process.send_signal(end)
-    service.process.wait(20)
+    service.process.wait(60)
     wait_for(lambda: not group(worker))
 
 
@@ -147,7 +147,7 @@ def test_a_worker_that_dies_is_started_again(start: Start) -> None:
     os.killpg(worker, signal.SIGKILL)
     assert wait_for(lambda: service.worker() not in (None, worker))
     service.process.terminate()
-    assert service.process.wait(20) == 0
+    assert service.process.wait(60) == 0
 
 
 def test_a_port_that_is_taken(start: Start, tmp_path: Path) -> None:

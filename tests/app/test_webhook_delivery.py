@@ -419,7 +419,7 @@ def test_couriers_in_several_processes_send_each_message_once(settings: Settings
             stack.enter_context(sending(settings, sessions))
         for _ in range(20):
             make_job(sessions)
-        wait_for(lambda: all(d.state is DeliveryState.DELIVERED for d in log(sessions)), seconds=60)
+        wait_for(lambda: all(d.state is DeliveryState.DELIVERED for d in log(sessions)))
     assert overlaps == []
     for receiver in receivers:
         ids = [request.id for request in receiver.received]
@@ -516,7 +516,7 @@ def test_an_attempt_that_ended_with_its_service_is_made_again(
             sent = api.post(f"/v1/webhooks/{webhook['id']}/ping").raise_for_status().json()
         wait_for(lambda: receiver.received)
         first.process.send_signal(end)
-        assert first.process.wait(10) == (0 if end is signal.SIGTERM else -end)
+        assert first.process.wait(60) == (0 if end is signal.SIGTERM else -end)
 
         receiver.answer = lambda handler, _: plain(handler, 204)
         serve()

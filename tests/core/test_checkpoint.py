@@ -117,7 +117,7 @@ def test_a_header_as_large_as_may_be_takes_bounded_memory(tmp_path: Path) -> Non
     header = "{" + "".join(entry.format(number) for number in range(names)) + '"z":' + json.dumps(tensor()) + "}"
     assert MAX_HEADER_BYTES * 0.9 < len(header) < MAX_HEADER_BYTES
     (tmp_path / "model.safetensors").write_bytes(shard(header.encode()))
-    outcome, peak = limited(lambda: Checkpoint(tmp_path), seconds=60)
+    outcome, peak = limited(lambda: Checkpoint(tmp_path))
     assert outcome == "done"
     assert peak < 512 << 20
 
@@ -173,6 +173,6 @@ def test_any_change_is_refused_or_harmless(whole: bool, examples: int, model: Pa
         with suppress(EggsError):
             act()
 
-    outcome, peak = limited(property, seconds=90)
+    outcome, peak = limited(property)
     assert outcome == "done"
     assert peak < 512 << 20

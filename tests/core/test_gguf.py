@@ -158,7 +158,7 @@ def test_a_header_that_is_too_large(element: int, tmp_path: Path) -> None:
     file.write_bytes(made([text("k") + struct.pack("<IIQ", 9, element, count)], [tensor()]))
     with file.open("ab") as stream:
         stream.truncate(4 * MAX_HEADER_BYTES)
-    outcome, peak = limited(lambda: converted_folder(file, tmp_path / "cache"), seconds=60)
+    outcome, peak = limited(lambda: converted_folder(file, tmp_path / "cache"))
     assert "its header is too large" in outcome
     assert peak < 128 << 20
 
@@ -217,6 +217,6 @@ def test_any_change_is_refused_or_harmless(whole: bool, examples: int, small: Pa
         with suppress(EggsError):
             act()
 
-    outcome, peak = limited(property, seconds=60)
+    outcome, peak = limited(property)
     assert outcome == "done"
     assert peak < 512 << 20

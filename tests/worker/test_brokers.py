@@ -53,7 +53,7 @@ class Broker:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
-        wait_for(self._answers, seconds=60, pause=0.2)
+        wait_for(self._answers, pause=0.2)
 
     def stop(self) -> None:
         self._process.terminate()

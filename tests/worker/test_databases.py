@@ -85,7 +85,7 @@ def test_postgresql_is_restarted_in_the_middle_of_a_job(
     with TestClient(create_app(settings), headers={"Authorization": f"Bearer {token}"}) as client:
         worker = Thread(target=run_job, args=(job_id, settings, sessions, Event()))
         worker.start()
-        wait_for(lambda: read_job(sessions, job_id).stage == "prune", seconds=60)
+        wait_for(lambda: read_job(sessions, job_id).stage == "prune")
         before = client.get(f"/v1/jobs/{job_id}").json()
         postgres.stop()
         try:

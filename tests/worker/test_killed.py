@@ -29,7 +29,7 @@ def job_id(broker: Celery, sessions: sessionmaker[Session], make_model: MakeMode
 
 
 def assert_succeeded_once(sessions: sessionmaker[Session], job_id: str, settings: Settings, attempts: int) -> None:
-    wait_for(lambda: read_job(sessions, job_id).state == "succeeded", seconds=90, pause=0.2)
+    wait_for(lambda: read_job(sessions, job_id).state == "succeeded", pause=0.2)
     events = events_of(sessions, job_id)
     assert [e.type for e in events if e.type != "job.progress"] == [
         "job.queued",
@@ -51,7 +51,7 @@ def test_worker_killed_in_the_middle(
     start_worker: StartWorker, sessions: sessionmaker[Session], settings: Settings, job_id: str
 ) -> None:
     first = start_worker()
-    wait_for(lambda: read_job(sessions, job_id).progress > 0.1, seconds=60)
+    wait_for(lambda: read_job(sessions, job_id).progress > 0.1)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert read_job(sessions, job_id).state == "running"
@@ -64,7 +64,7 @@ def test_process_of_a_job_killed_leaves_the_worker(
     start_worker: StartWorker, sessions: sessionmaker[Session], settings: Settings, job_id: str
 ) -> None:
     worker = start_worker()
-    wait_for(lambda: read_job(sessions, job_id).progress > 0.1, seconds=60)
+    wait_for(lambda: read_job(sessions, job_id).progress > 0.1)
     children = psutil.Process(worker.pid).children(recursive=True)
     assert children
     for child in children:
@@ -88,14 +88,14 @@ def test_a_worker_told_to_stop_hands_its_job_back_in_time(
     start_worker: StartWorker, sessions: sessionmaker[Session], settings: Settings, job_id: str
 ) -> None:
     worker = start_worker()
-    wait_for(lambda: read_job(sessions, job_id).progress > 0.1, seconds=60)
+    wait_for(lambda: read_job(sessions, job_id).progress > 0.1)
     worker.terminate()
     worker.wait(10)
     job = read_job(sessions, job_id)
     assert (job.state, job.workers_lost) == ("queued", 0)
     assert list(settings.staging_dir.glob("*/*.safetensors"))
     start_worker()
-    wait_for(lambda: read_job(sessions, job_id).state == "succeeded", seconds=90, pause=0.2)
+    wait_for(lambda: read_job(sessions, job_id).state == "succeeded", pause=0.2)
     assert read_job(sessions, job_id).attempt == 2
 
 
@@ -104,7 +104,7 @@ def test_a_job_ends_with_its_worker(
 ) -> None:
     """Where only the worker's main process is killed, the job's process does not go on as an orphan."""
     worker = start_worker()
-    wait_for(lambda: read_job(sessions, job_id).progress > 0.1, seconds=60)
+    wait_for(lambda: read_job(sessions, job_id).progress > 0.1)
     children = psutil.Process(worker.pid).children(recursive=True)
     worker.kill()
     worker.wait()

@@ -53,7 +53,7 @@ def assert_the_next_job_succeeds(
     broker: Celery, sessions: sessionmaker[Session], settings: Settings, model: Path, ended: str
 ) -> None:
     following = submit(broker, sessions, model, **SHORT)
-    wait_for(lambda: read_job(sessions, following).state == "succeeded", seconds=60, pause=0.2)
+    wait_for(lambda: read_job(sessions, following).state == "succeeded", pause=0.2)
     assert not list(settings.staging_dir.glob(f"{ended}*"))
     job = read_job(sessions, ended)
     assert (job.attempt, job.workers_lost) == (1, 0)
@@ -69,7 +69,7 @@ def test_a_cancel_does_not_wait_for_a_long_block(
 ) -> None:
     job_id = submit(broker, sessions, model, **LONG)
     worker = start_worker()
-    wait_for(lambda: in_a_block(sessions, job_id), seconds=60)
+    wait_for(lambda: in_a_block(sessions, job_id))
     with sessions.begin() as session:
         service.cancel(session, "default", job_id)
     wait_for(lambda: read_job(sessions, job_id).state == "cancelled", seconds=6)
@@ -100,7 +100,7 @@ def test_a_job_beyond_its_limit_ends_and_the_worker_goes_on(
     monkeypatch.setenv(variable, str(value))
     job_id = submit(broker, sessions, model, **LONG | {"calibration": LONG["calibration"] | {"samples": samples}})
     worker = start_worker()
-    job = wait_for(lambda: ended(sessions, job_id), seconds=90, pause=0.2)
+    job = wait_for(lambda: ended(sessions, job_id), pause=0.2)
     assert job.state == "failed"
     assert job.error is not None
     assert job.error["type"] == f"urn:eggs:problem:{problem}"

@@ -37,9 +37,9 @@ def test_lines_of_a_job_name_it_and_its_attempt(
     for job_id in (good, bad):
         assert ring(broker, job_id)
     worker = start_worker()
-    wait_for(lambda: all(read_job(sessions, job_id).state.final for job_id in (good, bad)), seconds=90, pause=0.2)
+    wait_for(lambda: all(read_job(sessions, job_id).state.final for job_id in (good, bad)), pause=0.2)
     worker.terminate()
-    worker.wait(20)
+    worker.wait(60)
 
     log = (tmp_path / "worker-0.log").read_text()
     lines = [

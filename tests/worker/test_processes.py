@@ -65,7 +65,7 @@ def test_the_users_mistake_is_told_as_one(
 def test_a_cancel_ends_all_processes(
     settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
 ) -> None:
-    assert run_and_cancel(settings, sessions, request_body, seconds=90).state == "cancelled"
+    assert run_and_cancel(settings, sessions, request_body).state == "cancelled"
     assert not list(settings.staging_dir.iterdir())
 
 
@@ -74,7 +74,7 @@ def test_a_process_that_dies_fails_the_job(
 ) -> None:
     job_id = make_job(sessions, **request_body)
     thread = in_thread(job_id, settings, sessions)
-    wait_for(lambda: in_progress(sessions, job_id), seconds=90)
+    wait_for(lambda: in_progress(sessions, job_id))
     children = psutil.Process().children(recursive=True)
     next(child for child in children if child.environ().get("RANK") == "1").kill()
     thread.join()
@@ -92,7 +92,7 @@ def test_processes_end_with_the_worker(settings: Settings, request_body: dict[st
     out = tmp_path / "out"
     command = [sys.executable, "-c", run, spec.model_dump_json(), str(out)]
     worker = subprocess.Popen(command, env=os.environ | settings.environment())
-    wait_for(out.exists, seconds=90)
+    wait_for(out.exists)
     children = psutil.Process(worker.pid).children(recursive=True)
     worker.kill()
     worker.wait()

@@ -57,7 +57,7 @@ def test_jobs_survive_the_death_of_their_workers(
     undisturbed = submit()
     workers: list[subprocess.Popen[bytes]] = [start_worker(), start_worker()]
     logs = [tmp_path / f"worker-{number}.log" for number in range(2)]
-    wait_for(lambda: read_job(sessions, undisturbed).state.final, seconds=60)
+    wait_for(lambda: read_job(sessions, undisturbed).state.final)
     chance = random.Random(0)
     jobs = [submit() for _ in range(KILLS // MOST_PER_JOB)]
     killed: Counter[str] = Counter()

@@ -12,12 +12,12 @@ from tests.worker.conftest import StartWorker
 @pytest.mark.parametrize(("database_url", "broker"), [("sqlite", "filesystem")], indirect=True)
 def test_a_process_that_does_not_end_holds_up_nobody(start_worker: StartWorker, tmp_path: Path) -> None:
     worker = start_worker()
-    wait_for(lambda: "ready" in (tmp_path / "worker-0.log").read_text(), seconds=60)
+    wait_for(lambda: "ready" in (tmp_path / "worker-0.log").read_text())
     stuck = psutil.Process(worker.pid).children()
     assert stuck
     for process in stuck:
         process.suspend()
     worker.terminate()
-    assert worker.wait(20) == 0
+    assert worker.wait(60) == 0
     _, alive = psutil.wait_procs(stuck, timeout=20)
     assert not alive
