@@ -25,9 +25,12 @@ demo: install
 browser:
 	command -v chromium || (apt-get update && apt-get install --yes --no-install-recommends chromium)
 
-# Tests are shared out among processes, as most keep one core busy; each process has servers of its own.
+# Tests are shared out among processes, each with servers of its own: one more than there are cores, as many tests
+# wait for what they have started.
+PROCESSES ?= $(shell expr $$(nproc) + 1)
+
 test: install
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal
 
 lint: install
 	$(BIN)/ruff check

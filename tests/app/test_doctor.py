@@ -18,6 +18,8 @@ from tests.object_store import ObjectStore, bucket, credentials, keys_in, object
 __all__ = ["bucket", "credentials", "object_store", "way"]
 
 SECRET = "not-to-be-shown"
+# Where the database is not what the test is about: each look at an installation imports torch.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def doctor(settings: Settings | None = None, **variables: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -35,6 +37,7 @@ def doctor(settings: Settings | None = None, **variables: str) -> tuple[int, dic
     return run.returncode, {check["name"]: check for check in json.loads(run.stdout)}
 
 
+@on_sqlite
 def test_an_installation_that_is_well(settings: Settings) -> None:
     Secrets(settings).encrypt("a secret")
     code, checks = doctor(settings)
@@ -93,6 +96,7 @@ def test_a_schema_that_is_behind(settings: Settings) -> None:
     engine.dispose()
 
 
+@on_sqlite
 def test_settings_and_keys_that_are_wrong(settings: Settings) -> None:
     code, checks = doctor(EGGS_PORT="many")
     assert (code, checks["settings"]["found"]) == (1, "Not valid: EGGS_PORT.")
@@ -105,6 +109,7 @@ def test_settings_and_keys_that_are_wrong(settings: Settings) -> None:
     assert doctor(settings)[1]["secret key"]["advice"] == f"Run: chmod 600 {key}"
 
 
+@on_sqlite
 def test_a_store_that_speaks_s3(settings: Settings, bucket: str, object_store: ObjectStore) -> None:
     settings.artifact_store_url = f"s3://{bucket}/eggs"
     code, checks = doctor(settings)

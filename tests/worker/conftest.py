@@ -32,7 +32,7 @@ def broker(request: pytest.FixtureRequest, settings: Settings, make_model: MakeM
     settings.broker_url = BROKERS[request.param]
     settings.queue_name = f"eggs-test-{uuid.uuid4().hex[:12]}"
     settings.lease_seconds = 2
-    settings.model_roots = [make_model("llama", num_hidden_layers=80).parent]
+    settings.model_roots = [make_model("llama", num_hidden_layers=40).parent]
     celery = make_celery(settings)
     with celery.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1)  # a missing broker fails the test, here and now

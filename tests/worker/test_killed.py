@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize(("database_url", "broker"), INSTALLATIONS, 
 @pytest.fixture
 def job_id(broker: Celery, sessions: sessionmaker[Session], make_model: MakeModel) -> str:
     short = {"samples": 2, "sequence_length": 32}
-    model = str(make_model("llama", num_hidden_layers=80))
+    model = str(make_model("llama", num_hidden_layers=40))
     job_id = make_job(sessions, model=model, min_degree=2, calibration=short, evaluation=None)
     assert ring(broker, job_id)
     return job_id
