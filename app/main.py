@@ -23,6 +23,7 @@ from app.files import endpoints as files
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.keys.middleware import KeyMiddleware
+from app.masks import endpoints as masks
 from app.queue import make_celery
 from app.request_id import RequestId
 from app.secrets import Secrets
@@ -100,7 +101,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics.install(app, readers)
     problem_handlers.install(app)
     openapi.install(app)
-    for domain in (jobs, sweeps, artifacts, files, webhooks, catalog, keys, browser_sessions, audit):
+    for domain in (
+        jobs,
+        sweeps,
+        artifacts,
+        masks,
+        files,
+        webhooks,
+        catalog,
+        keys,
+        browser_sessions,
+        audit,
+    ):
         app.include_router(domain.router, responses=openapi.problems(401, 403, 422, 500, 503))
     app.webhooks.include_router(webhooks.told)
     app.include_router(health.router)

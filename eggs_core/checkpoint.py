@@ -14,7 +14,8 @@ from torch import Tensor
 
 from eggs_core.checksums import sha256
 from eggs_core.errors import BrokenCheckpoint
-from eggs_core.model_folder import CONFIG, INDEX, MAX_HEADER_BYTES, ModelFolder
+from eggs_core.model_folder import CONFIG, INDEX, ModelFolder
+from eggs_core.safetensors_header import LENGTH_BYTES, header_length
 
 
 class Checkpoint:
@@ -123,12 +124,7 @@ class CheckpointWriter:
 def _check_header(file: Path) -> None:
     """Raises `BrokenCheckpoint` for a header that would take too much memory to parse."""
     with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-    if length > MAX_HEADER_BYTES:
-        raise BrokenCheckpoint(
-            f"The header of {file.name} claims {length} bytes, and {MAX_HEADER_BYTES} are the most. Save or "
-            "upload it again; a large model in several files."
-        )
+        header_length(stream.read(LENGTH_BYTES), file.name)
 
 
 def save(tensors: Mapping[str, Tensor], file: Path) -> None:

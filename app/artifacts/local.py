@@ -44,6 +44,12 @@ class LocalStore:
         """As `Store` says."""
         return self.root / location / file.name
 
+    def read(self, location: str, file: "StoredFile", start: int, length: int) -> bytes:
+        """As `Store` says."""
+        with self.find(location, file).open("rb") as stream:
+            stream.seek(start)
+            return stream.read(length)
+
     def remove(self, location: str) -> None:
         """As `Store` says."""
         target = self.root / location

@@ -64,15 +64,35 @@ def named(session: Session, job: Job, name: str) -> Artifact:
 
 def find(store: Store, job: Job, artifact: Artifact) -> Path | str:
     """The file's path, or a URL of it that whoever has it may use. Raises a 410 `Problem` where it was removed."""
-    expired = job.artifacts_expire_at is not None and job.artifacts_expire_at <= utcnow()
-    if job.artifacts_dir is not None and not expired:
-        found = store.find(job.artifacts_dir, artifact)
-        if isinstance(found, str) or found.is_file():
-            return found
-    raise Problem(
+    found = store.find(_location(job), artifact)
+    if isinstance(found, Path) and not found.is_file():
+        raise _gone("Its file was removed.")
+    return found
+
+
+def read(store: Store, job: Job, artifact: Artifact, start: int, length: int) -> bytes:
+    """The file's bytes from `start`, fewer than `length` at its end.
+
+    Raises as `find` does, and `StoreUnavailable` where the store does not answer.
+    """
+    try:
+        return store.read(_location(job), artifact, start, length)
+    except FileNotFoundError:
+        raise _gone("Its file was removed.") from None
+
+
+def _location(job: Job) -> str:
+    if job.artifacts_expire_at is not None and job.artifacts_expire_at <= utcnow():
+        raise _gone("Its time was over.")
+    if job.artifacts_dir is None:
+        raise _gone("Its file was removed.")
+    return job.artifacts_dir
+
+
+def _gone(why: str) -> Problem:
+    return Problem(
         "artifact-gone",
         "The artifact is no longer on the server",
         410,
-        ("Its time was over." if expired else "Its file was removed.")
-        + " Submit the job again: the same request gives the same bytes.",
+        f"{why} Submit the job again: the same request gives the same bytes.",
     )

@@ -37,6 +37,12 @@ class Store(Protocol):
     def find(self, location: str, file: StoredFile) -> Path | str:
         """The path of a file, or a URL of it that whoever has it may use for some minutes."""
 
+    def read(self, location: str, file: StoredFile, start: int, length: int) -> bytes:
+        """The bytes of a file from `start`, fewer than `length` at its end.
+
+        Raises `FileNotFoundError` where it was removed, and `StoreUnavailable` as `put`.
+        """
+
     def remove(self, location: str) -> None:
         """Removes all there is at a location, half-written files too. Raises `StoreUnavailable` as `put`."""
 

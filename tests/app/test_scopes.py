@@ -147,7 +147,7 @@ def test_a_foreign_key_finds_nothing_anywhere(app: FastAPI, anonymous: TestClien
     file_id = anonymous.post("/v1/files", headers=own, files={"file": ("a.txt", b"A text.")}).json()["id"]
     webhook_id = anonymous.post("/v1/webhooks", headers=own, json={"url": "https://93.184.215.14/"}).json()["id"]
     message_id = anonymous.post(f"/v1/webhooks/{webhook_id}/ping", headers=own).json()["id"]
-    known = {"job_id": job_id, "key_id": made, "file_id": file_id, "name": "model.safetensors"}
+    known = {"job_id": job_id, "key_id": made, "file_id": file_id, "name": "model.safetensors", "layer": "q_proj"}
     known |= {"webhook_id": webhook_id, "delivery_id": message_id, "sweep_id": sweep_id}
     foreign = key_with(sessions, *Scope, project="another")
     walked = 0

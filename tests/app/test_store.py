@@ -107,6 +107,11 @@ def test_what_is_put_is_found_until_it_is_removed(store: Store, finished: Finish
     store.put(finished.folder, "job_1/a", finished.files, go_on)  # again: nothing happens
     for file in finished.files:
         assert read(store, "job_1/a", file) == FILES[file.name]
+        for start, length in ((0, 10), (5, 3), (len(FILES[file.name]) - 1, 100), (0, 0)):
+            if FILES[file.name]:
+                assert store.read("job_1/a", file, start, length) == FILES[file.name][start : start + length]
+        with pytest.raises(FileNotFoundError):
+            store.read("job_1/nothing", file, 0, 1)
     assert (finished.folder / "large.bin").is_file(), "what was put stays where it was"
     store.remove("job_1/a")
     store.remove("job_1/a")

@@ -19,7 +19,7 @@ export class Unreachable extends Error {
 let onSignedOut = () => {};
 export const whenSignedOut = (callback) => { onSignedOut = callback; };
 
-export async function ask(method, path, { body, headers = {}, signal } = {}) {
+async function answer(method, path, { body, headers = {}, signal } = {}) {
   // The header is what makes the cookie good for changes: other sites cannot send it.
   const sent = { "X-Eggs-Session": "1", ...headers };
   if (body !== undefined) sent["Content-Type"] = "application/json";
@@ -31,12 +31,14 @@ export async function ask(method, path, { body, headers = {}, signal } = {}) {
   } catch (error) {
     throw signal?.aborted ? error : new Unreachable();
   }
-  if (response.ok) return response.json();
+  if (response.ok) return response;
   const refused = new Refused(response.status, await response.json().catch(() => ({})));
   if (refused.status === 401 && !headers.Authorization) onSignedOut();
   throw refused;
 }
 
+export const ask = async (...request) => (await answer(...request)).json();
+export const bitmap = async (path, options) => createImageBitmap(await (await answer("GET", path, options)).blob());
 export const get = (path, options) => ask("GET", path, options);
 export const post = (path, body, options) => ask("POST", path, { body, ...options });
 

@@ -4,6 +4,7 @@ import { html } from "./preact.js";
 import { between, duration, number, share, size } from "./format.js";
 import { Table, Verdict } from "./ui.js";
 import { Chart, METRICS, byType } from "./charts.js";
+import { Masks } from "./mask.js";
 
 const label = ({ method, effort }) => (effort ? `${method}:${effort}` : method);
 const Figure = ({ name, value, note }) => html`<div class="figure"><dt>${name}</dt><dd>${value}</dd>${note && html`<dd class="help">${note}</dd>`}</div>`;
@@ -83,5 +84,6 @@ export function Report({ report, id }) {
       <p class="help">${report.layers.length} layers. Fewest edges of any channel: ${expansion.min_input_degree}; channels cut off: ${expansion.channels_cut_off}; largest second singular value ${number(expansion.max_second_singular_value)}.</p>
       <div class="charts">${METRICS.map((metric) => html`<${Chart} key=${metric.id} title=${metric.title} help=${metric.help} y=${metric.title} file=${`${id}-${metric.id}`}
         reference=${metric.reference} series=${byType(report.layers, metric)} />`)}</div></section>
+    <${Masks} report=${report} id=${id} />
     <${Speeds} report=${report} />`;
 }

@@ -329,6 +329,18 @@ class LayerReport(Answer):
     importance: Importance = Field(..., description="weight-only: an expert that saw no calibration token.")
 
 
+class MaskResource(Answer):
+    """
+    Which weights of a layer are kept.
+    """
+
+    object: str = "mask"
+    id: str = Field(..., description="The layer's name, as the report has it.")
+    block: int
+    shape: list[Any] = Field(..., description="(C_out, C_in)")
+    url: str = Field(..., description="Where to have it as a picture.")
+
+
 class Method(OpenEnum):
     """How weights are chosen; see `METHOD_DESCRIPTIONS`."""
 
@@ -885,6 +897,18 @@ class Lineage(Answer):
     device: str
     checkpoint: Checkpoint
     finished_at: AwareDatetime
+
+
+class MaskList(Answer):
+    """
+    All masks of a job, in the order of its report.
+    """
+
+    object: str = "list"
+    data: list[MaskResource]
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
 class MethodList(Answer):

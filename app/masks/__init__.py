@@ -1,0 +1,1 @@
+"""Masks of pruned layers, drawn from the packed form that a job has left."""

@@ -1,0 +1,100 @@
+"""Rules on masks: they are read, a window at a time, from where the job's packed checkpoint is kept."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.artifacts import service as artifacts
+from app.artifacts.models import Artifact
+from app.artifacts.store import Store
+from app.jobs import service as jobs
+from app.jobs.models import Job
+from app.masks.picture import Window, draw
+from app.problems import Problem
+from eggs_core.model_folder import INDEX
+from eggs_core.safetensors_header import read_header
+
+_SUFFIX = ".weight_mask"
+# Where packed checkpoints are, in this order: beside a dense one, or alone.
+_FOLDERS = ("packed/", "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The tensor of a mask, and the file that holds it."""
+
+    tensor: str
+    file: Artifact
+
+
+def of_job(session: Session, store: Store, project: str, job_id: str) -> tuple[Job, list[dict[str, Any]]]:
+    """A job that succeeded, and those layers of its report whose masks can be had.
+
+    None of those that were left in dense form only, where a zero may be a weight that is kept; nor of experts that
+    a model fuses into one parameter. Raises a 404 or 409 `Problem` as the report, or 410 where files were removed.
+    """
+    job, report = jobs.succeeded(session, project, job_id)
+    places = _places(session, store, job)
+    return job, [layer for layer in report["layers"] if _find(places, layer["name"]) is not None]
+
+
+def picture(session: Session, store: Store, project: str, job_id: str, layer: str, window: Window) -> bytes:
+    """A window of a layer's mask as a PNG, cut where it leaves the mask.
+
+    Raises as `of_job` does, a 404 `Problem` where there is no such mask, and 422 for a window beside it.
+    """
+    job, report = jobs.succeeded(session, project, job_id)
+    shapes = {each["name"]: each["shape"] for each in report["layers"]}
+    place = _find(_places(session, store, job), layer) if layer in shapes else None
+    if place is None:
+        raise Problem(
+            "mask-not-found",
+            "The job has no such mask",
+            404,
+            f"GET /v1/jobs/{job.id}/masks lists those it has: of layers that were left in packed form.",
+        )
+    rows, columns = shapes[layer]
+    if window.row >= rows or window.column >= columns:
+        raise Problem(
+            "window-outside",
+            "The window lies beside the mask",
+            422,
+            f"{layer} has {rows} rows and {columns} columns, which count from 0.",
+        )
+
+    def read(start: int, length: int) -> bytes:
+        return artifacts.read(store, job, place.file, start, length)
+
+    stored = read_header(read, place.file.name)[place.tensor]
+    return draw(
+        lambda start, length: read(stored.start + start, length), (rows, columns), window.within((rows, columns))
+    )
+
+
+def _places(session: Session, store: Store, job: Job) -> Mapping[str, _Place]:
+    """Where masks are, by their layers' names in the checkpoint, and by those without their first part."""
+    files = {artifact.name: artifact for artifact in artifacts.of_job(session, job)}
+    found: dict[str, _Place] = {}
+    for folder in _FOLDERS:
+        if (index := files.get(folder + INDEX)) is None:
+            continue
+        for tensor, name in json.loads(artifacts.read(store, job, index, 0, index.bytes))["weight_map"].items():
+            if tensor.endswith(_SUFFIX):
+                layer, place = tensor.removesuffix(_SUFFIX), _Place(tensor, files[folder + name])
+                found[layer] = place
+                found.setdefault(_without_prefix(layer), place)
+        if found:
+            break
+    return found
+
+
+def _find(places: Mapping[str, _Place], layer: str) -> _Place | None:
+    # Checkpoints of a bare base model lack the prefix that the model's own names have, or the other way round.
+    return places.get(layer) or places.get(_without_prefix(layer))
+
+
+def _without_prefix(name: str) -> str:
+    return name.partition(".")[2]

@@ -1,0 +1,126 @@
+"""Pictures of masks: each pixel is what the packed checkpoint says, whatever the window."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session, sessionmaker
+from torch import Tensor
+
+from app.examples import REPORT
+from app.jobs import leases
+from app.jobs.leases import NewArtifact
+from app.settings import Settings
+from eggs_core.checkpoint import CheckpointWriter
+from eggs_core.checksums import sha256
+from eggs_core.packing import pack
+from eggs_core.pattern import NMPattern
+from tests.app.build import make_job
+from tests.app.test_jobs_api import code
+from tests.app.test_leases import must_claim
+
+LAYER = "model.layers.1.mlp.down_proj"
+BARE = "model.layers.0.self_attn.q_proj"  # the checkpoint names it without the base model's prefix
+SHAPE = (300, 612)
+
+
+def kept_of(shape: tuple[int, int]) -> Tensor:
+    groups = torch.rand(shape[0], shape[1] // 4, 4, generator=torch.Generator().manual_seed(1))
+    kept = (groups.argsort(dim=2) < 2).view(shape)
+    kept[:, :4] = torch.tensor([False, True, True, False])  # two channels that are cut off
+    return kept
+
+
+@pytest.fixture
+def job_id(settings: Settings, sessions: sessionmaker[Session]) -> str:
+    """A job with two shards of packed layers, and one layer that is not packed."""
+    job_id = make_job(sessions)
+    folder = settings.artifacts_dir / f"{job_id}.1" / "packed"
+    folder.mkdir(parents=True)
+    writer = CheckpointWriter(folder, 2)
+    for shard, layer in enumerate((BARE.removeprefix("model."), LAYER)):
+        values, mask = pack(kept_of(SHAPE).bfloat16(), NMPattern(2, 4))
+        writer.write(shard, {f"{layer}.weight_values": values, f"{layer}.weight_mask": mask})
+    writer.finish()
+    (one,) = REPORT["layers"]
+    layers = [one | {"name": name, "shape": list(SHAPE)} for name in (BARE, LAYER, "model.layers.1.mlp.dense")]
+    artifacts = [NewArtifact(f"packed/{f.name}", f.stat().st_size, sha256(f)) for f in folder.iterdir()]
+    lease = must_claim(sessions, job_id)
+    report = REPORT | {"layers": layers}
+    with sessions.begin() as session:
+        leases.succeed(session, lease, report=report, artifacts=artifacts, artifacts_dir=f"{job_id}.1")
+    return job_id
+
+
+def pixels(png: bytes) -> Tensor:
+    """The picture (height, width), from the two chunks that hold it."""
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height, depth, colour = struct.unpack(">IIBB", png[16:26])
+    assert (depth, colour) == (8, 0)
+    (length,) = struct.unpack(">I", png[33:37])
+    rows = torch.frombuffer(bytearray(zlib.decompress(png[41 : 41 + length])), dtype=torch.uint8)
+    return rows.view(height, 1 + width)[:, 1:]
+
+
+def expected(kept: Tensor, row: int, column: int, height: int, width: int, scale: int) -> Tensor:
+    window = kept[row : row + height * scale, column : column + width * scale].int()
+    bands = [band.sum(dim=0) * 255 // len(band) for band in window.split(scale)]
+    return torch.stack([torch.stack([cell.min() for cell in band.split(scale)]) for band in bands])
+
+
+def test_masks_are_listed_in_the_order_of_the_report(client: TestClient, job_id: str) -> None:
+    page = client.get(f"/v1/jobs/{job_id}/masks").json()
+    assert [(mask["id"], mask["shape"]) for mask in page["data"]] == [(BARE, list(SHAPE)), (LAYER, list(SHAPE))]
+    for mask in page["data"]:
+        assert client.get(mask["url"]).headers["content-type"] == "image/png"
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        (0, 0, 256, 256, 1),
+        (7, 13, 50, 9, 1),
+        (250, 600, 256, 256, 1),
+        (0, 0, 256, 256, 2),
+        (3, 5, 11, 13, 7),
+        (0, 0, 9, 19, 32),
+        (0, 0, 256, 256, 32),
+    ],
+)
+def test_each_pixel_is_what_is_kept(client: TestClient, job_id: str, window: tuple[int, ...]) -> None:
+    names = ("row", "column", "height", "width", "scale")
+    for layer in (BARE, LAYER):
+        answer = client.get(f"/v1/jobs/{job_id}/masks/{layer}", params=dict(zip(names, window, strict=True)))
+        assert answer.status_code == 200, answer.text
+        assert torch.equal(pixels(answer.content), expected(kept_of(SHAPE), *window).byte())
+
+
+def test_windows_that_are_none(client: TestClient, job_id: str) -> None:
+    path = f"/v1/jobs/{job_id}/masks/{LAYER}"
+    for outside in ({"row": 300}, {"column": 612}, {"row": 2**31 - 1}):
+        answer = client.get(path, params=outside)
+        assert (answer.status_code, code(answer)) == (422, "window-outside")
+    for wrong in ({"height": 257}, {"width": 0}, {"scale": 33}, {"row": -1}):
+        assert code(client.get(path, params=wrong)) == "invalid-request"
+
+
+def test_what_has_no_mask(
+    client: TestClient, job_id: str, settings: Settings, sessions: sessionmaker[Session]
+) -> None:
+    for layer in ("model.layers.1.mlp.dense", "down_proj", "../packed"):
+        answer = client.get(f"/v1/jobs/{job_id}/masks/{layer}")
+        assert answer.status_code == 404
+    waiting = make_job(sessions)
+    assert code(client.get(f"/v1/jobs/{waiting}/masks")) == "report-not-ready"
+    dense = make_job(sessions)
+    lease = must_claim(sessions, dense)
+    with sessions.begin() as session:
+        leases.succeed(session, lease, report=REPORT, artifacts=[], artifacts_dir="x")
+    assert client.get(f"/v1/jobs/{dense}/masks").json()["data"] == []
+    for file in (settings.artifacts_dir / f"{job_id}.1" / "packed").glob("*-00002-*"):
+        Path(file).unlink()
+    gone = client.get(f"/v1/jobs/{job_id}/masks/{LAYER}")
+    assert (gone.status_code, code(gone)) == (410, "artifact-gone")
