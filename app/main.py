@@ -35,6 +35,7 @@ from app.sweeps import endpoints as sweeps
 from app.webhooks import endpoints as webhooks
 from app.webhooks.courier import Couriers
 from app.webhooks.sender import Sender
+from app.workers import endpoints as workers
 
 DESCRIPTION = """
 Pruning as a service for large language models: submit a model, an N:M pattern and a text to measure on; get a
@@ -112,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
         keys,
         browser_sessions,
         audit,
+        workers,
     ):
         app.include_router(domain.router, responses=openapi.problems(401, 403, 422, 500, 503))
     app.webhooks.include_router(webhooks.told)

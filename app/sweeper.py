@@ -7,6 +7,7 @@ from app.artifacts.store import Store
 from app.files import service as files
 from app.rounds import Rounds
 from app.settings import Settings
+from app.workers import service as workers
 
 
 def sweep(sessions: sessionmaker[Session], settings: Settings, store: Store) -> None:
@@ -15,6 +16,7 @@ def sweep(sessions: sessionmaker[Session], settings: Settings, store: Store) -> 
     retention.sweep_staging(sessions, settings)
     retention.expire(sessions)
     retention.remove_unreferenced(sessions, store)
+    workers.sweep(sessions)
 
 
 class Sweeper(Rounds):

@@ -10,6 +10,7 @@ from app.keys.models import ApiKey
 from app.sessions.models import BrowserSession
 from app.sweeps.models import Sweep
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
+from app.workers.models import Worker
 
 __all__ = [
     "ApiKey",
@@ -26,4 +27,5 @@ __all__ = [
     "UploadedFile",
     "WebhookDelivery",
     "WebhookEndpoint",
+    "Worker",
 ]

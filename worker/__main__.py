@@ -7,6 +7,7 @@ from celery.signals import setup_logging
 from app import logs, tracing
 from app.settings import get_settings
 from worker.app import make_worker
+from worker.presence import Presence
 
 _NICENESS = 10
 
@@ -23,19 +24,22 @@ def main() -> None:
     logs.setup(settings.log_format)
     tracing.setup("eggs-worker")
     setup_logging.connect(lambda **_: None, weak=False)  # keeps Celery from setting up its own
-    make_worker(settings).worker_main(
-        [
-            "--quiet",  # no banner
-            "worker",
-            "--pool=prefork",
-            "--concurrency=1",
-            "--max-tasks-per-child=1",
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-            "--loglevel=INFO",
-        ]
-    )
+    presence = Presence(settings)
+    arguments = [
+        "--quiet",  # no banner
+        "worker",
+        "--pool=prefork",
+        "--concurrency=1",
+        "--max-tasks-per-child=1",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+        "--loglevel=INFO",
+    ]
+    try:
+        make_worker(settings, presence).worker_main(arguments)
+    finally:
+        presence.end()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from typing import Any
 
 import psutil
 from celery import Celery
-from celery.signals import worker_shutting_down
+from celery.signals import worker_process_init, worker_shutting_down
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import make_engine, make_sessions
 from app.queue import TASK_NAME, make_celery
 from app.settings import Settings
+from worker.presence import Presence
 from worker.runner import run_next
 
 # So long after it was told to stop the worker ends, whatever its pool waits for: one that is closed at the moment
@@ -25,8 +26,8 @@ _MOST_SECONDS = 8.0
 logger = logging.getLogger(__name__)
 
 
-def make_worker(settings: Settings) -> Celery:
-    """The Celery app that consumes doorbell messages and runs jobs.
+def make_worker(settings: Settings, presence: Presence) -> Celery:
+    """The Celery app that consumes doorbell messages and runs jobs, and tells `presence` of them.
 
     Told to stop, it hands the job at hand back.
     """
@@ -40,6 +41,7 @@ def make_worker(settings: Settings) -> Celery:
         stopping.set()
 
     worker_shutting_down.connect(stop, weak=False)
+    worker_process_init.connect(lambda **_: presence.beat(), weak=False)
 
     @cache
     def sessions() -> sessionmaker[Session]:
@@ -50,7 +52,7 @@ def make_worker(settings: Settings) -> Celery:
         if stopping.is_set():
             return  # a message that came meanwhile; the dispatcher rings again
         # The message only says that there is work; whose turn it is the database knows.
-        run_next(settings, sessions(), stopping)
+        run_next(settings, sessions(), stopping, presence.at)
 
     celery.task(name=TASK_NAME, ignore_result=True)(prune)
 

@@ -39,18 +39,29 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def run_next(settings: Settings, sessions: sessionmaker[Session], stopping: Signal) -> None:
-    """Runs the job whose turn it is, if there is one."""
+def run_next(
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    stopping: Signal,
+    taken: Callable[[str], None] = lambda job_id: None,
+) -> None:
+    """Runs the job whose turn it is, if there is one; `taken` is told of it."""
     passed: set[str] = set()
     while True:
         with sessions.begin() as session:
             job_id = leases.next_job(session, most_running=settings.max_running_per_key, passed=passed)
-        if job_id is None or run_job(job_id, settings, sessions, stopping):
+        if job_id is None or run_job(job_id, settings, sessions, stopping, taken):
             return
         passed.add(job_id)
 
 
-def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session], stopping: Signal) -> bool:
+def run_job(
+    job_id: str,
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    stopping: Signal,
+    taken: Callable[[str], None] = lambda job_id: None,
+) -> bool:
     """Claims the job and sees it through; does nothing, and returns False, if there is nothing to claim.
 
     Every end is written to the database under the lease. An attempt that lost its lease leaves no trace; one that
@@ -65,6 +76,7 @@ def run_job(job_id: str, settings: Settings, sessions: sessionmaker[Session], st
             if job is not None and job.state in (JobState.FAILED, JobState.CANCELLED):
                 _remove_leftovers(settings, job_id)
             return False
+        taken(job_id)
         with logs.bound(attempt=lease.attempt), spans.attempt(lease) as stages:
             _see_through(lease, settings, sessions, stopping, stages)
     return True

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from app.cli import compare, demo, doctor, failures, jobs, keys, packed, prune, serve, sweeps, webhooks
+from app.cli import compare, demo, doctor, failures, jobs, keys, packed, prune, serve, sweeps, webhooks, workers
 
 app = typer.Typer(
     help="Pruning as a service for large language models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -25,6 +25,7 @@ app.command("download")(jobs.download)
 app.command("compare")(compare.compare)
 app.add_typer(sweeps.app, name="sweeps")
 app.add_typer(webhooks.app, name="webhooks")
+app.command("workers")(workers.workers)
 app.command("demo")(demo.demo)
 app.command("unpack")(packed.unpack)
 app.command("generate")(packed.generate)

@@ -39,6 +39,7 @@ def test_a_key_opens_what_its_scope_says(scope: Scope, anonymous: TestClient, se
         ("POST", f"/v1/jobs/{job_id}/cancel"): Scope.JOBS_WRITE,
         ("GET", "/v1/sweeps"): Scope.JOBS_READ,
         ("POST", "/v1/sweeps"): Scope.JOBS_WRITE,
+        ("GET", "/v1/workers"): Scope.ADMIN,
         ("GET", "/v1/files"): Scope.JOBS_READ,
         ("HEAD", "/v1/files/file_unknown/content"): Scope.JOBS_READ,
         ("POST", "/v1/files"): Scope.JOBS_WRITE,

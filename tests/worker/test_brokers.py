@@ -33,7 +33,8 @@ SHORT = {
 WORKER = """
 from app.settings import get_settings
 from worker.app import make_worker
-celery = make_worker(get_settings())
+from worker.presence import Presence
+celery = make_worker(get_settings(), Presence(get_settings()))
 celery.conf.broker_transport_options = {**celery.conf.broker_transport_options, "visibility_timeout": 1}
 celery.worker_main(["worker", "--pool=solo", "--without-gossip", "--without-mingle", "--loglevel=INFO"])
 """

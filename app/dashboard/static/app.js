@@ -10,6 +10,7 @@ import { NewJob } from "./new.js";
 import { Compare } from "./compare.js";
 import { Keys } from "./keys.js";
 import { Webhooks } from "./webhooks.js";
+import { Workers } from "./workers.js";
 
 const Egg = () => html`<svg class="egg" viewBox="0 0 48 60" width="20" height="25" aria-hidden="true">
   <path d="M24 3C13 3 4 21 4 36a20 21 0 0 0 40 0C44 21 35 3 24 3Z"/><circle cx="24" cy="37" r="10"/></svg>`;
@@ -69,7 +70,7 @@ function Lost() {
 function view(path, session) {
   const job = /^\/jobs\/(job_\w+)$/.exec(path);
   if (job) return html`<${Job} key=${job[1]} id=${job[1]} session=${session} />`;
-  const Page = { "/": Jobs, "/jobs": Jobs, "/new": NewJob, "/compare": Compare, "/keys": Keys, "/webhooks": Webhooks }[path];
+  const Page = { "/": Jobs, "/jobs": Jobs, "/new": NewJob, "/compare": Compare, "/keys": Keys, "/webhooks": Webhooks, "/workers": Workers }[path];
   return Page ? html`<${Page} session=${session} />` : html`<${Lost} />`;
 }
 
@@ -107,7 +108,7 @@ function App() {
   return html`<a class="skip" href="#main" data-external>Skip to the content</a>
     <header class="top"><a class="brand" href="/jobs"><${Egg} />eggs</a>
       ${session && html`<nav aria-label="Main">${link("/jobs", "Jobs")}${can("jobs:write") && link("/new", "New job")}
-        ${can("admin") && link("/keys", "Keys")}${can("admin") && link("/webhooks", "Webhooks")}</nav>`}
+        ${can("admin") && link("/keys", "Keys")}${can("admin") && link("/webhooks", "Webhooks")}${can("admin") && link("/workers", "Workers")}</nav>`}
       <div class="corner"><a href="/docs" data-external>API</a><${Theme} />
         ${session && html`<button type="button" onClick=${leave} title=${`Project ${session.project}`}>Sign out</button>`}</div></header>
     <main id="main" tabindex="-1">

@@ -730,6 +730,14 @@ class WebhookWithSecret(Answer):
     secret: str = Field(..., description="To verify messages with. Shown only this once.")
 
 
+class WorkerState(OpenEnum):
+    """What a worker is at."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    LOST = "lost"
+
+
 class Acceptance(Answer):
     """
     What came of `accept_if`.
@@ -1065,6 +1073,28 @@ class WebhookList(Answer):
     has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
+class WorkerResource(Answer):
+    """
+    A worker of the installation, which takes jobs of every project.
+    """
+
+    object: str = "worker"
+    id: str = Field(..., description="Sorts by start.")
+    state: WorkerState = Field(
+        ..., description="`lost` where it has not been heard of for so long that its job goes to another one."
+    )
+    job_id: str | None = Field(..., description="What it is at; null where that is another project's.")
+    hostname: str
+    pid: int
+    version: str = Field(..., description="Of eggs.")
+    cpus: int = Field(..., description="Processors of its machine.")
+    memory_bytes: int = Field(..., description="Of its machine.")
+    gpus: list[str] = Field(..., description="By name; none where jobs run on the CPU.")
+    gpu_memory_bytes: int = Field(..., description="Of all of these together.")
+    started_at: AwareDatetime
+    last_seen_at: AwareDatetime
+
+
 class DeliveryList(Answer):
     """
     One page of messages, newest first. For the next one, pass `last_id` as `after`.
@@ -1230,6 +1260,18 @@ class SweepResource(Answer):
         ...,
         description="Of those that have figures, the place in `trials` of the one with the least geometric mean of perplexity ratios over the texts; rejected ones come last.",
     )
+
+
+class WorkerList(Answer):
+    """
+    All workers, the oldest first.
+    """
+
+    object: str = "list"
+    data: list[WorkerResource]
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
 class JobEventData(Answer):

@@ -7,7 +7,14 @@ from typing import Self
 import httpx
 
 from eggs_client._async.jobs import AsyncJobs
-from eggs_client._async.resources import AsyncAudit, AsyncCatalog, AsyncFiles, AsyncKeys, AsyncWebhooks
+from eggs_client._async.resources import (
+    AsyncAudit,
+    AsyncCatalog,
+    AsyncFiles,
+    AsyncKeys,
+    AsyncWebhooks,
+    AsyncWorkers,
+)
 from eggs_client._async.sweeps import AsyncSweeps
 from eggs_client._async.transport import AsyncTransport
 from eggs_client.auth import checked_key, checked_url
@@ -42,6 +49,7 @@ class AsyncEggs:
         self.webhooks = AsyncWebhooks(self._transport)
         self.catalog = AsyncCatalog(self._transport)
         self.audit = AsyncAudit(self._transport)
+        self.workers = AsyncWorkers(self._transport)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""Everything but jobs: files, keys, webhooks, the catalog and the audit log."""
+"""Everything but jobs: files, keys, webhooks, the catalog, workers and the audit log."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ from eggs_client.models import (
     ModelResource,
     WebhookResource,
     WebhookWithSecret,
+    WorkerResource,
 )
 from eggs_client.requests import KeyCreate, WebhookCreate, WebhookUpdate
 from eggs_client.waiting import to_thread
@@ -159,3 +160,14 @@ class AsyncAudit:
     def list(self, *, limit: int | None = None) -> AsyncIterator[AuditEntryResource]:
         """What was done in the project, and with which key, newest first."""
         return self._transport.pages(AuditEntryResource, path("audit"), limit=limit)
+
+
+class AsyncWorkers:
+    """`/v1/workers`. Needs a key with the scope `admin`."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    def list(self) -> AsyncIterator[WorkerResource]:
+        """The workers of the installation, the oldest first."""
+        return self._transport.pages(WorkerResource, path("workers"))

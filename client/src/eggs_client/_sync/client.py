@@ -8,7 +8,14 @@ from typing import Self
 import httpx
 
 from eggs_client._sync.jobs import Jobs
-from eggs_client._sync.resources import Audit, Catalog, Files, Keys, Webhooks
+from eggs_client._sync.resources import (
+    Audit,
+    Catalog,
+    Files,
+    Keys,
+    Webhooks,
+    Workers,
+)
 from eggs_client._sync.sweeps import Sweeps
 from eggs_client._sync.transport import Transport
 from eggs_client.auth import checked_key, checked_url
@@ -43,6 +50,7 @@ class Eggs:
         self.webhooks = Webhooks(self._transport)
         self.catalog = Catalog(self._transport)
         self.audit = Audit(self._transport)
+        self.workers = Workers(self._transport)
 
     def __enter__(self) -> Self:
         return self

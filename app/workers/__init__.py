@@ -1,0 +1,1 @@
+"""Workers of the installation: which there are, on what machines, and what each is at."""
