@@ -30,6 +30,7 @@ from app.secrets import Secrets
 from app.security_headers import SecurityHeaders
 from app.sessions import endpoints as browser_sessions
 from app.settings import Settings
+from app.shares import endpoints as shares
 from app.sweeper import Sweeper
 from app.sweeps import endpoints as sweeps
 from app.webhooks import endpoints as webhooks
@@ -112,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
         catalog,
         keys,
         browser_sessions,
+        shares,
         audit,
         workers,
     ):

@@ -8,6 +8,7 @@ from app.idempotency import IdempotencyKey
 from app.jobs.models import Job, JobEvent
 from app.keys.models import ApiKey
 from app.sessions.models import BrowserSession
+from app.shares.models import ShareLink
 from app.sweeps.models import Sweep
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 from app.workers.models import Worker
@@ -22,6 +23,7 @@ __all__ = [
     "Job",
     "JobEvent",
     "JobFile",
+    "ShareLink",
     "StoredLocation",
     "Sweep",
     "UploadedFile",

@@ -21,6 +21,8 @@ class Action(StrEnum):
     FILE_DELETED = "file.deleted"
     SESSION_CREATED = "session.created"
     SESSION_ENDED = "session.ended"
+    SHARE_CREATED = "share.created"
+    SHARE_DELETED = "share.deleted"
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
     WEBHOOK_CREATED = "webhook.created"

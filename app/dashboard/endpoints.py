@@ -17,7 +17,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 # What the page shows is in its path; all of them are one file.
-PATHS = ("/", "/jobs", "/jobs/{job_id}", "/new", "/compare", "/keys", "/webhooks", "/workers")
+PATHS = ("/", "/jobs", "/jobs/{job_id}", "/new", "/compare", "/keys", "/webhooks", "/workers", "/shared")
 
 router = APIRouter(include_in_schema=False)
 

@@ -1,4 +1,4 @@
-"""Asks for an API key, or a session made with one, on everything under /v1, before any endpoint is looked for."""
+"""Asks for an API key, a session or a link on everything under /v1, before any endpoint is looked for."""
 
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
@@ -12,6 +12,7 @@ from app.keys.service import Principal
 from app.problem_handlers import answer_to
 from app.problems import Problem
 from app.sessions import service as browser_sessions
+from app.shares import service as shares
 
 PROTECTED = "/v1"
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -38,41 +39,46 @@ class KeyMiddleware:
     def _authenticate(self, connection: HTTPConnection, method: str) -> Principal:
         authorization = connection.headers.get("authorization")
         cookie = connection.cookies.get(browser_sessions.COOKIE)
-        session_id = None
         if authorization is not None:
-            key = self._key_of(authorization)
-        elif cookie is not None:
-            # Browsers send cookies by themselves, whoever's page asks; this header only a page of ours can add.
-            if method not in _SAFE and browser_sessions.CSRF_HEADER not in connection.headers:
-                raise Problem(
-                    "session-header-missing",
-                    "The request may come from another site's page",
-                    403,
-                    f"Where a cookie is to change something, send the header {browser_sessions.CSRF_HEADER} with "
-                    "it, with any value; or send an API key.",
-                )
-            session_id, key = self._key_of_session(cookie)
-        else:
+            scheme, _, token = authorization.partition(" ")
+            token = token.strip() if scheme.lower() == "bearer" else ""
+            return self._by_link(token, connection, method) if shares.is_token(token) else self._by_key(token)
+        linked = self._by_cookie_of_link(connection, method)
+        if cookie is None:
+            if linked is not None:
+                return linked
             raise _unauthorized(
                 "An API key is needed", "Send it as `Authorization: Bearer eggs_…`; `eggs keys create` makes one."
             )
-        if not service.use_is_noted(key):
-            with self.sessions.begin() as session:
-                service.note_use(session, key)
-        return Principal(key.id, key.project, frozenset(map(service.Scope, key.scopes.split())), session_id)
+        try:
+            own = self._by_session(cookie, connection, method)
+        except Problem:
+            if linked is None:
+                raise
+            return linked
+        # Who is signed in may do more with a job of the project, and finds nothing of another one's.
+        return own if linked is None or own.project == linked.project else linked
 
-    def _key_of(self, authorization: str) -> ApiKey:
-        scheme, _, token = authorization.partition(" ")
+    def _by_key(self, token: str) -> Principal:
         with self.readers.begin() as session:
-            key = service.authenticate(session, token.strip()) if scheme.lower() == "bearer" else None
+            key = service.authenticate(session, token)
         if key is None:
             raise _unauthorized(
                 "The API key is not valid",
                 "It is unknown, has expired or was revoked; `eggs keys create` makes a new one.",
             )
-        return key
+        return self._used(key)
 
-    def _key_of_session(self, cookie: str) -> tuple[str, ApiKey]:
+    def _by_session(self, cookie: str, connection: HTTPConnection, method: str) -> Principal:
+        # Browsers send cookies by themselves, whoever's page asks; this header only a page of ours can add.
+        if method not in _SAFE and browser_sessions.CSRF_HEADER not in connection.headers:
+            raise Problem(
+                "session-header-missing",
+                "The request may come from another site's page",
+                403,
+                f"Where a cookie is to change something, send the header {browser_sessions.CSRF_HEADER} with "
+                "it, with any value; or send an API key.",
+            )
         with self.readers.begin() as session:
             found = browser_sessions.authenticate(session, cookie)
         if found is None:
@@ -81,7 +87,40 @@ class KeyMiddleware:
                 "It has expired, was ended, or its key was. Sign in again, with an API key; `eggs keys create` "
                 "makes one.",
             )
+        session_id, key = found
+        return self._used(key, session_id)
+
+    def _by_link(self, token: str, connection: HTTPConnection, method: str) -> Principal:
+        with self.readers.begin() as session:
+            found = shares.authenticate(session, token)
+        if found is None or found.link is None:
+            raise _unauthorized(
+                "The link is over", "It has expired or was ended. Ask whoever sent it for a new one."
+            )
+        if not shares.opens(found.link[1], method, connection.scope["path"]):
+            raise Problem(
+                "link-opens-one-job",
+                "The link does not open this",
+                403,
+                f"It shows {found.link[1]}, and nothing else. For more, send an API key.",
+            )
         return found
+
+    def _by_cookie_of_link(self, connection: HTTPConnection, method: str) -> Principal | None:
+        """Whoever has opened the link whose cookie is sent, where it opens this."""
+        token = connection.cookies.get(shares.COOKIE)
+        if token is None or method not in _SAFE:
+            return None
+        try:
+            return self._by_link(token, connection, method)
+        except Problem:
+            return None
+
+    def _used(self, key: ApiKey, session_id: str | None = None) -> Principal:
+        if not service.use_is_noted(key):
+            with self.sessions.begin() as session:
+                service.note_use(session, key)
+        return Principal(key.id, key.project, frozenset(map(service.Scope, key.scopes.split())), session_id)
 
 
 def _unauthorized(title: str, detail: str) -> Problem:

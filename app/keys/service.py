@@ -40,6 +40,8 @@ class Principal:
     scopes: frozenset[Scope]
     session_id: str | None = None
     """Of the browser's session, where no key was sent."""
+    link: tuple[str, str] | None = None
+    """Of a link that shows one job, and of that job, where neither was sent."""
 
 
 class NoSuchKey(Exception):
@@ -62,7 +64,7 @@ def create(
         id=key_id,
         project=project,
         name=name,
-        token_hash=_hash(token),
+        token_hash=hash_of(token),
         scopes=" ".join(sorted(set(scopes))),
         created_at=utcnow(),
         expires_at=expires_at,
@@ -84,7 +86,7 @@ def authenticate(session: Session, token: str) -> ApiKey | None:
     if kind != "eggs" or not is_id("key", key_id):
         return None
     key = repository.get(session, key_id)
-    if key is None or not hmac.compare_digest(key.token_hash, _hash(token)):
+    if key is None or not hmac.compare_digest(key.token_hash, hash_of(token)):
         return None
     return key if is_open(key) else None
 
@@ -124,6 +126,8 @@ def all_keys(session: Session, project: str | None = None) -> Sequence[ApiKey]:
     return repository.all_keys(session, project)
 
 
-def _hash(token: str) -> str:
-    # A plain hash is enough: the secret has 256 random bits, so there is no dictionary to try.
-    return hashlib.sha256(token.encode()).hexdigest()
+def hash_of(token: str) -> str:
+    """What is kept of a token."""
+    # A plain hash is enough: the secret has 256 random bits, so there is no dictionary to try. What a client sends
+    # in place of a token is whatever it likes, surrogates too.
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

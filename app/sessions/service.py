@@ -1,6 +1,5 @@
 """Rules on sessions. A session ends after some hours, with its key, or when its user signs out."""
 
-import hashlib
 import secrets
 from datetime import timedelta
 
@@ -40,7 +39,7 @@ def create(session: Session, principal: Principal) -> tuple[BrowserSession, str]
     browser = BrowserSession(
         id=new_id("ses"),
         key_id=principal.key_id,
-        token_hash=_hash(token),
+        token_hash=keys.hash_of(token),
         created_at=now,
         expires_at=now + LASTS,
     )
@@ -51,7 +50,7 @@ def create(session: Session, principal: Principal) -> tuple[BrowserSession, str]
 
 def authenticate(session: Session, token: str) -> tuple[str, ApiKey] | None:
     """The id of the session that this cookie is of, and its key; None where either opens nothing. Only reads."""
-    found = repository.with_key(session, _hash(token), utcnow())
+    found = repository.with_key(session, keys.hash_of(token), utcnow())
     if found is None or not keys.is_open(found[1]):
         return None
     return found[0].id, found[1]
@@ -76,8 +75,3 @@ def end(session: Session, principal: Principal) -> str:
     repository.remove(session, session_id)
     audit.note(session, principal.project, principal.key_id, audit.Action.SESSION_ENDED, session_id)
     return session_id
-
-
-def _hash(token: str) -> str:
-    # As for keys: 256 random bits need no salt. Cookies hold whatever a client likes, surrogates too.
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

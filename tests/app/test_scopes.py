@@ -39,6 +39,9 @@ def test_a_key_opens_what_its_scope_says(scope: Scope, anonymous: TestClient, se
         ("POST", f"/v1/jobs/{job_id}/cancel"): Scope.JOBS_WRITE,
         ("GET", "/v1/sweeps"): Scope.JOBS_READ,
         ("POST", "/v1/sweeps"): Scope.JOBS_WRITE,
+        ("GET", f"/v1/jobs/{job_id}/shares"): Scope.JOBS_READ,
+        ("POST", f"/v1/jobs/{job_id}/shares"): Scope.JOBS_WRITE,
+        ("DELETE", f"/v1/jobs/{job_id}/shares/share_unknown"): Scope.JOBS_WRITE,
         ("GET", "/v1/workers"): Scope.ADMIN,
         ("GET", "/v1/files"): Scope.JOBS_READ,
         ("HEAD", "/v1/files/file_unknown/content"): Scope.JOBS_READ,
@@ -150,6 +153,7 @@ def test_a_foreign_key_finds_nothing_anywhere(app: FastAPI, anonymous: TestClien
     message_id = anonymous.post(f"/v1/webhooks/{webhook_id}/ping", headers=own).json()["id"]
     known = {"job_id": job_id, "key_id": made, "file_id": file_id, "name": "model.safetensors", "layer": "q_proj"}
     known |= {"webhook_id": webhook_id, "delivery_id": message_id, "sweep_id": sweep_id}
+    known["share_id"] = anonymous.post(f"/v1/jobs/{job_id}/shares", headers=own, json={}).json()["id"]
     foreign = key_with(sessions, *Scope, project="another")
     walked = 0
     for path, operations in app.openapi()["paths"].items():

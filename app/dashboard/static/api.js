@@ -43,6 +43,7 @@ export const get = (path, options) => ask("GET", path, options);
 export const post = (path, body, options) => ask("POST", path, { body, ...options });
 
 export const signIn = (key) => ask("POST", "/v1/session", { headers: { Authorization: `Bearer ${key}` } });
+export const openLink = (token) => ask("POST", "/v1/shared", { headers: { Authorization: `Bearer ${token}` } });
 export const signOut = () => ask("DELETE", "/v1/session");
 
 let document_;

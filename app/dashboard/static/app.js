@@ -9,6 +9,7 @@ import { Job } from "./job.js";
 import { NewJob } from "./new.js";
 import { Compare } from "./compare.js";
 import { Keys } from "./keys.js";
+import { Shared } from "./share.js";
 import { Webhooks } from "./webhooks.js";
 import { Workers } from "./workers.js";
 
@@ -112,10 +113,11 @@ function App() {
       <div class="corner"><a href="/docs" data-external>API</a><${Theme} />
         ${session && html`<button type="button" onClick=${leave} title=${`Project ${session.project}`}>Sign out</button>`}</div></header>
     <main id="main" tabindex="-1">
+      ${path === "/shared" ? html`<${Shared}>${(id) => html`<${Job} id=${id} session=${null} />`}<//>` : html`
       <${Problem} error=${error} again=${look} />
       ${session === undefined && !error && html`<${Loading} label="Loading the page" />`}
       ${session === null && html`<${SignIn} notice=${notice} entered=${(made) => { setNotice(""); setSession(made); }} />`}
-      ${session && view(path, session)}</main>`;
+      ${session && view(path, session)}`}</main>`;
 }
 
 render(html`<${App} />`, document.getElementById("app"));

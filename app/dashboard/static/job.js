@@ -8,6 +8,7 @@ import { FINAL, Loading, Problem, Progress, State, Verdict, When, useConfirm, us
 import { Report } from "./report.js";
 import { Files } from "./files.js";
 import { Request, requestOf } from "./requests.js";
+import { Links } from "./share.js";
 
 const SHOWN = 300;
 
@@ -92,6 +93,7 @@ function Push({ push }) {
     : html`<p>Goes to <code>${push.repo_id}</code>, branch ${push.revision}, when the job has succeeded.</p>`}</section>`;
 }
 
+// `session`: null where a link shows the job, and nothing else can be opened.
 export function Job({ id, session }) {
   const path = `/v1/jobs/${id}`;
   const { events, broken } = useEvents(id);
@@ -103,9 +105,10 @@ export function Job({ id, session }) {
   const [question, confirm] = useConfirm();
   const [failure, setFailure] = useState(null);
   useTitle(job ? `${job.name ?? job.id}: ${job.state}` : "Job");
-  if (!job) return html`<p><a href="/jobs">← All jobs</a></p>${error ? html`<${Problem} error=${error} again=${again} />` : html`<${Loading} lines=${6} label="Loading the job" />`}`;
+  const crumb = session && html`<p class="crumb"><a href="/jobs">← All jobs</a></p>`;
+  if (!job) return html`${crumb}${error ? html`<${Problem} error=${error} again=${again} />` : html`<${Loading} lines=${6} label="Loading the job" />`}`;
 
-  const write = session.scopes.includes("jobs:write");
+  const write = session?.scopes.includes("jobs:write");
   const open = !FINAL.includes(job.state);
   const attempt = async (action) => {
     setFailure(null);
@@ -121,14 +124,15 @@ export function Job({ id, session }) {
   };
   const repeat = () => attempt(async () => navigate(`/jobs/${(await post("/v1/jobs", requestOf(job))).id}`));
   const state = last && FINAL.includes(last.state) ? job.state : last?.state ?? job.state;
-  return html`<p class="crumb"><a href="/jobs">← All jobs</a></p>
+  return html`${crumb}
     <div class="title"><h1>${job.name ?? job.id}</h1><${State} state=${state} /><${Verdict} verdict=${job.verdict} />
       <div class="actions">${write && open && html`<button type="button" class="danger" disabled=${job.cancel_requested_at !== null} onClick=${cancel}>${job.cancel_requested_at ? "Cancelling…" : "Cancel"}</button>`}
         ${write && !open && html`<button type="button" onClick=${repeat}>Run again</button>`}
         ${write && html`<a class="button" href=${`/new?from=${id}`}>Start from it</a>`}</div></div>
     <p class="sub">${job.spec.model} · ${pattern(job.spec.pattern)} · ${method(job.spec)} · submitted <${When} at=${job.created_at} />${
       job.started_at ? ` · ${open ? "running" : "ran"} for ${duration(secondsOf(job))}` : ""}${job.attempt > 1 ? ` · attempt ${job.attempt}` : ""} · <code>${job.id}</code></p>
-    ${Object.keys(job.metadata).length > 0 && html`<p class="tags">${Object.entries(job.metadata).map(([key, value]) => html`<a key=${key} class="tag" href=${`/jobs?tag=${encodeURIComponent(`${key}=${value}`)}`}>${key}=${value}</a>`)}</p>`}
+    ${Object.keys(job.metadata).length > 0 && html`<p class="tags">${Object.entries(job.metadata).map(([key, value]) => (session ? html`<a key=${key} class="tag" href=${`/jobs?tag=${encodeURIComponent(`${key}=${value}`)}`}>${key}=${value}</a>`
+      : html`<span key=${key} class="tag">${key}=${value}</span>`))}</p>`}
     <${Problem} error=${failure ?? error} />
     ${job.error && html`<${Problem} error=${{ title: job.error.title, message: job.error.detail, problem: job.error }} />`}
     ${open && html`<${Live} job=${job} events=${events} broken=${broken} />`}
@@ -139,6 +143,7 @@ export function Job({ id, session }) {
       ${files.data && html`<${Files} files=${files.data.data} job=${job} />`}`}
     ${open && html`<${Log} events=${events} open />`}
     <${Push} push=${job.push_to_hub} />
+    ${write && html`<${Links} id=${id} />`}
     <section class="card"><h2>The request</h2><${Request} request=${requestOf(job)} /></section>
     ${!open && html`<${Log} events=${events} open=${job.state === "failed"} />`}
     ${question}`;

@@ -35,6 +35,8 @@ class Action(OpenEnum):
     FILE_DELETED = "file.deleted"
     SESSION_CREATED = "session.created"
     SESSION_ENDED = "session.ended"
+    SHARE_CREATED = "share.created"
+    SHARE_DELETED = "share.deleted"
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
     WEBHOOK_CREATED = "webhook.created"
@@ -133,6 +135,24 @@ class Checkpoint(Answer):
 
     files: dict[str, str] = Field(..., description="The sha256 of every file of weights, by its name.")
     pushed_to: str | None = Field(..., description="The commit's page on the Hugging Face Hub, if it was pushed.")
+
+
+class CreatedShare(Answer):
+    """
+    A new link, with what opens it.
+    """
+
+    object: str = "share"
+    id: str = Field(..., description="Sorts by creation.")
+    job_id: str
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    token: str = Field(
+        ..., description="Opens what the link does, as `Authorization: Bearer …`. Shown only this once."
+    )
+    url: str = Field(
+        ..., description="The page to open in a browser, at this service's address. Shown only this once."
+    )
 
 
 class DeliveryState(OpenEnum):
@@ -585,6 +605,28 @@ class SessionResource(Answer):
     expires_at: AwareDatetime = Field(..., description="When it ends by itself.")
 
 
+class ShareDeleted(Answer):
+    """
+    A link is over.
+    """
+
+    object: str = "share"
+    id: str
+    deleted: bool = True
+
+
+class ShareResource(Answer):
+    """
+    A link that shows one job to whoever has it, without what would open anything.
+    """
+
+    object: str = "share"
+    id: str = Field(..., description="Sorts by creation.")
+    job_id: str
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+
+
 class Sparsity(Answer):
     """
     Share of weights that are zero.
@@ -1007,6 +1049,18 @@ class PruneSpec(Answer):
         description="Methods that prune every block as well, from the statistics gathered for the job's own method, and without `permute`. Their figures are reported, their models are not kept.",
         validate_default=True,
     )
+
+
+class ShareList(Answer):
+    """
+    All links of a job, the oldest first.
+    """
+
+    object: str = "list"
+    data: list[ShareResource]
+    first_id: str | None = Field(..., description="Id of the first one on this page.")
+    last_id: str | None = Field(..., description="Id of the last one on this page.")
+    has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
 
 
 class SweepList(Answer):

@@ -84,6 +84,14 @@ class OutputSpec(TypedDict):
 Scope: TypeAlias = Literal["jobs:read", "jobs:write", "admin"]
 
 
+class ShareCreate(TypedDict):
+    """
+    A link to be made.
+    """
+
+    expires_at: NotRequired[str | None]
+
+
 class TrialChange(TypedDict):
     """
     What a trial does otherwise than the sweep says; what is left out stays.
