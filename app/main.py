@@ -19,6 +19,7 @@ from app.catalog import endpoints as catalog
 from app.dashboard import endpoints as dashboard
 from app.db import CONNECTIONS, make_engine, make_sessions
 from app.dispatcher import Dispatcher
+from app.estimates import endpoints as estimates
 from app.files import endpoints as files
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
@@ -106,6 +107,7 @@ def create_app(settings: Settings) -> FastAPI:
     for domain in (
         jobs,
         sweeps,
+        estimates,
         artifacts,
         masks,
         files,

@@ -191,6 +191,18 @@ def page(
     return session.scalars(query).all()
 
 
+def reports(
+    session: Session, project: str, *, limit: int, model: str | None = None, method: Method | None = None
+) -> Sequence[Job]:
+    """The project's last jobs of a model or a method that succeeded, with their reports, the newest first."""
+    query = select(Job).where(Job.project == project, Job.report.is_not(None)).options(undefer(Job.report))
+    if model is not None:
+        query = query.where(Job.model == model)
+    if method is not None:
+        query = query.where(Job.method == method.value)
+    return session.scalars(query.order_by(Job.id.desc()).limit(limit)).all()
+
+
 def events(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[JobEvent]:
     """Up to `limit` events of a job with a sequence number above `after`, in order."""
     return session.scalars(

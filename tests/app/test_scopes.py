@@ -39,6 +39,7 @@ def test_a_key_opens_what_its_scope_says(scope: Scope, anonymous: TestClient, se
         ("POST", f"/v1/jobs/{job_id}/cancel"): Scope.JOBS_WRITE,
         ("GET", "/v1/sweeps"): Scope.JOBS_READ,
         ("POST", "/v1/sweeps"): Scope.JOBS_WRITE,
+        ("POST", "/v1/estimates"): Scope.JOBS_WRITE,
         ("GET", f"/v1/jobs/{job_id}/shares"): Scope.JOBS_READ,
         ("POST", f"/v1/jobs/{job_id}/shares"): Scope.JOBS_WRITE,
         ("DELETE", f"/v1/jobs/{job_id}/shares/share_unknown"): Scope.JOBS_WRITE,

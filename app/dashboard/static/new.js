@@ -5,6 +5,7 @@ import { get, openapi, post } from "./api.js";
 import { navigate, useLocation } from "./router.js";
 import { Loading, Problem, useLoaded, useTitle } from "./ui.js";
 import { Request, requestOf } from "./requests.js";
+import { Estimate } from "./estimate.js";
 import { Field, at, changed, faults, resolve } from "./schema.js";
 
 // What most people decide. All else the schema has is below, closed.
@@ -64,7 +65,7 @@ function Form({ schemas, models, initial }) {
       <div id="refused"><${Problem} error=${general} /></div>
       <div class="actions"><button type="submit" class="primary" disabled=${busy}>${busy ? "Submitting…" : "Submit job"}</button>
         ${touched === true && found.length > 0 && html`<span class="fault" role="status">${found.length === 1 ? "One field needs" : `${found.length} fields need`} another value.</span>`}</div></form>
-    <aside class="card"><h2>The request</h2><p class="help">What is left out takes its default. The same job from a terminal or a program:</p><${Request} request=${value.hub_token ? { ...value, hub_token: "hf_…" } : value} /></aside></div>`;
+    <aside><${Estimate} request=${found.length || !value.model ? null : value} /><section class="card"><h2>The request</h2><p class="help">What is left out takes its default. The same job from a terminal or a program:</p><${Request} request=${value.hub_token ? { ...value, hub_token: "hf_…" } : value} /></section></aside></div>`;
 }
 
 export function NewJob() {

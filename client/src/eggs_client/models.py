@@ -361,6 +361,16 @@ class MaskResource(Answer):
     url: str = Field(..., description="Where to have it as a picture.")
 
 
+class MemoryEstimate(Answer):
+    """
+    The memory that a job's process would take at its peak.
+    """
+
+    bytes: int | None
+    at_least: bool = Field(..., description="Whether that is only what it takes in any case.")
+    basis: str = Field(..., description="What the figure rests on; or why there is none.")
+
+
 class Method(OpenEnum):
     """How weights are chosen; see `METHOD_DESCRIPTIONS`."""
 
@@ -627,6 +637,18 @@ class ShareResource(Answer):
     expires_at: AwareDatetime
 
 
+class SizeEstimate(Answer):
+    """
+    The weights that a job would leave, without its few other files.
+    """
+
+    parameters: int | None
+    dense_bytes: int | None = Field(..., description="In dense form, with its zeros: as large as the model is.")
+    packed_bytes: int | None = Field(..., description="In packed form.")
+    output_bytes: int | None = Field(..., description="Of the forms that the request asks for.")
+    basis: str = Field(..., description="What the figures rest on; or why there are none.")
+
+
 class Sparsity(Answer):
     """
     Share of weights that are zero.
@@ -711,6 +733,17 @@ class TextInfo(Answer):
     windows: int
     sequence_length: int
     seed: int | None = None
+
+
+class TimeEstimate(Answer):
+    """
+    How long a job would run, from its worker's start to its end.
+    """
+
+    seconds: float | None = Field(..., description="The median of what the jobs that it rests on come to.")
+    low: float | None = Field(..., description="The least of these.")
+    high: float | None = Field(..., description="The most of these.")
+    basis: str = Field(..., description="What the figures rest on; or why there are none.")
 
 
 class TrialText(Answer):
@@ -876,6 +909,17 @@ class DeliveryResource(Answer):
     last_attempt_at: AwareDatetime | None
     last_status: int | None = Field(..., description="HTTP status of the last answer; null where there was none.")
     last_error: str | None = Field(..., description="What was wrong the last time; null if nothing was.")
+
+
+class Estimate(Answer):
+    """
+    What a request would take and leave. Figures are null where nothing at hand tells them: none is made up.
+    """
+
+    object: str = "estimate"
+    sizes: SizeEstimate
+    memory: MemoryEstimate
+    time: TimeEstimate
 
 
 class FileResource(Answer):

@@ -1,0 +1,1 @@
+"""What a job would take and leave, told before it is submitted."""

@@ -1,0 +1,124 @@
+"""Rules on estimates: sizes from the model itself, memory and time from jobs that have run here.
+
+Only the project's own jobs are looked at, the last ones. What they do not tell is left out, with the reason.
+"""
+
+from contextlib import suppress
+from statistics import median
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app import s3_sources
+from app.estimates.model import ModelSize, of_folder, of_report
+from app.estimates.schemas import Estimate, MemoryEstimate, SizeEstimate, TimeEstimate
+from app.files.layout import uploads
+from app.jobs import repository
+from app.jobs import service as jobs
+from app.jobs.schemas import JobCreate
+from app.settings import Settings
+from eggs_core.errors import EggsError
+from eggs_core.model_folder import ModelFolder
+from eggs_core.report import Report
+from eggs_core.sources import resolve_model
+from eggs_core.spec import OutputFormat, PruneSpec
+
+_LOOKED_AT = 5
+_NOT_AT_HAND = "The model is not at hand before a worker has fetched or converted it; a job of it tells."
+
+
+def estimate(session: Session, settings: Settings, project: str, body: JobCreate) -> Estimate:
+    """What the job would take and leave. Raises what its submission would for a model or text it cannot have."""
+    jobs.check_references(session, settings, project, body)
+    same = [r for r in _reports(session, project, model=body.model) if r.spec.revision == body.revision]
+    alike = [r for r in _reports(session, project, method=body.method) if r.spec.label == body.label]
+    size, basis = _size(settings, body, same)
+    return Estimate(
+        sizes=_sizes(size, basis, body), memory=_memory(size, body, same), time=_time(size, body, alike)
+    )
+
+
+def _reports(session: Session, project: str, **wanted: Any) -> list[Report]:
+    found = []
+    for job in repository.reports(session, project, limit=_LOOKED_AT, **wanted):
+        with suppress(ValidationError):  # another version of the service has written it
+            found.append(Report.model_validate(job.report))
+    return found
+
+
+def _size(settings: Settings, body: JobCreate, same: list[Report]) -> tuple[ModelSize | None, str]:
+    """The model's size, and how it is known, or why it is not."""
+    if not s3_sources.is_s3(body.model):
+        model = resolve_model(
+            body.model, settings.model_roots, allow_hub=settings.allow_hub, uploads=uploads(settings, body.spec)
+        )
+        if model.path is not None and model.path.is_dir():
+            try:
+                return of_folder(ModelFolder(model.path, model.within)), "From the tensors in the model's files."
+            except EggsError as error:
+                return None, str(error)
+    if same:
+        return of_report(same[0]), "From a job of this model."
+    return None, _NOT_AT_HAND
+
+
+def _sizes(size: ModelSize | None, basis: str, body: JobCreate) -> SizeEstimate:
+    if size is None:
+        return SizeEstimate(parameters=None, dense_bytes=None, packed_bytes=None, output_bytes=None, basis=basis)
+    dense, packed = size.nbytes, size.packed_bytes(body.pattern, body.ignore)
+    left = {OutputFormat.DENSE: dense, OutputFormat.PACKED: packed, OutputFormat.BOTH: dense + packed}
+    return SizeEstimate(
+        parameters=size.parameters,
+        dense_bytes=dense,
+        packed_bytes=packed,
+        output_bytes=left[body.output.format],
+        basis=basis,
+    )
+
+
+def _memory(size: ModelSize | None, body: JobCreate, same: list[Report]) -> MemoryEstimate:
+    windows = body.calibration.samples * body.calibration.sequence_length
+    peaks = [r.bytes.peak_resident for r in same if r.spec.label == body.label and _windows(r.spec) == windows]
+    if peaks:
+        jobs_ = "a job" if len(peaks) == 1 else f"{len(peaks)} jobs"
+        basis = f"The most that {jobs_} of this model took, with {body.label} and as much calibration."
+        return MemoryEstimate(bytes=max(peaks), at_least=False, basis=basis)
+    if size is None or size.least_bytes is None or size.hidden is None:
+        why = f"No job of this model has succeeded with {body.label} and as much calibration."
+        return MemoryEstimate(bytes=None, at_least=False, basis=why)
+    return MemoryEstimate(
+        bytes=size.least_bytes + windows * size.hidden * size.itemsize,
+        at_least=True,
+        basis="The largest block, what lies outside the blocks, and the hidden states of the calibration windows. "
+        "Statistics of the layers and the libraries come on top.",
+    )
+
+
+def _time(size: ModelSize | None, body: JobCreate, alike: list[Report]) -> TimeEstimate:
+    own = [r for r in alike if r.model.reference == body.model and r.spec.revision == body.revision]
+    known = own or (alike if size is not None else [])
+    if not known:
+        why = f"No job with {body.label} has succeeded here." if not alike else _NOT_AT_HAND
+        return TimeEstimate(seconds=None, low=None, high=None, basis=why)
+    tokens = _windows(body.spec) * body.seeds
+    seconds = []
+    for report in known:
+        share = tokens / (_windows(report.spec) * report.spec.seeds)
+        if not own and size is not None:
+            share *= size.parameters / report.model.parameters
+        seconds.append(report.seconds["total"] * share)
+    of = "this model" if own else "other models"
+    jobs_ = "a job" if len(known) == 1 else f"{len(known)} jobs"
+    by = "tokens of calibration" if own else "parameters and tokens of calibration"
+    return TimeEstimate(
+        seconds=round(median(seconds), 1),
+        low=round(min(seconds), 1),
+        high=round(max(seconds), 1),
+        basis=f"From {jobs_} of {of} with {body.label}, in proportion to {by}.",
+    )
+
+
+def _windows(spec: PruneSpec) -> int:
+    """Tokens of calibration."""
+    return spec.calibration.samples * spec.calibration.sequence_length

@@ -1,0 +1,90 @@
+"""Estimates: sizes as the model's files have them, memory and time as jobs here had them, and nothing made up."""
+
+import copy
+from typing import Any
+
+from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.examples import REPORT
+from app.jobs import leases
+from app.settings import Settings
+from eggs_core.checkpoint import Checkpoint
+from eggs_core.packing import packed_shapes
+from eggs_core.pattern import NMPattern
+from tests.app.build import make_job
+from tests.app.test_jobs_api import code
+from tests.app.test_leases import must_claim
+from tests.tiny_models import MakeModel
+
+Sessions = sessionmaker[Session]
+
+
+def succeed(sessions: Sessions, seconds: float, peak: int, project: str = "default", **spec: Any) -> None:
+    """A job that has taken so much."""
+    report = copy.deepcopy(REPORT)
+    report["seconds"]["total"] = seconds
+    report["bytes"]["peak_resident"] = peak
+    report["spec"] |= {"compare": [], "accept_if": None} | spec
+    report["model"]["reference"] = report["spec"]["model"]
+    job_id = make_job(sessions, project, **{"model": "smollm2-135m-instruct", **spec})
+    lease = must_claim(sessions, job_id)
+    with sessions.begin() as session:
+        leases.succeed(session, lease, report=report, artifacts=[], artifacts_dir="x")
+
+
+def estimate(client: TestClient, **body: Any) -> Any:
+    answer = client.post("/v1/estimates", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_sizes_are_those_of_the_models_tensors(
+    client: TestClient, settings: Settings, make_model: MakeModel
+) -> None:
+    folder = make_model("llama", num_hidden_layers=3)
+    settings.model_roots.append(folder.parent)
+    checkpoint = Checkpoint(folder)
+    tensors = checkpoint.read(list(checkpoint.file_of))
+    pruned = {name: t for name, t in tensors.items() if ".layers." in name and t.ndim == 2}
+    pattern = NMPattern(1, 4)
+    packed = sum(t.nbytes for name, t in tensors.items() if name not in pruned)
+    for tensor in pruned.values():
+        values, mask = packed_shapes((tensor.shape[0], tensor.shape[1]), pattern)
+        packed += values[0] * values[1] * tensor.element_size() + mask[0] * mask[1]
+    dense = sum(tensor.nbytes for tensor in tensors.values())
+    found = estimate(client, model=folder.name, pattern="1:4")
+    sizes = found["sizes"]
+    assert (sizes["dense_bytes"], sizes["packed_bytes"], sizes["output_bytes"]) == (dense, packed, dense + packed)
+    assert sizes["parameters"] == sum(tensor.numel() for tensor in tensors.values())
+    kept = estimate(client, model=folder.name, pattern="1:4", ignore=["*"], output={"format": "packed"})["sizes"]
+    assert kept["output_bytes"] == dense
+    memory = found["memory"]
+    assert memory["at_least"]
+    assert max(t.nbytes for t in tensors.values()) < memory["bytes"] < dense + 32 * 1024 * 10_000
+    assert found["time"]["seconds"] is None
+    assert "No job with eggs:balanced has succeeded here" in found["time"]["basis"]
+
+
+def test_memory_and_time_are_those_of_jobs(client: TestClient, sessions: Sessions) -> None:
+    model = "smollm2-135m-instruct"
+    before = estimate(client, model=model)
+    assert (before["sizes"]["dense_bytes"], before["memory"]["bytes"], before["time"]["seconds"]) == (None,) * 3
+    for seconds, peak in ((100, 7), (300, 9), (110, 8)):
+        succeed(sessions, seconds, peak)
+    succeed(sessions, 1, 1, method="ria")
+    succeed(sessions, 5000, 10**12, project="another")
+    found = estimate(client, model=model)
+    assert found["time"] | {"basis": ""} == {"seconds": 110, "low": 100, "high": 300, "basis": ""}
+    assert (found["memory"]["bytes"], found["memory"]["at_least"]) == (9, False)
+    assert found["sizes"]["dense_bytes"] == REPORT["bytes"]["dense_checkpoint"]
+    twice = estimate(client, model=model, seeds=2, calibration={"samples": 64})
+    assert twice["time"]["seconds"] == 440
+    assert twice["memory"]["bytes"] is None
+    assert estimate(client, model=model, effort="best")["time"]["seconds"] is None
+
+
+def test_what_could_not_be_submitted_is_not_estimated(client: TestClient) -> None:
+    assert code(client.post("/v1/estimates", json={"model": "not-there"})) == "model-not-found"
+    assert code(client.post("/v1/estimates", json={"model": "x", "pattern": "5:4"})) == "invalid-request"
+    assert client.get("/v1/jobs").json()["data"] == []
