@@ -30,20 +30,37 @@ def submit(
     calibration: options.Calibration = None,
     calibration_samples: options.CalibrationSamples = None,
     sequence_length: options.SequenceLength = None,
+    text_field: options.TextField = None,
     seed: options.Seed = None,
     seeds: options.Seeds = None,
     compare: options.Compare = None,
     evaluation: options.Evaluation = None,
     evaluation_samples: options.EvaluationSamples = None,
+    evaluation_sequence_length: options.EvaluationSequenceLength = None,
+    evaluation_text_field: options.EvaluationTextField = None,
     generations: options.Generations = None,
     task: options.Tasks = None,
     task_limit: options.TaskLimit = None,
     output_format: options.Format = None,
     speed: options.Speed = False,
     name: Annotated[str | None, typer.Option(help="What you call the job.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A pair of your own, given back as it is; may be given again."),
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Of your jobs that wait the one with the highest starts first.")
+    ] = None,
     accept_perplexity_ratio: Annotated[
         float | None,
         typer.Option(help="With --wait: end with 6 if perplexity pruned / dense is higher on an evaluation text."),
+    ] = None,
+    accept_kl_divergence: Annotated[
+        float | None, typer.Option(help="The same, if the mean KL divergence per token is higher, in nats.")
+    ] = None,
+    accept_top1_agreement: Annotated[
+        float | None,
+        typer.Option(help="The same, if both models agree on the likeliest token for a smaller share of tokens."),
     ] = None,
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="ORG/NAME", help="Push the model to this Hub repository as well.")
@@ -78,21 +95,31 @@ def submit(
         calibration=calibration,
         calibration_samples=calibration_samples,
         sequence_length=sequence_length,
+        text_field=text_field,
         seed=seed,
         seeds=seeds,
         compare=compare,
         evaluation=evaluation,
         evaluation_samples=evaluation_samples,
+        evaluation_sequence_length=evaluation_sequence_length,
+        evaluation_text_field=evaluation_text_field,
         generations=generations,
         tasks=task,
         task_limit=task_limit,
         output_format=output_format,
         speed=speed,
     )
-    if name:
-        request["name"] = name
-    if accept_perplexity_ratio is not None:
-        request["accept_if"] = {"perplexity_ratio": accept_perplexity_ratio}
+    request |= options.given(
+        name=name or None,
+        metadata=dict(map(_pair, metadata)) if metadata else None,
+        priority=priority,
+        accept_if=options.given(
+            perplexity_ratio=accept_perplexity_ratio,
+            kl_divergence=accept_kl_divergence,
+            top1_agreement=accept_top1_agreement,
+        )
+        or None,
+    )
     if push_to_hub:
         push = {"repo_id": push_to_hub, "private": not hub_public} | (
             {"revision": hub_revision} if hub_revision else {}
@@ -197,6 +224,13 @@ def download(
         write_json([str(file) for file in files])
     else:
         console.print(f"{len(files)} files, all verified, are in {out}", highlight=False, markup=False)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise typer.BadParameter(f"{text} is no pair. Write KEY=VALUE.")
+    return key, value
 
 
 def _waited(job: "Job", as_json: bool) -> "Job":

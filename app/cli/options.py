@@ -34,12 +34,19 @@ Calibration = Annotated[
 ]
 CalibrationSamples = Annotated[int | None, typer.Option(help="Windows of calibration text.")]
 SequenceLength = Annotated[int | None, typer.Option(help="Tokens in a window, in calibration and evaluation.")]
+TextField = Annotated[
+    str | None, typer.Option(help="The field with the text in JSONL and Parquet, in calibration and evaluation.")
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of the calibration windows.")]
 Evaluation = Annotated[
     list[str] | None,
     typer.Option(help="Text to evaluate on, like --calibration; may be given again. none skips the evaluation."),
 ]
 EvaluationSamples = Annotated[int | None, typer.Option(help="Windows of each evaluation text; 0 takes all.")]
+EvaluationSequenceLength = Annotated[
+    int | None, typer.Option(help="Tokens in a window of evaluation, if not --sequence-length.")
+]
+EvaluationTextField = Annotated[str | None, typer.Option(help="The field in evaluation, if not --text-field.")]
 Generations = Annotated[
     int | None, typer.Option(help="Held-out windows that both models continue; loads the whole model.")
 ]
@@ -82,11 +89,14 @@ def request(
     calibration: str | None,
     calibration_samples: int | None,
     sequence_length: int | None,
+    text_field: str | None,
     seed: int | None,
     seeds: int | None,
     compare: list[str] | None,
     evaluation: list[str] | None,
     evaluation_samples: int | None,
+    evaluation_sequence_length: int | None,
+    evaluation_text_field: str | None,
     generations: int | None,
     tasks: list[str] | None,
     task_limit: int | None,
@@ -94,10 +104,11 @@ def request(
     speed: bool,
 ) -> dict[str, Any]:
     """The request for these options; what was not given is left to the request's own defaults."""
-    evaluated = _given(
+    evaluated = given(
         sources=evaluation or None,
         samples=evaluation_samples,
-        sequence_length=sequence_length,
+        sequence_length=evaluation_sequence_length or sequence_length,
+        text_field=evaluation_text_field or text_field,
         generations=generations,
         tasks=tasks or None,
         task_limit=task_limit,
@@ -105,7 +116,7 @@ def request(
     )
     if evaluated.get("samples") == 0:
         evaluated["samples"] = None
-    fields = _given(
+    fields = given(
         model=model,
         revision=revision,
         pattern=pattern,
@@ -114,11 +125,15 @@ def request(
         min_degree=int(min_degree) if min_degree is not None and min_degree.isdecimal() else min_degree,
         permute=permute,
         ignore=ignore or None,
-        output=_given(format=None if output_format is None else output_format.value) or None,
+        output=given(format=None if output_format is None else output_format.value) or None,
         seeds=seeds,
         compare=[method_and_effort(text) for text in compare] if compare else None,
-        calibration=_given(
-            source=calibration, samples=calibration_samples, sequence_length=sequence_length, seed=seed
+        calibration=given(
+            source=calibration,
+            samples=calibration_samples,
+            sequence_length=sequence_length,
+            text_field=text_field,
+            seed=seed,
         ),
     )
     return fields | {"evaluation": None if evaluation == ["none"] else evaluated}
@@ -127,8 +142,9 @@ def request(
 def method_and_effort(text: str) -> dict[str, Any]:
     """The fields of a method such as `ria` or `eggs:fast`."""
     method, colon, effort = text.partition(":")
-    return _given(method=method, effort=effort if colon else None)
+    return given(method=method, effort=effort if colon else None)
 
 
-def _given(**fields: Any) -> dict[str, Any]:
+def given(**fields: Any) -> dict[str, Any]:
+    """The fields that are not None."""
     return {name: value for name, value in fields.items() if value is not None}

@@ -110,16 +110,24 @@ def refused(result: subprocess.CompletedProcess[str], *texts: str, code: ExitCod
 def test_from_submission_to_files(eggs: Eggs, sessions: Sessions, settings: Settings, tmp_path: Path) -> None:
     options = ["--evaluation", "pydocs", "--evaluation", "file:a.txt", "--generations", "1", "--seeds", "2"]
     options += ["--task", "file:quiz.yaml", "--task-limit", "9", "--compare", "ria", "--compare", "eggs:fast"]
+    options += ["--metadata", "team=research", "--metadata", "a=b=c", "--priority", "-5", "--text-field", "body"]
+    options += ["--accept-kl-divergence", "0.5", "--accept-top1-agreement", "0.9"]
+    options += ["--sequence-length", "64", "--evaluation-sequence-length", "32", "--evaluation-text-field", "t"]
     (settings.text_roots[0] / "a.txt").write_text("A text.")
     settings.task_roots[0].mkdir()
     (settings.task_roots[0] / "quiz.yaml").write_text("task: quiz")
     submitted = eggs("submit", MODEL, "--pattern", "4:8", "--name", "mine", "--calibration-samples", "3", *options)
     assert submitted.returncode == 0, submitted.stderr
     job_id = submitted.stdout.strip()
-    spec = read_job(sessions, job_id).spec
+    job = read_job(sessions, job_id)
+    spec = job.spec
+    assert (job.metadata_, job.priority) == ({"team": "research", "a": "b=c"}, -5)
+    assert spec["accept_if"] == {"perplexity_ratio": None, "kl_divergence": 0.5, "top1_agreement": 0.9}
+    assert (spec["calibration"]["sequence_length"], spec["calibration"]["text_field"]) == (64, "body")
     assert (spec["pattern"], spec["calibration"]["samples"], spec["calibration"]["seed"]) == ("4:8", 3, 0)
 
     evaluation = spec["evaluation"]
+    assert (evaluation["sequence_length"], evaluation["text_field"]) == (32, "t")
     assert (evaluation["sources"], evaluation["generations"]) == (["pydocs", "file:a.txt"], 1)
     assert (evaluation["tasks"], evaluation["task_limit"], spec["seeds"]) == (["file:quiz.yaml"], 9, 2)
     assert spec["compare"] == [{"method": "ria", "effort": None}, {"method": "eggs", "effort": "fast"}]

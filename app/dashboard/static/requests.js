@@ -56,15 +56,19 @@ function options(request) {
   const { calibration = {}, evaluation, output = {} } = request;
   const push = output.push_to_hub ?? {};
   const given = [];
-  const left = { calibration: { ...calibration }, evaluation: evaluation && { ...evaluation }, output: { ...output }, push: { ...push } };
+  const left = { calibration: { ...calibration }, evaluation: evaluation && { ...evaluation }, output: { ...output }, push: { ...push }, accept: { ...request.accept_if } };
   const top = { ...request };
   const take = (holder, name, flag, show = String) => {
     const value = holder?.[name];
+    if (name === "ignore" && value?.length === 0) return; // no option says that nothing is ignored
     if (holder) delete holder[name];
     if (value === undefined || value === null) return;
     for (const one of [value].flat()) given.push(flag, show(one));
   };
-  for (const name of ["revision", "pattern", "method", "effort", "seeds", "name"]) take(top, name, `--${name}`);
+  for (const name of ["revision", "pattern", "method", "effort", "seeds", "name", "priority"]) take(top, name, `--${name}`);
+  for (const pair of Object.entries(top.metadata ?? {})) given.push("--metadata", pair.join("="));
+  delete top.metadata;
+  for (const name of ["perplexity_ratio", "kl_divergence", "top1_agreement"]) take(left.accept, name, `--accept-${name.replaceAll("_", "-")}`);
   take(top, "min_degree", "--min-degree");
   take(top, "ignore", "--ignore");
   take(top, "compare", "--compare", compared);
@@ -74,6 +78,7 @@ function options(request) {
   take(left.calibration, "samples", "--calibration-samples");
   take(left.calibration, "seed", "--seed");
   take(left.calibration, "sequence_length", "--sequence-length");
+  take(left.calibration, "text_field", "--text-field");
   if (evaluation === null) given.push("--evaluation", "none");
   if (evaluation) {
     take(left.evaluation, "sources", "--evaluation");
@@ -84,16 +89,17 @@ function options(request) {
     take(left.evaluation, "task_limit", "--task-limit");
     if (left.evaluation.speed) given.push("--speed");
     delete left.evaluation.speed;
-    if (left.evaluation.sequence_length === (calibration.sequence_length ?? 1024)) delete left.evaluation.sequence_length;
+    take(left.evaluation, "sequence_length", "--evaluation-sequence-length");
+    take(left.evaluation, "text_field", "--evaluation-text-field");
   }
   take(left.output, "format", "--format");
   delete left.output.push_to_hub;
   take(left.push, "repo_id", "--push-to-hub");
   if (left.push.revision && left.push.revision !== "main") given.push("--hub-revision", left.push.revision);
   if (left.push.private === false) given.push("--hub-public");
-  for (const name of ["model", "calibration", "evaluation", "output", "hub_token"]) delete top[name];
+  for (const name of ["model", "calibration", "evaluation", "output", "hub_token", "accept_if"]) delete top[name];
   const rest = (holder, prefix) => Object.entries(holder ?? {})
-    .filter(([name, value]) => value !== null && !(name === "text_field" && value === "text")).map(([name]) => `${prefix}${name}`);
+    .filter(([, value]) => value !== null).map(([name]) => `${prefix}${name}`);
   const missing = [...rest(top, ""), ...rest(left.calibration, "calibration."), ...rest(left.evaluation, "evaluation.")];
   return { given, missing };
 }
