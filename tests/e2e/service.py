@@ -11,13 +11,17 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import torch
+from sqlalchemy import insert
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import problems
-from app.db import make_engine, make_sessions
+from app.db import make_engine, make_sessions, utcnow
 from app.examples import REPORT
+from app.ids import new_id
 from app.jobs import leases
 from app.jobs.leases import Lease, NewArtifact
+from app.jobs.models import Job, JobState
 from app.jobs.schemas import JobCreate, PushResource
 from app.keys import service as keys
 from app.keys.service import Scope
@@ -25,6 +29,10 @@ from app.main import create_app
 from app.migrate import upgrade
 from app.server import Server
 from app.settings import Settings
+from eggs_core.checkpoint import CheckpointWriter
+from eggs_core.checksums import sha256
+from eggs_core.packing import pack
+from eggs_core.pattern import NMPattern
 from eggs_core.report import Report
 from tests.app.build import make_job
 from tests.conftest import wait_for
@@ -32,6 +40,14 @@ from tests.conftest import wait_for
 BLOCKS = 30
 TYPES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CONTENT = b"weights" * 1000
+SHAPES = {
+    "k_proj": (192, 576),
+    "v_proj": (192, 576),
+    "gate_proj": (1536, 576),
+    "up_proj": (1536, 576),
+    "down_proj": (576, 1536),
+}
+MASKED = ("model.layers.0.self_attn.q_proj", f"model.layers.{BLOCKS - 1}.mlp.down_proj")
 
 
 @dataclass(frozen=True)
@@ -111,6 +127,7 @@ def report_of(body: dict[str, Any], *, quality: float = 1.0) -> dict[str, Any]:
             "name": f"model.layers.{block}.{'self_attn' if number < 4 else 'mlp'}.{kind}",
             "type": kind,
             "block": block,
+            "shape": SHAPES.get(kind, (576, 576)),
             "relative_output_error": quality
             * (0.01 + 0.004 * number + 0.02 * block / BLOCKS + 0.003 * math.sin(block + number)),
             "kept_importance": 0.999 - 0.002 * number - 0.001 * math.cos(block * 0.7),
@@ -121,6 +138,24 @@ def report_of(body: dict[str, Any], *, quality: float = 1.0) -> dict[str, Any]:
         for number, kind in enumerate(TYPES)
     ]
     return Report.model_validate(report).model_dump(mode="json")
+
+
+def write_masks(folder: Path, pattern: NMPattern) -> list[NewArtifact]:
+    """Packed layers of a job with this pattern, in the folder of its files."""
+    packed = folder / "packed"
+    packed.mkdir()
+    tensors = {}
+    generator = torch.Generator().manual_seed(0)
+    for name in MASKED:
+        shape = SHAPES.get(name.rpartition(".")[2], (576, 576))
+        groups = torch.rand(shape[0], shape[1] // pattern.m, pattern.m, generator=generator)
+        kept = groups.argsort(dim=2) < pattern.n
+        _, mask = pack(torch.where(kept, groups, 0.0).view(shape), pattern)
+        tensors[f"{name}.weight_mask"] = mask
+    writer = CheckpointWriter(packed, 1)
+    writer.write(0, tensors)
+    writer.finish()
+    return [NewArtifact(f"packed/{file.name}", file.stat().st_size, sha256(file)) for file in packed.iterdir()]
 
 
 def succeed(service: Service, *, quality: float = 1.0, days: float | None = None, **body: Any) -> str:
@@ -135,6 +170,7 @@ def succeed(service: Service, *, quality: float = 1.0, days: float | None = None
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(CONTENT)
     digest = hashlib.sha256(CONTENT).hexdigest()
+    masks = write_masks(folder, NMPattern.parse(body.get("pattern", "2:4")))
     push = lease.push and PushResource(
         **lease.push.model_dump(include={"repo_id", "private", "revision"}),
         commit="8f14e45fceea167a",
@@ -145,12 +181,36 @@ def succeed(service: Service, *, quality: float = 1.0, days: float | None = None
             session,
             lease,
             report=report_of(request, quality=quality),
-            artifacts=[NewArtifact("model.safetensors", len(CONTENT), digest)],
+            artifacts=[NewArtifact("model.safetensors", len(CONTENT), digest), *masks],
             artifacts_dir=location,
             keep_for=None if days is None else timedelta(days=days),
             push=push,
         )
     return job_id
+
+
+def make_many(service: Service, count: int) -> str:
+    """The token of a key in a project of its own with so many jobs that have ended."""
+    with service.sessions.begin() as session:
+        key, token = keys.create(session, name="many", project="many", scopes=list(Scope))
+        spec = JobCreate.model_validate({"model": "smollm2-135m-instruct"}).spec.model_dump(mode="json")
+        states = list(JobState)
+        rows = [
+            {
+                "id": new_id("job"),
+                "project": "many",
+                "key_id": key.id,
+                "name": f"job {number:05}",
+                "metadata_": {"team": "research"},
+                "spec": spec,
+                # None that this service's dispatcher would offer to workers.
+                "state": states[2 + number % 3],
+                "created_at": utcnow(),
+            }
+            for number in range(count)
+        ]
+        session.execute(insert(Job), rows)
+    return token
 
 
 def fail(service: Service, **body: Any) -> str:
