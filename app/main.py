@@ -22,6 +22,7 @@ from app.dispatcher import Dispatcher
 from app.estimates import endpoints as estimates
 from app.files import endpoints as files
 from app.jobs import endpoints as jobs
+from app.jobs.watch import Watch
 from app.keys import endpoints as keys
 from app.keys.middleware import KeyMiddleware
 from app.masks import endpoints as masks
@@ -91,6 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The rest is for what lets go of its connection by itself: keys, event streams, metrics, and what sends.
     app.state.turns = asyncio.Semaphore(CONNECTIONS * 3 // 4)
     app.state.stopping = threading.Event()
+    app.state.watch = Watch(readers)
     app.state.celery = celery
     app.state.store = store
     app.state.secrets = secrets

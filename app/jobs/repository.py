@@ -213,6 +213,12 @@ def events(session: Session, job_id: str, *, after: int, limit: int) -> Sequence
     ).all()
 
 
+def last_sequences(session: Session, job_ids: Collection[str]) -> dict[str, int]:
+    """The number of the last event of each job that is there."""
+    query = select(Job.id, Job.last_sequence).where(Job.id.in_(job_ids))
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
 def claimable_ids(session: Session, now: datetime, *, queued_before: datetime, limit: int) -> Sequence[str]:
     """Jobs a worker could take, the oldest first, without those queued only now."""
     return session.scalars(

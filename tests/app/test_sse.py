@@ -1,12 +1,14 @@
 """Server-sent events over a real connection: live, resumed, and ended with the job."""
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
 from httpx_sse import ServerSentEvent, connect_sse
+from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.examples import REPORT
@@ -15,6 +17,7 @@ from app.jobs.leases import Lease
 from tests.app.build import make_job
 from tests.app.conftest import RunningServer
 from tests.app.test_leases import must_claim
+from tests.conftest import wait_for
 
 Sessions = sessionmaker[Session]
 ACCEPT = {"Accept": "text/event-stream"}
@@ -103,6 +106,44 @@ def test_many_listeners_leave_room_for_requests(server: RunningServer, sessions:
         assert client.get(f"/v1/jobs/{job_id}").status_code == 200
         succeed(sessions, lease)
         assert {future.result() for future in listening} == {3}
+
+
+def test_streams_that_wait_are_looked_after_together(
+    server: RunningServer, app: FastAPI, sessions: Sessions
+) -> None:
+    """Once they have what there is, no stream asks for itself until there is more."""
+    job_ids = [make_job(sessions) for _ in range(20)]
+    opened = threading.Semaphore(0)
+    asked: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if "job_events" in statement:
+            asked.append("events")
+        elif "last_sequence" in statement and "lease" not in statement:
+            asked.append("turn")
+
+    def listen(job_id: str) -> list[str]:
+        with (
+            server.client() as client,
+            connect_sse(client, "GET", f"/v1/jobs/{job_id}/events", headers=ACCEPT) as source,
+        ):
+            events = source.iter_sse()
+            first = next(events).event
+            opened.release()
+            return [first, *(one.event for one in events)]
+
+    with ThreadPoolExecutor(len(job_ids)) as pool:
+        listening = [pool.submit(listen, job_id) for job_id in job_ids]
+        for _ in job_ids:
+            assert opened.acquire(timeout=60)
+        engine = app.state.readers.kw["bind"]
+        event.listen(engine, "before_cursor_execute", note)
+        wait_for(lambda: asked.count("turn") >= 3)
+        event.remove(engine, "before_cursor_execute", note)
+        for job_id in job_ids:
+            succeed(sessions, must_claim(sessions, job_id))
+        assert {tuple(future.result()) for future in listening} == {("job.queued", "job.running", "job.succeeded")}
+    assert "events" not in asked
 
 
 def test_a_server_that_stops_ends_its_streams(server: RunningServer, app: FastAPI, sessions: Sessions) -> None:
