@@ -17,7 +17,19 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 # What the page shows is in its path; all of them are one file.
-PATHS = ("/", "/jobs", "/jobs/{job_id}", "/new", "/compare", "/keys", "/webhooks", "/workers", "/shared")
+PATHS = (
+    "/",
+    "/jobs",
+    "/jobs/{job_id}",
+    "/sweeps",
+    "/sweeps/{sweep_id}",
+    "/new",
+    "/compare",
+    "/keys",
+    "/webhooks",
+    "/workers",
+    "/shared",
+)
 
 router = APIRouter(include_in_schema=False)
 

@@ -28,6 +28,7 @@ from app.workers import service as workers
 from app.workers.models import Worker
 from tests.app.build import make_job, read_job
 from tests.app.receiver import Receiver, receiver
+from tests.app.test_jobs_api import finish
 from tests.app.test_workers import make_worker
 from tests.e2e.service import BLOCKS, CONTENT, MASKED, Service, advance, claim, fail, make_many, running, succeed
 
@@ -576,6 +577,33 @@ def test_webhooks_are_made_tried_and_deleted(page: Page, receiver: Receiver) -> 
     expect(page.get_by_role("heading", name="No webhooks")).to_be_visible()
 
 
+def test_a_sweep_is_compared(page: Page, service: Service) -> None:
+    page.goto("/sweeps")
+    expect(page.get_by_role("heading", name="No sweeps yet")).to_be_visible()
+    shot(page, "sweeps-empty")
+    trials = [{"method": "ria"}, {"method": "wanda"}, {"pattern": "4:8"}]
+    body = {"model": "smollm2-135m-instruct", "name": "which method", "trials": trials}
+    answer = httpx.post(f"{service.url}/v1/sweeps", headers={"Authorization": f"Bearer {service.key}"}, json=body)
+    sweep = answer.json()
+    page.get_by_role("link", name="which method").click()
+    rows = page.get_by_role("region", name="Trials").locator("tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(1)).to_contain_text("leaves no model")
+    finish(service.sessions, sweep["trials"][0]["job_id"])
+    expect(rows.nth(0)).to_contain_text("130.1")
+    expect(rows.nth(0)).to_contain_text("best")
+    expect(page.get_by_role("status")).to_contain_text("1 queued, 1 succeeded")
+    check_accessible(page)
+    shot(page, "sweep")
+    page.get_by_role("link", name="method=ria").click()
+    page.get_by_role("link", name="its sweep").click()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel the sweep").click()
+    expect(page.locator(".title .state")).to_have_text("cancelled")
+    page.get_by_role("link", name="Compare its jobs").click()
+    expect(page.get_by_role("heading", name="Compare 2 jobs")).to_be_visible()
+
+
 def test_workers_are_seen(page: Page, service: Service, jobs: dict[str, str]) -> None:
     page.goto("/workers")
     expect(page.get_by_role("heading", name="No worker is running")).to_be_visible()
@@ -661,6 +689,7 @@ PAGES = {
     "keys": lambda jobs: "/keys",
     "webhooks": lambda jobs: "/webhooks",
     "workers": lambda jobs: "/workers",
+    "sweeps": lambda jobs: "/sweeps",
 }
 
 

@@ -10,6 +10,7 @@ import { NewJob } from "./new.js";
 import { Compare } from "./compare.js";
 import { Keys } from "./keys.js";
 import { Shared } from "./share.js";
+import { Sweep, Sweeps } from "./sweeps.js";
 import { Webhooks } from "./webhooks.js";
 import { Workers } from "./workers.js";
 
@@ -71,7 +72,9 @@ function Lost() {
 function view(path, session) {
   const job = /^\/jobs\/(job_\w+)$/.exec(path);
   if (job) return html`<${Job} key=${job[1]} id=${job[1]} session=${session} />`;
-  const Page = { "/": Jobs, "/jobs": Jobs, "/new": NewJob, "/compare": Compare, "/keys": Keys, "/webhooks": Webhooks, "/workers": Workers }[path];
+  const sweep = /^\/sweeps\/(sweep_\w+)$/.exec(path);
+  if (sweep) return html`<${Sweep} key=${sweep[1]} id=${sweep[1]} session=${session} />`;
+  const Page = { "/": Jobs, "/jobs": Jobs, "/new": NewJob, "/compare": Compare, "/sweeps": Sweeps, "/keys": Keys, "/webhooks": Webhooks, "/workers": Workers }[path];
   return Page ? html`<${Page} session=${session} />` : html`<${Lost} />`;
 }
 
@@ -105,10 +108,10 @@ function App() {
     }
   };
   const can = (scope) => session?.scopes.includes(scope);
-  const link = (to, text) => html`<a href=${to} aria-current=${path === to || (to === "/jobs" && (path === "/" || path.startsWith("/jobs/"))) ? "page" : undefined}>${text}</a>`;
+  const link = (to, text) => html`<a href=${to} aria-current=${path === to || path.startsWith(`${to}/`) || (to === "/jobs" && path === "/") ? "page" : undefined}>${text}</a>`;
   return html`<a class="skip" href="#main" data-external>Skip to the content</a>
     <header class="top"><a class="brand" href="/jobs"><${Egg} />eggs</a>
-      ${session && html`<nav aria-label="Main">${link("/jobs", "Jobs")}${can("jobs:write") && link("/new", "New job")}
+      ${session && html`<nav aria-label="Main">${link("/jobs", "Jobs")}${link("/sweeps", "Sweeps")}${can("jobs:write") && link("/new", "New job")}
         ${can("admin") && link("/keys", "Keys")}${can("admin") && link("/webhooks", "Webhooks")}${can("admin") && link("/workers", "Workers")}</nav>`}
       <div class="corner"><a href="/docs" data-external>API</a><${Theme} />
         ${session && html`<button type="button" onClick=${leave} title=${`Project ${session.project}`}>Sign out</button>`}</div></header>

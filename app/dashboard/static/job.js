@@ -105,7 +105,7 @@ export function Job({ id, session }) {
   const [question, confirm] = useConfirm();
   const [failure, setFailure] = useState(null);
   useTitle(job ? `${job.name ?? job.id}: ${job.state}` : "Job");
-  const crumb = session && html`<p class="crumb"><a href="/jobs">← All jobs</a></p>`;
+  const crumb = session && html`<p class="crumb"><a href="/jobs">← All jobs</a>${job?.sweep_id && html` · <a href=${`/sweeps/${job.sweep_id}`}>its sweep</a>`}</p>`;
   if (!job) return html`${crumb}${error ? html`<${Problem} error=${error} again=${again} />` : html`<${Loading} lines=${6} label="Loading the job" />`}`;
 
   const write = session?.scopes.includes("jobs:write");

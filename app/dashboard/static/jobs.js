@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "./preact.js";
 import { get, post } from "./api.js";
 import { navigate, useLocation, withQuery } from "./router.js";
 import { duration, method, pattern, percent, secondsOf } from "./format.js";
-import { Empty, FINAL, Loading, Problem, Progress, State, Verdict, When, useConfirm, useLoaded, useTitle } from "./ui.js";
+import { Empty, FINAL, Loading, Pages, Problem, Progress, State, Verdict, When, useConfirm, useLoaded, useTitle } from "./ui.js";
 
 const EVERY = 2000;
 const PAGE = 25;
@@ -147,9 +147,6 @@ export function Jobs({ session }) {
         choose=${(on) => setPicked(on ? jobs.map((job) => job.id) : [])} />
       <tbody>${jobs.map((job) => html`<${Row} key=${job.id} job=${job} picked=${picked.includes(job.id)}
         pick=${() => setPicked(picked.includes(job.id) ? picked.filter((id) => id !== job.id) : [...picked, job.id])} />`)}</tbody></table></div>`}
-    ${(after.length > 0 || data?.has_more) && html`<nav class="pages" aria-label="Pages">
-      <button type="button" disabled=${after.length === 0} onClick=${() => navigate(withQuery({ after: after.slice(0, -1) }))}>← Previous</button>
-      <span>Page ${after.length + 1}</span>
-      <button type="button" disabled=${!data?.has_more} onClick=${() => navigate(withQuery({ after: [...after, data.last_id] }))}>Next →</button></nav>`}
+    <${Pages} before=${after} next=${data?.has_more ? data.last_id : null} />
     ${question}`;
 }

@@ -2,6 +2,7 @@
 
 import { html, useCallback, useEffect, useRef, useState } from "./preact.js";
 import { ago, moment } from "./format.js";
+import { navigate, withQuery } from "./router.js";
 
 export const FINAL = ["succeeded", "failed", "cancelled"];
 
@@ -110,6 +111,12 @@ export const Table = ({ caption, head, children, label, short }) => html`<div cl
   <table>${caption && html`<caption>${caption}</caption>`}
     <thead><tr>${head.map((name) => html`<th key=${name} scope="col">${name.startsWith("~") ? html`<span class="sr">${name.slice(1)}</span>` : name}</th>`)}</tr></thead>
     <tbody>${children}</tbody></table></div>`;
+
+// Steps through a list by `after`, of which the URL keeps all, so that one can go back. `next` is null on the last page.
+export const Pages = ({ before, next }) => (before.length > 0 || next) && html`<nav class="pages" aria-label="Pages">
+  <button type="button" disabled=${before.length === 0} onClick=${() => navigate(withQuery({ after: before.slice(0, -1) }))}>← Previous</button>
+  <span>Page ${before.length + 1}</span>
+  <button type="button" disabled=${!next} onClick=${() => navigate(withQuery({ after: [...before, next] }))}>Next →</button></nav>`;
 
 export function save(name, type, text) {
   const url = URL.createObjectURL(new Blob([text], { type }));
