@@ -35,7 +35,7 @@ def make_worker(settings: Settings, presence: Presence) -> Celery:
     stopping = get_context("fork").Event()  # shared with the pool's processes, which are forked from this one
 
     def stop(**_: Any) -> None:
-        last = threading.Timer(_MOST_SECONDS, _end)
+        last = threading.Timer(_MOST_SECONDS, _end, [presence])
         last.daemon = True
         last.start()
         stopping.set()
@@ -59,9 +59,10 @@ def make_worker(settings: Settings, presence: Presence) -> Celery:
     return celery
 
 
-def _end() -> None:
+def _end(presence: Presence) -> None:
     logger.warning("The pool of processes has not come to its end; the worker ends without it")
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    presence.end()
     os._exit(0)
