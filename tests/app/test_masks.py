@@ -9,6 +9,8 @@ import torch
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from app.examples import REPORT
 from app.jobs import leases
@@ -18,9 +20,12 @@ from eggs_core.checkpoint import CheckpointWriter
 from eggs_core.checksums import sha256
 from eggs_core.packing import pack
 from eggs_core.pattern import NMPattern
+from eggs_core.pipeline import prune
+from eggs_core.spec import PruneSpec
 from tests.app.build import make_job
 from tests.app.test_jobs_api import code
 from tests.app.test_leases import must_claim
+from tests.tiny_models import MakeModel
 
 LAYER = "model.layers.1.mlp.down_proj"
 BARE = "model.layers.0.self_attn.q_proj"  # the checkpoint names it without the base model's prefix
@@ -69,6 +74,37 @@ def expected(kept: Tensor, row: int, column: int, height: int, width: int, scale
     window = kept[row : row + height * scale, column : column + width * scale].int()
     bands = [band.sum(dim=0) * 255 // len(band) for band in window.split(scale)]
     return torch.stack([torch.stack([cell.min() for cell in band.split(scale)]) for band in bands])
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("family", "layers"), [("llama", 14), ("gpt2", 8), ("mixtral", 8)])
+def test_masks_are_those_of_the_model_that_was_left(
+    client: TestClient,
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    make_model: MakeModel,
+    tmp_path: Path,
+    family: str,
+    layers: int,
+) -> None:
+    """Whatever the checkpoint calls its layers, and however it stores them; fused experts have none."""
+    request = {"model": str(make_model(family)), "method": "magnitude", "evaluation": None}
+    request["calibration"] = {"samples": 1, "sequence_length": 16}
+    out = settings.artifacts_dir / "place"
+    report = prune(PruneSpec.model_validate(request), out, cache_dir=tmp_path / "cache")
+    lease = must_claim(sessions, job_id := make_job(sessions, **request))
+    files = [NewArtifact(f.relative_to(out).as_posix(), f.stat().st_size, "0" * 64) for f in out.rglob("*.*")]
+    with sessions.begin() as session:
+        dumped = report.model_dump(mode="json")
+        leases.succeed(session, lease, report=dumped, artifacts=files, artifacts_dir=out.name)
+    masks = client.get(f"/v1/jobs/{job_id}/masks").json()["data"]
+    assert len(masks) == layers
+    model = AutoModelForCausalLM.from_pretrained(out)
+    for mask in masks:
+        layer = model.get_submodule(mask["id"])
+        weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+        assert mask["shape"] == list(weight.shape)
+        assert torch.equal(pixels(client.get(mask["url"]).content) > 0, weight != 0), mask["id"]
 
 
 def test_masks_are_listed_in_the_order_of_the_report(client: TestClient, job_id: str) -> None:
