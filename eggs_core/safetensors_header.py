@@ -54,7 +54,7 @@ def read_header(read: Read, name: str, most: int = MAX_HEADER_BYTES) -> dict[str
             for tensor, entry in entries.items()
             if tensor != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BrokenCheckpoint(f"{name} is not a readable safetensors file. Save or upload it again.") from error
 
 

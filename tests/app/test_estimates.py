@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -88,3 +89,27 @@ def test_what_could_not_be_submitted_is_not_estimated(client: TestClient) -> Non
     assert code(client.post("/v1/estimates", json={"model": "not-there"})) == "model-not-found"
     assert code(client.post("/v1/estimates", json={"model": "x", "pattern": "5:4"})) == "invalid-request"
     assert client.get("/v1/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"[]",
+        b'{"a": 1}',
+        b'{"a": {"dtype": "F32", "shape": [1e400], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}',
+        b"[" * 100_000,
+        b" " * (5 << 20),
+    ],
+    ids=["empty", "list", "number", "infinite", "offsets", "nested", "large"],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_headers_that_lie(client: TestClient, settings: Settings, header: bytes) -> None:
+    folder = settings.model_roots[0] / "liar"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    sizes = estimate(client, model="liar")["sizes"]
+    assert sizes["dense_bytes"] is None
+    assert "model.safetensors" in sizes["basis"]
