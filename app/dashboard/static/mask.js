@@ -195,7 +195,7 @@ function Picture({ mask, pattern, layer, children }) {
       onPointerDown=${(event) => { dragged.current = fromMiddle(event); event.target.setPointerCapture(event.pointerId); }}
       onPointerUp=${() => { dragged.current = null; }} onPointerCancel=${() => { dragged.current = null; }}
       onPointerMove=${point} onPointerLeave=${() => setAt(null)} onKeyDown=${keys}></canvas>
-    <p class="told" id="mask-told" aria-live="polite">${where}${what && html`: <strong>${what}</strong>`}${groups && html`<br /><span class="help">From here, 1 for kept: </span><code>${groups}</code>`}</p>
+    <p class="told" id="mask-told" aria-live="polite">${where}${what && html`: <strong>${what}</strong>`}${groups && html`<br /><span class="help">From its group on, 1 for kept: </span><code>${groups}</code>`}</p>
     <p class="help">${rows} × ${columns} weights, of which each row keeps ${n} of every ${m}, here in colour. No input channel keeps fewer than ${layer.min_input_degree} of its ${rows}; ${layer.channels_cut_off} are cut off.
       ${scale > 1 ? " Where a pixel stands for several weights, it has as much colour as the column of them that keeps fewest." : ""}</p>`;
 }
