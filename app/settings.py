@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         1,
         ge=1,
         description="Processes in which a worker prunes a job: as many as it has GPUs. They share the calibration "
-        "windows and the layers; see the README.",
+        "windows and the layers.",
     )
 
     @field_validator("artifact_store_url")

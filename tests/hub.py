@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
@@ -39,9 +40,9 @@ class HubServer:
         return sum(method == "PUT" for method, _ in self.requests)
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub that the client asks instead of the real one."""
+@contextmanager
+def running_hub() -> Iterator[HubServer]:
+    """The server, on a free port."""
     state = HubServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -165,10 +166,17 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     state.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    # Read from the environment when the client is imported, which it may be already. Large files go by LFS.
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", state.url)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     yield state
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub that the client in this process asks instead of the real one."""
+    with running_hub() as state:
+        # Read from the environment when the client is imported, which it may be already. Large files go by LFS.
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", state.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        yield state

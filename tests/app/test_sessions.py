@@ -14,6 +14,7 @@ from app.keys.models import ApiKey
 from app.keys.service import Scope
 from app.sessions.models import BrowserSession
 from app.sessions.service import COOKIE, CSRF_HEADER
+from tests.app.conftest import RunningServer
 from tests.app.test_jobs_api import code
 from tests.app.test_scopes import key_with
 
@@ -48,6 +49,12 @@ def test_a_key_is_exchanged_for_a_cookie(anonymous: TestClient, sessions: Sessio
 def test_behind_https_the_cookie_is_sent_over_nothing_else(app: FastAPI, sessions: Sessions) -> None:
     with TestClient(app, base_url="https://eggs.example") as client:
         answer = client.post("/v1/session", headers=key_with(sessions, Scope.JOBS_READ))
+        assert "Secure" in answer.headers["set-cookie"].split("; ")
+
+
+def test_behind_a_proxy_that_ends_tls_neither(server: RunningServer) -> None:
+    with server.client() as client:
+        answer = client.post("/v1/session", headers={"X-Forwarded-Proto": "https"})
         assert "Secure" in answer.headers["set-cookie"].split("; ")
 
 

@@ -1,5 +1,9 @@
 """The packed form of one matrix: nothing is lost, nothing damaged is taken."""
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -51,6 +55,17 @@ def test_two_of_four_in_bfloat16_take_nine_sixteenths() -> None:
     W = torch.randn(64, 256).bfloat16()
     W[:, 2::4] = W[:, 3::4] = 0
     assert sum(part.nbytes for part in pack(W, NMPattern(2, 4))) / W.nbytes == 0.5625
+
+
+@pytest.mark.parametrize("pattern", [NMPattern(2, 4), NMPattern(1, 4), NMPattern(8, 16)], ids=str)
+def test_the_reader_of_the_page_reads_it(pattern: NMPattern) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "packed-format.md").read_text()
+    (reader,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(reader, names)
+    W = torch.randn(5, 48)
+    W = W.masked_fill(~top_n_mask(W.abs(), pattern), 0)
+    assert torch.equal(names["unpack"](*pack(W, pattern), pattern.n, pattern.m), W)
 
 
 def test_the_form_is_as_specified() -> None:

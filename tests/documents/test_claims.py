@@ -1,0 +1,61 @@
+"""What pages say of the code, of tests and of measurements is so."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.documents.blocks import PAGES, ROOT
+from tests.documents.problem_kinds import kinds
+
+NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+def test_the_tests_that_a_document_names_are_there(document: Path) -> None:
+    for file, test in NAMED.findall(document.read_text()):
+        assert (ROOT / file).is_file(), file
+        assert f"def {test}" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
+def test_the_page_on_security_names_tests() -> None:
+    rows = [line for line in (ROOT / "docs" / "security.md").read_text().splitlines() if line.startswith("| ")]
+    assert len(rows) > 20
+    assert all(NAMED.search(row) or row.endswith("| Shown by |") for row in rows)
+
+
+def test_the_page_on_troubleshooting_has_every_kind_of_problem() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    said = re.findall(r"^### `([\w-]+)`\n\n\*\*(\d{3})\.\*\* ", page, re.MULTILINE)
+    assert len(said) == len(re.findall("^### ", page, re.MULTILINE))
+    assert {code: int(status) for code, status in said} == kinds()
+
+
+def test_the_figures_of_the_page_on_choosing_were_measured() -> None:
+    """Each number in a table is in a file of results that its section names, rounded."""
+    checked = 0
+    for section in re.split("^## ", (ROOT / "docs" / "choosing.md").read_text(), flags=re.MULTILINE):
+        results = re.findall(r"\.\./benchmarks/results/([\w-]+)\.md", section)
+        measured = [
+            number
+            for name in results
+            for number in numbers(json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text()))
+        ]
+        for cell in re.findall(r"(?<=\| )[^|`\n]+(?= \|)", section):
+            for figure in re.findall(r"\d+(?:\.\d+)?", cell) if re.fullmatch(r"[\d.± to]+", cell) else []:
+                digits = len(figure.partition(".")[2])
+                assert any(f"{number:.{digits}f}" == figure for number in measured), (figure, results)
+                checked += 1
+    assert checked > 50
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """All the numbers in a JSON document."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from numbers(part)
+    elif isinstance(value, int | float):
+        yield value

@@ -1,0 +1,113 @@
+"""What is in examples/ runs, against a real service."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+from nbclient import NotebookClient
+
+from tests.conftest import files_of
+from tests.documents.blocks import ROOT
+from tests.documents.conftest import MODEL, Place
+
+EXAMPLES = ROOT / "examples"
+
+
+def test_the_notebook(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells), "it is kept without its outputs"
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(place.folder)}}).execute()
+    said = "".join(output.get("text", "") for cell in cells for output in cell.outputs)
+    assert re.search(r"^perplexity [\d.]+ dense, [\d.]+ pruned: [\d.]+ times$", said, re.MULTILINE)
+    assert re.search(r"^by ria: perplexity [\d.]+$", said, re.MULTILINE)
+    assert len(re.findall(r"^0\.\d+  \S+, at least \d+ edges a channel$", said, re.MULTILINE)) == 5
+
+
+def evaluated(text: str, given: dict[str, str]) -> str:
+    """Actions' expressions of the simple kind that the example has, such as `${{ inputs.model }}`."""
+    return re.sub(r"\$\{\{ (\S+) \}\}", lambda match: given[match[1]], text)
+
+
+class Actions:
+    """Runs the shell steps of a job as GitHub Actions does: after one that fails, only those that ask for it."""
+
+    def __init__(self, place: Place, given: dict[str, str]) -> None:
+        self._place = place
+        self._given = given
+        self._files = {name: place.folder / name for name in ("GITHUB_ENV", "GITHUB_STEP_SUMMARY")}
+        for file in self._files.values():
+            file.write_text("")
+
+    @property
+    def summary(self) -> str:
+        return self._files["GITHUB_STEP_SUMMARY"].read_text()
+
+    def run(self, job: dict[str, Any]) -> dict[str, int]:
+        """What each shell step that was run ended with."""
+        ended: dict[str, int] = {}
+        for step in job["steps"]:
+            if "run" not in step or (any(ended.values()) and step.get("if") != "${{ !cancelled() }}"):
+                continue
+            variables = {name: evaluated(value, self._given) for name, value in job["env"].items()}
+            variables |= {name: str(file) for name, file in self._files.items()}
+            variables |= dict(line.split("=", 1) for line in self._files["GITHUB_ENV"].read_text().splitlines())
+            ended[step["name"]] = self._place.run(step["run"], **variables).returncode
+        return ended
+
+
+@pytest.mark.parametrize(("ratio", "code"), [("1000", 0), ("0.001", 6)], ids=["accepted", "rejected"])
+def test_the_workflow(place: Place, ratio: str, code: int) -> None:
+    """Its shell steps; `make lint` holds all of it against the schema of workflows."""
+    document = yaml.safe_load((EXAMPLES / "github-actions.yml").read_text())
+    inputs = document[True]["workflow_dispatch"]["inputs"]  # YAML 1.1 reads `on` as true
+    given = {f"inputs.{name}": field["default"] for name, field in inputs.items()} | {
+        "inputs.ratio": ratio,
+        "vars.EGGS_URL": place.url,
+        "secrets.EGGS_API_KEY": place.key,
+        "vars.EGGS_PACKAGE": "pip",  # is there already, as eggs is
+    }
+    actions = Actions(place, given)
+    ended = actions.run(document["jobs"]["prune"])
+    expected = {"Install the command line": 0, "Prune": code, "Show the report": 0}
+    assert ended == (expected if code else expected | {"Download the checkpoint": 0})
+    assert "Perplexity, pruned" in actions.summary
+    assert json.loads((place.folder / "job.json").read_text())["verdict"] == ("rejected" if code else "accepted")
+
+
+def test_the_kubeflow_component(place: Place, tmp_path: Path) -> None:
+    """The pipeline compiles, and the component runs as its container would, in an environment of its own."""
+    python = ROOT / ".kfp" / "bin" / "python"
+    assert python.is_file(), "make .kfp/installed makes the environment"
+    environment = {"PATH": f"{python.parent}:{os.environ['PATH']}", "EGGS_PACKAGE": "eggs-client"}
+    environment["PIP_NO_INDEX"] = "1"  # all is there already
+    environment |= {name: place.environment[name] for name in ("HOME", "EGGS_API_KEY")}
+    script = f"""
+import sys
+sys.path.insert(0, {str(EXAMPLES)!r})
+from kfp import compiler, local
+import kubeflow_component
+compiler.Compiler().compile(kubeflow_component.pipeline, "pipeline.yaml")
+local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root="outputs")
+task = kubeflow_component.prune(url={place.url!r}, model={MODEL!r}, pattern="2:4", ratio=1000.0)
+print(task.outputs["checkpoint"].path)
+print(task.outputs["metrics"].metadata["perplexity ratio"])
+"""
+    ran = subprocess.run([python, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    checkpoint, ratio = ran.stdout.splitlines()[-2:]
+    assert {"config.json", "report.json", "SHA256SUMS", "packed/config.json"} <= files_of(Path(checkpoint))
+    assert float(ratio) > 0
+    step = next(
+        iter(yaml.safe_load((tmp_path / "pipeline.yaml").read_text().split("---")[0])["root"]["dag"]["tasks"])
+    )
+    assert step == "prune"
