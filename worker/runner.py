@@ -6,10 +6,12 @@ import mimetypes
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import logs, problems, staging
@@ -18,7 +20,7 @@ from app.db import DATABASE_DOWN
 from app.ids import new_id
 from app.jobs import leases, repository
 from app.jobs.leases import Lease, LeaseLost, NewArtifact
-from app.jobs.models import JobState
+from app.jobs.models import Job, JobState
 from app.jobs.schemas import PushResource
 from app.settings import Settings
 from eggs_core.checksums import CHECKSUMS, read_checksums, sha256
@@ -30,6 +32,8 @@ from worker.heart import Heart, Signal, Stopping
 from worker.processes import prune
 from worker.push import hub_token, prepare, push_files
 from worker.spans import Stages
+from worker.trackers import FAREWELL_SECONDS, PATIENCE_SECONDS, Trackers
+from worker.trackers.tracker import TrackedJob
 
 # Between two tries to reach a database that does not answer.
 _PAUSE_SECONDS = 1.0
@@ -75,26 +79,37 @@ def run_job(
             logger.info("Not to be had: another worker has it, or it has ended")
             if job is not None and job.state in (JobState.FAILED, JobState.CANCELLED):
                 _remove_leftovers(settings, job_id)
+                _track_lost(settings, job, stopping)
             return False
+        assert job is not None
         taken(job_id)
         with logs.bound(attempt=lease.attempt), spans.attempt(lease) as stages:
-            _see_through(lease, settings, sessions, stopping, stages)
+            trackers = Trackers(settings, TrackedJob.of(job))
+            _see_through(lease, settings, sessions, stopping, stages, trackers)
     return True
 
 
 def _see_through(
-    lease: Lease, settings: Settings, sessions: sessionmaker[Session], stopping: Signal, stages: Stages
+    lease: Lease,
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    stopping: Signal,
+    stages: Stages,
+    trackers: Trackers,
 ) -> None:
     logger.info("Started")
     _take_over(settings, lease)
+    folder = staging.folder(settings, lease.job_id, lease.attempt)
+    to_go_on = False
 
     def ended() -> None:
         _remove_leftovers(settings, lease.job_id)
+        _track_end(trackers, sessions, lease, folder, stopping, FAREWELL_SECONDS)
 
     try:
         with Heart(sessions, lease, settings, stopping, ended) as heart:
             try:
-                _prune_and_publish(settings, sessions, lease, heart, stages)
+                _prune_and_publish(settings, sessions, lease, heart, stages, trackers)
                 _note("succeeded")
             except Cancelled:
                 _insist(sessions, lambda session: leases.confirm_cancelled(session, lease))
@@ -102,15 +117,43 @@ def _see_through(
             except Stopping:
                 _insist(sessions, lambda session: leases.hand_back(session, lease))
                 _note("handed back, as the worker is to stop")
-                return
+                to_go_on = True
             except LeaseLost:
                 raise
             except Exception as error:
-                if _fail_or_retry(error, settings, sessions, lease):
-                    return
+                to_go_on = _fail_or_retry(error, settings, sessions, lease)
     except LeaseLost:
         _note("given up, as it lost its lease")
-    shutil.rmtree(staging.folder(settings, lease.job_id, lease.attempt), ignore_errors=True)
+    _track_end(trackers, sessions, lease, folder, stopping, PATIENCE_SECONDS)
+    if not to_go_on:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _track_end(
+    trackers: Trackers,
+    sessions: sessionmaker[Session],
+    lease: Lease,
+    folder: Path,
+    stopping: Signal,
+    patience: float,
+) -> None:
+    """Tells the trackers how the attempt has left its job."""
+    if trackers:
+        try:
+            with sessions.begin() as session:
+                job = repository.get(session, lease.job_id)
+        except DATABASE_DOWN:
+            logger.warning("Trackers do not hear of the end: the database does not answer")
+            return
+        assert job is not None
+        trackers.end(job, folder, stopping, patience)
+
+
+def _track_lost(settings: Settings, job: Job, stopping: Signal) -> None:
+    """Ends in the trackers what the attempts at a job began, none of which came to its end."""
+    if settings.trackers and job.attempt:
+        with suppress(ValidationError):
+            Trackers(settings, TrackedJob.of(job)).end(job, settings.staging_dir, stopping)
 
 
 def _note(outcome: str, problem: dict[str, Any] | None = None) -> None:
@@ -123,10 +166,16 @@ def _note(outcome: str, problem: dict[str, Any] | None = None) -> None:
 
 
 def _prune_and_publish(
-    settings: Settings, sessions: sessionmaker[Session], lease: Lease, heart: Heart, stages: Stages
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    lease: Lease,
+    heart: Heart,
+    stages: Stages,
+    trackers: Trackers,
 ) -> None:
     def on_progress(event: ProgressEvent) -> None:
         stages.progressed(event)
+        trackers.progressed(event)
         heart.check()
         try:
             with sessions.begin() as session:

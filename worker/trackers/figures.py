@@ -1,0 +1,103 @@
+"""A job's request and report as trackers show them: parameters and figures by name."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from statistics import fmean
+from typing import Any
+
+from eggs_core.report import Report
+from eggs_core.spec import PruneSpec, method_label
+
+# Of a layer's report, what is worth a chart over the blocks.
+_OF_LAYERS = ("relative_output_error", "kept_importance", "second_singular_value")
+
+
+def parameters(spec: PruneSpec) -> dict[str, str]:
+    """What was asked for; `calibration.samples` and the like. What is null has no entry."""
+    effort = {} if spec.effective_effort is None else {"effort": spec.effective_effort.value}
+    return dict(_flat(spec.model_dump(mode="json") | effort))
+
+
+def provenance(report: Report) -> dict[str, str]:
+    """What the run was made of, beyond its request: the resolved model, and fingerprints of all inputs."""
+    evaluation = [] if report.evaluation is None else report.evaluation.texts
+    return dict(
+        _flat(
+            {
+                "model": report.model.model_dump(mode="json", exclude={"reference"}),
+                "calibration": {"fingerprint": report.calibration.fingerprint},
+                "evaluation": {
+                    f"fingerprint.{_key(text.text.source)}": text.text.fingerprint for text in evaluation
+                },
+                "versions": report.versions,
+                "device": report.device,
+                "threads": report.threads,
+                "processes": report.processes,
+            }
+        )
+    )
+
+
+def figures(report: Report) -> dict[str, float]:
+    """All figures of a report but those of layers, by names such as `evaluation/pydocs/perplexity/ratio`."""
+    parts: dict[str, Any] = {
+        name: getattr(report, name).model_dump() for name in ("sparsity", "bytes", "expansion")
+    }
+    parts["seconds"] = report.seconds
+    if (evaluation := report.evaluation) is not None:
+        parts["evaluation"] = {
+            _key(text.text.source): text.model_dump(exclude={"text"}) for text in evaluation.texts
+        }
+        parts["compared"] = {
+            method_label(other.method, other.effort): {
+                "perplexity": dict(zip(parts["evaluation"], other.perplexities, strict=True)),
+                "mean_relative_output_error": other.mean_relative_output_error,
+            }
+            for other in evaluation.compared
+        }
+        parts["tasks"] = {
+            f"{_key(result.name)}/{_key(result.metric)}": {"dense": result.dense, "pruned": result.pruned}
+            for result in evaluation.tasks
+        }
+        parts["speed"] = {
+            f"batch_{speed.batch}": speed.model_dump(exclude={"batch"}) for speed in evaluation.speed
+        }
+    return dict(_numbers(parts))
+
+
+def of_layers(report: Report) -> list[dict[str, float]]:
+    """The figures of each block's layers, by names such as `layers/q_proj/relative_output_error`.
+
+    Of layers of one type in a block, such as experts, the mean.
+    """
+    blocks: list[dict[str, list[float]]] = [defaultdict(list) for _ in range(report.model.blocks)]
+    for layer in report.layers:
+        for name in _OF_LAYERS:
+            if (value := getattr(layer, name)) is not None:
+                blocks[layer.block][f"layers/{layer.type}/{name}"].append(value)
+    return [{name: fmean(values) for name, values in block.items()} for block in blocks]
+
+
+def _key(text: str) -> str:
+    """A user's text as part of a name; trackers take it in names of figures and parameters."""
+    return re.sub(r"[^\w.:-]+", "-", text, flags=re.ASCII)
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{name}.")
+        elif isinstance(value, list):
+            yield above + name, json.dumps(value)
+        elif value is not None:
+            yield above + name, str(value)
+
+
+def _numbers(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{above}{name}/")
+        elif isinstance(value, int | float):
+            yield above + name, float(value)
