@@ -7,14 +7,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from app.db import utcnow
 from app.jobs.models import Job
 from app.settings import Settings
 from eggs_core.report import Report
@@ -22,7 +25,7 @@ from tests.app.build import make_job, read_job
 from tests.conftest import files_of, free_port, wait_for
 from tests.mlflow_server import MlflowServer, mlflow_server
 from tests.tiny_models import MakeModel
-from tests.worker.test_runner import in_thread
+from tests.worker.test_runner import in_thread, run_and_cancel
 from worker.runner import run_job
 
 __all__ = ["mlflow_server"]
@@ -207,6 +210,38 @@ def test_a_run_ends_as_its_job_does(
     (run,) = runs_of(experiment)
     assert (run.info.status, run.data.tags["eggs.problem"]) == ("FAILED", "urn:eggs:problem:pattern-does-not-fit")
     assert "q_proj has 32 input channels" in run.data.tags["eggs.problem.detail"]
+
+
+def test_a_job_that_is_cancelled_is_a_run_that_is_killed(
+    mlflow_server: MlflowServer,
+    experiment: str,
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    request_body: dict[str, Any],
+    make_model: MakeModel,
+) -> None:
+    model = make_model("llama", num_hidden_layers=40)
+    settings.model_roots.append(model)
+    assert run_and_cancel(settings, sessions, request_body | {"model": str(model)}).state == "cancelled"
+    (run,) = runs_of(experiment)
+    assert (run.info.status, "eggs.problem" in run.data.tags) == ("KILLED", False)
+
+
+def test_a_job_that_has_lost_its_last_worker_is_a_run_that_has_failed(
+    mlflow_server: MlflowServer,
+    experiment: str,
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    request_body: dict[str, Any],
+) -> None:
+    job_id = make_job(sessions, **request_body)
+    lost = {"state": "running", "attempt": 3, "workers_lost": settings.max_attempts - 1, "lease_token": "lost"}
+    long_ago = utcnow() - timedelta(hours=1)
+    with sessions.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=long_ago, **lost))
+    run_job(job_id, settings, sessions, Event())
+    (run,) = runs_of(experiment)
+    assert (run.info.status, run.data.tags["eggs.problem"]) == ("FAILED", "urn:eggs:problem:worker-lost")
 
 
 def test_a_server_that_is_not_there_costs_a_line_of_the_log(
