@@ -29,7 +29,7 @@ _IN_THE_WAY = ("block", "blocks")
 _DEFAULTS = {
     "mlflow": {
         "MLFLOW_EXPERIMENT_NAME": "eggs",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_CONFIGURE_LOGGING": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -30,6 +30,7 @@ _STATUS = {
     JobState.FAILED: "FAILED",
     JobState.CANCELLED: "KILLED",
 }
+_EXISTS = "RESOURCE_ALREADY_EXISTS"
 # What one request takes.
 _METRICS = 1000
 _PARAMETERS = 100
@@ -109,21 +110,34 @@ class Run:
             folder = str(PurePosixPath(name).parent)
             self._client.log_artifact(self._id, str(file), None if folder == "." else folder)
         if end.model is not None:
-            tags = {
-                _JOB_ID: self._job.id,
-                "eggs.pattern": str(end.report.pattern),
-                "eggs.method": end.report.method,
-            }
-            Model.log(
-                None,
-                _Flavor(end.model),
-                name="model",
-                run_id=self._id,
-                registered_model_name=self._job.model_name,
-                tags=tags | verdict,
-                flavor_name=mlflow.pyfunc.FLAVOR_NAME,
-                validate_serving_input=False,  # which would load the model
+            self._register(
+                end.model,
+                {
+                    _JOB_ID: self._job.id,
+                    "eggs.pattern": str(end.report.pattern),
+                    "eggs.method": end.report.method.value,
+                    **verdict,
+                },
             )
+
+    def _register(self, checkpoint: Path, tags: dict[str, str]) -> None:
+        """Uploads the model, and makes it the newest version of the one that is registered for its base model."""
+        model_id = Model.log(
+            None,
+            _Flavor(checkpoint),
+            name="model",
+            run_id=self._id,
+            tags=tags,
+            flavor_name=mlflow.pyfunc.FLAVOR_NAME,
+            validate_serving_input=False,  # which would load the model
+        ).model_id
+        name = self._job.model_name
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != _EXISTS:
+                raise
+        self._client.create_model_version(name, f"models:/{model_id}", self._id, tags, model_id=model_id)
 
     def _experiment(self) -> Experiment:
         name = os.environ["MLFLOW_EXPERIMENT_NAME"]
@@ -131,7 +145,7 @@ class Run:
             try:
                 self._client.create_experiment(name)
             except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another worker was faster
+                if error.error_code != _EXISTS:  # another worker was faster
                     raise
         return experiment
 
@@ -181,4 +195,6 @@ class _Flavor:
             (target / file.name).symlink_to(file.absolute())
             size += file.stat().st_size
         mlflow_model.model_size_bytes = size
+        # Where the code lies here is nobody's business, and its name is enough.
+        mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]["model_code_path"] = Path(pruned_model.__file__).name
         mlflow_model.save(str(Path(path) / "MLmodel"))
