@@ -12,6 +12,13 @@ from eggs_core.spec import PruneSpec, method_label
 
 # Of a layer's report, what is worth a chart over the blocks.
 _OF_LAYERS = ("relative_output_error", "kept_importance", "second_singular_value")
+# Names of artifacts in W&B have 128 characters at most.
+_LONGEST = 100
+
+
+def name_of(text: str) -> str:
+    """A user's text as part of a name: what no tracker refuses, of what comes last, which tells most."""
+    return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)[-_LONGEST:].strip("-.")
 
 
 def parameters(spec: PruneSpec) -> dict[str, str]:
@@ -29,7 +36,7 @@ def provenance(report: Report) -> dict[str, str]:
                 "model": report.model.model_dump(mode="json", exclude={"reference"}),
                 "calibration": {"fingerprint": report.calibration.fingerprint},
                 "evaluation": {
-                    f"fingerprint.{_key(text.text.source)}": text.text.fingerprint for text in evaluation
+                    f"fingerprint.{name_of(text.text.source)}": text.text.fingerprint for text in evaluation
                 },
                 "versions": report.versions,
                 "device": report.device,
@@ -48,7 +55,7 @@ def figures(report: Report) -> dict[str, float]:
     parts["seconds"] = report.seconds
     if (evaluation := report.evaluation) is not None:
         parts["evaluation"] = {
-            _key(text.text.source): text.model_dump(exclude={"text"}) for text in evaluation.texts
+            name_of(text.text.source): text.model_dump(exclude={"text"}) for text in evaluation.texts
         }
         parts["compared"] = {
             method_label(other.method, other.effort): {
@@ -58,7 +65,7 @@ def figures(report: Report) -> dict[str, float]:
             for other in evaluation.compared
         }
         parts["tasks"] = {
-            f"{_key(result.name)}/{_key(result.metric)}": {"dense": result.dense, "pruned": result.pruned}
+            f"{name_of(result.name)}/{name_of(result.metric)}": {"dense": result.dense, "pruned": result.pruned}
             for result in evaluation.tasks
         }
         parts["speed"] = {
@@ -78,11 +85,6 @@ def of_layers(report: Report) -> list[dict[str, float]]:
             if (value := getattr(layer, name)) is not None:
                 blocks[layer.block][f"layers/{layer.type}/{name}"].append(value)
     return [{name: fmean(values) for name, values in block.items()} for block in blocks]
-
-
-def _key(text: str) -> str:
-    """A user's text as part of a name; trackers take it in names of figures and parameters."""
-    return re.sub(r"[^\w.:-]+", "-", text, flags=re.ASCII)
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """What experiment trackers are told of a job, and what each of them does with it."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Protocol, Self
 from app.jobs.models import Job, JobState
 from eggs_core.report import Report
 from eggs_core.spec import PruneSpec
+from worker.trackers.figures import name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class TrackedJob:
     id: str
     name: str | None
     project: str
+    sweep_id: str | None
     metadata: Mapping[str, str]
     attempt: int
     spec: PruneSpec
@@ -26,12 +27,12 @@ class TrackedJob:
     def of(cls, job: Job) -> Self:
         """That of a stored job. Raises `ValidationError` where its request is not valid any more."""
         spec = PruneSpec.model_validate(job.spec)
-        return cls(job.id, job.name, job.project, job.metadata_, job.attempt, spec)
+        return cls(job.id, job.name, job.project, job.sweep_id, job.metadata_, job.attempt, spec)
 
     @property
     def model_name(self) -> str:
         """The model that its outcome is a version of, by the model that it prunes."""
-        return "eggs-" + re.sub(r"[^\w.-]+", "-", self.spec.model).strip("-")
+        return f"eggs-{name_of(self.spec.model)}"
 
 
 @dataclass(frozen=True, slots=True)

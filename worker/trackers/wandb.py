@@ -32,6 +32,7 @@ class Run:
         self._run = wandb.init(
             id=job.id,
             name=job.name or job.id,
+            group=job.sweep_id,
             resume="allow",
             reinit="create_new",
             dir=folder,
