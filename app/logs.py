@@ -16,7 +16,7 @@ from pythonjsonlogger.json import JsonFormatter
 from app.settings import LogFormat
 
 # What they tell of every request of theirs, the service tells where it matters; addresses may carry a signature.
-_QUIET = ("alembic", "httpx", "httpx2")
+_QUIET = ("alembic", "httpx", "httpx2", "mlflow")
 # Uvicorn and Celery hang these on their records, whose messages say the same.
 _REPEATED = ("color_message", "data")
 

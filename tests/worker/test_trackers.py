@@ -23,6 +23,7 @@ from app.settings import Settings
 from eggs_core.report import Report
 from tests.app.build import make_job, read_job
 from tests.conftest import files_of, free_port, wait_for
+from tests.documents.blocks import blocks_of
 from tests.mlflow_server import MlflowServer, mlflow_server
 from tests.tiny_models import MakeModel
 from tests.worker.test_runner import in_thread, run_and_cancel
@@ -35,15 +36,15 @@ BLOCKS = 3
 SHORT = {"samples": 2, "sequence_length": 32}
 PROMPT = "The import statement"
 PASSWORD = "not-for-logs"
-# Loads a model as a stranger would, with MLflow alone, and says what it makes of the prompt and from which code.
-LOAD = """
-import json, sys, mlflow.pyfunc
-model = mlflow.pyfunc.load_model(sys.argv[1])
+PAGE = Path(__file__).parents[2] / "docs" / "trackers.md"
+# After the page's code, which loads a model with MLflow alone: what it makes of the prompt, and from which code.
+SAY = """
+import json, sys
 inner = model.unwrap_python_model()
-tokens = inner.tokenizer(sys.argv[2], return_tensors="pt")
+tokens = inner.tokenizer(sys.argv[1], return_tensors="pt")
 out = inner.model.generate(**tokens, max_new_tokens=8, do_sample=False)[0].tolist()
 import eggs_core
-print(json.dumps([out, model.predict([sys.argv[2]], params={"max_new_tokens": 8}), eggs_core.__file__]))
+print(json.dumps([out, model.predict([sys.argv[1]], params={"max_new_tokens": 8}), eggs_core.__file__]))
 """
 
 
@@ -163,8 +164,10 @@ def test_a_job_is_a_run_of_mlflow(
     model = AutoModelForCausalLM.from_pretrained(folder / "packed")
     tokens = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt")
     expected = model.generate(**tokens, max_new_tokens=8, do_sample=False)[0].tolist()
+    (load,) = [block.text for block in blocks_of(PAGE) if block.language == "python"]
+    load = load.replace("eggs-smollm2-135m-instruct/1", f"{version.name}/{version.version}")
     loaded = subprocess.run(
-        [sys.executable, "-c", LOAD, f"models:/{version.name}/{version.version}", PROMPT],
+        [sys.executable, "-c", load + SAY, PROMPT],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         check=True,
