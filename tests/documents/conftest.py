@@ -121,8 +121,7 @@ def _stand_in(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
 
 def _furnish(folder: Path, checkpoint: Path) -> None:
     """What a reader of the pages would have: an environment, a model, a text, and a command that publishes."""
-    (folder / ".venv").mkdir()
-    (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)  # with what tells Python that it is one
     (folder / "home" / "checkpoints").mkdir(parents=True)
     shutil.copytree(checkpoint, folder / "home" / "checkpoints" / "tiny")
     (folder / "home" / ".curlrc").write_text("fail-with-body\n")
