@@ -25,13 +25,15 @@ class MlflowServer:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", "server", *options],
-                env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+                # Its own queue of jobs is a dozen processes more, of which no test has any use.
+                env=os.environ
+                | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
                 stdout=log,
                 stderr=log,
                 cwd=folder,
                 start_new_session=True,
             )
-        wait_for(self._works, seconds=90, pause=0.1)
+        wait_for(self._works, pause=0.1)
 
     def _works(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()

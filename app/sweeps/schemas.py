@@ -186,7 +186,7 @@ class SweepSummary(BaseModel):
             "metadata": sweep.metadata_,
             "model": sweep.model,
             "state": state_of(jobs),
-            "jobs": jobs,
+            "jobs": {state: jobs[state] for state in JobState if state in jobs},  # in the order of their lives
             "created_at": sweep.created_at,
             "links": SweepLinks(self=f"/v1/sweeps/{sweep.id}", jobs=f"/v1/jobs?sweep={sweep.id}"),
         }

@@ -12,7 +12,7 @@ from app.dashboard.endpoints import FOLDER, PATHS
 OWN = sorted(path for path in FOLDER.glob("*.js") if path.name != "preact.js")
 
 
-@pytest.mark.parametrize("path", [path.format(job_id="job_x") for path in PATHS])
+@pytest.mark.parametrize("path", [path.format(job_id="job_x", sweep_id="sweep_x") for path in PATHS])
 def test_the_page_and_its_policy(anonymous: TestClient, path: str) -> None:
     response = anonymous.get(path)
     assert response.status_code == 200
