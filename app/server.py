@@ -1,5 +1,6 @@
 """Runs the API, with a worker beside it: all that `eggs serve` does."""
 
+import gc
 import signal
 import socket
 import sys
@@ -63,6 +64,9 @@ def run(settings: Settings, *, with_worker: bool) -> None:
     if settings.metrics_port is not None:
         metrics.serve(app.state.metrics, settings.host, settings.metrics_port)
     supervisor = WorkerSupervisor(settings) if with_worker else None
+    # What is there by now stays: no later collection looks through it again, while requests wait.
+    gc.collect()
+    gc.freeze()
     try:
         if supervisor is not None:
             supervisor.start()

@@ -154,7 +154,7 @@ def _figures(job: JobFigures, place: int) -> TrialFigures | None:
             for source, text, value in zip(sources, measured, pruned, strict=True)
         ],
         packed_bytes=job.packed_bytes if place == 0 else None,
-        verdict=None if job.verdict is None else Verdict(job.verdict),
+        verdict=Verdict(job.verdict) if place == 0 and job.verdict is not None else None,
     )
 
 
