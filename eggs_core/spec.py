@@ -21,6 +21,7 @@ from eggs_core.sources import HUB_NAME
 
 DEFAULT_IGNORE = ("*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*shared_expert_gate")
 
+MOST_COMPARED = 8
 _BRANCH = "^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"
 Reference = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
 
@@ -312,7 +313,7 @@ class PruneSpec(Spec):
     )
     compare: tuple[ComparedSpec, ...] = Field(
         (),
-        max_length=8,
+        max_length=MOST_COMPARED,
         description="Methods that prune every block as well, from the statistics gathered for the job's own "
         "method, and without `permute`. Their figures are reported, their models are not kept.",
         examples=[[{"method": "ria"}, {"method": "eggs", "effort": "fast"}]],

@@ -78,7 +78,7 @@ def _sizes(size: ModelSize | None, basis: str, body: JobCreate) -> SizeEstimate:
 
 
 def _memory(size: ModelSize | None, body: JobCreate, same: list[Report]) -> MemoryEstimate:
-    windows = body.calibration.samples * body.calibration.sequence_length
+    windows = _windows(body)
     peaks = [r.bytes.peak_resident for r in same if r.spec.label == body.label and _windows(r.spec) == windows]
     if peaks:
         jobs_ = "a job" if len(peaks) == 1 else f"{len(peaks)} jobs"
@@ -101,7 +101,7 @@ def _time(size: ModelSize | None, body: JobCreate, alike: list[Report]) -> TimeE
     if not known:
         why = f"No job with {body.label} has succeeded here." if not alike else _NOT_AT_HAND
         return TimeEstimate(seconds=None, low=None, high=None, basis=why)
-    tokens = _windows(body.spec) * body.seeds
+    tokens = _windows(body) * body.seeds
     seconds = []
     for report in known:
         share = tokens / (_windows(report.spec) * report.spec.seeds)

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eggs_core.spec import ComparedSpec, Effort, Method, PruneSpec
-
-MOST_COMPARED = 8
+from eggs_core.spec import MOST_COMPARED, ComparedSpec, Effort, Method, PruneSpec
 
 
 @dataclass

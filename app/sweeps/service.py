@@ -1,5 +1,6 @@
 """Rules on sweeps. Nothing here commits: the request does."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from math import prod
@@ -12,7 +13,6 @@ from app.db import utcnow
 from app.idempotency import once
 from app.ids import is_id, new_id
 from app.jobs import service as jobs
-from app.jobs.models import JobState
 from app.jobs.schemas import JobCreate
 from app.keys.service import Principal
 from app.problems import Problem
@@ -36,11 +36,10 @@ def submit(
     """
 
     def make() -> str:
-        runs = list(body.runs())
-        planned = plan(runs, share=body.share_calibration)
+        planned = plan(list(body.runs()), share=body.share_calibration)
         jobs.check_limit(session, settings, principal, len(planned))
-        for run in runs:
-            jobs.check_references(session, settings, principal.project, run)
+        for job in planned:  # which refer to what all of their trials do
+            jobs.check_references(session, settings, principal.project, job.spec)
         sweep_id = new_id("sweep")
         trials: list[dict[str, Any]] = [{"change": change.given, "label": change.label} for change in body.trials]
         for job in planned:
@@ -115,9 +114,7 @@ def resource(session: Session, sweep: Sweep) -> SweepResource:
         )
         for trial in sweep.trials
     ]
-    states: dict[JobState, int] = {}
-    for job in found.values():
-        states[job.state] = states.get(job.state, 0) + 1
+    states = Counter(job.state for job in found.values())
     return SweepResource(**SweepSummary.fields(sweep, states), trials=trials, best=_best(trials))
 
 
