@@ -1,6 +1,6 @@
 """`eggs compare`: several jobs side by side."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +11,7 @@ from app.cli import options
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_URL
 from app.cli.render import console, size, spec_of, state, write_json
+from app.flat import flat
 
 if TYPE_CHECKING:
     from eggs_client.models import Report, TextEvaluation
@@ -39,7 +40,7 @@ def compare(
     with connect(url, key) as client:
         found = [client.jobs.get(job_id) for job_id in jobs]
         reports = [job.report() if job.state == "succeeded" else None for job in found]
-    differences = _differences([dict(_flat(spec_of(job))) for job in found])
+    differences = _differences([dict(flat(spec_of(job))) for job in found])
     figures = _figures(reports)
     if as_json:
         entries = [{"id": job.id, "name": job.name, "state": job.state} for job in found]
@@ -59,15 +60,6 @@ def compare(
     for name, values in figures.items():
         table.add_row(escape(name), *(_text(name, value) for value in values))
     console.print(table)
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a request, each by its path."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _flat(part, f"{name}.{key}" if name else key)
-    else:
-        yield name, value
 
 
 def _differences(specs: list[dict[str, Any]]) -> Values:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from app.examples import JOB_ID, example, example_list
+from app.flat import flat
 from app.jobs.models import JobState
 from app.jobs.schemas import Submission
 from app.pages import Page
@@ -68,7 +69,7 @@ class TrialChange(Spec):
     @property
     def label(self) -> str:
         """The change in one line."""
-        return ", ".join(f"{name}={value}" for name, value in _flat(self.given)) or "as the sweep says"
+        return ", ".join(f"{name}={value}" for name, value in flat(self.given)) or "as the sweep says"
 
 
 class SweepCreate(Submission):
@@ -218,11 +219,3 @@ def state_of(jobs: dict[JobState, int]) -> JobState:
         if state in jobs and all(other.final for other in jobs):
             return state
     return JobState.SUCCEEDED if set(jobs) == {JobState.SUCCEEDED} else JobState.RUNNING
-
-
-def _flat(fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}.{key}", part) for key, part in value.items())
-        else:
-            yield name, value

@@ -3,10 +3,11 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+from app.flat import flat
 from eggs_core.report import Report
 from eggs_core.spec import PruneSpec, method_label
 
@@ -24,26 +25,24 @@ def name_of(text: str) -> str:
 def parameters(spec: PruneSpec) -> dict[str, str]:
     """What was asked for; `calibration.samples` and the like. What is null has no entry."""
     effort = {} if spec.effective_effort is None else {"effort": spec.effective_effort.value}
-    return dict(_flat(spec.model_dump(mode="json") | effort))
+    return _texts(spec.model_dump(mode="json") | effort)
 
 
 def provenance(report: Report) -> dict[str, str]:
     """What the run was made of, beyond its request: the resolved model, and fingerprints of all inputs."""
     evaluation = [] if report.evaluation is None else report.evaluation.texts
-    return dict(
-        _flat(
-            {
-                "model": report.model.model_dump(mode="json", exclude={"reference"}),
-                "calibration": {"fingerprint": report.calibration.fingerprint},
-                "evaluation": {
-                    f"fingerprint.{name_of(text.text.source)}": text.text.fingerprint for text in evaluation
-                },
-                "versions": report.versions,
-                "device": report.device,
-                "threads": report.threads,
-                "processes": report.processes,
-            }
-        )
+    return _texts(
+        {
+            "model": report.model.model_dump(mode="json", exclude={"reference"}),
+            "calibration": {"fingerprint": report.calibration.fingerprint},
+            "evaluation": {
+                f"fingerprint.{name_of(text.text.source)}": text.text.fingerprint for text in evaluation
+            },
+            "versions": report.versions,
+            "device": report.device,
+            "threads": report.threads,
+            "processes": report.processes,
+        }
     )
 
 
@@ -71,7 +70,7 @@ def figures(report: Report) -> dict[str, float]:
         parts["speed"] = {
             f"batch_{speed.batch}": speed.model_dump(exclude={"batch"}) for speed in evaluation.speed
         }
-    return dict(_numbers(parts))
+    return _numbers(parts)
 
 
 def of_layers(report: Report) -> list[dict[str, float]]:
@@ -87,19 +86,13 @@ def of_layers(report: Report) -> list[dict[str, float]]:
     return [{name: fmean(values) for name, values in block.items()} for block in blocks]
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{above}{name}.")
-        elif isinstance(value, list):
-            yield above + name, json.dumps(value)
-        elif value is not None:
-            yield above + name, str(value)
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: json.dumps(value) if isinstance(value, list) else str(value)
+        for name, value in flat(values)
+        if value is not None
+    }
 
 
-def _numbers(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, f"{above}{name}/")
-        elif isinstance(value, int | float):
-            yield above + name, float(value)
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in flat(values, "/") if isinstance(value, int | float)}
