@@ -28,7 +28,7 @@ from app.workers import service as workers
 from app.workers.models import Worker
 from tests.app.build import make_job, read_job
 from tests.app.receiver import Receiver, receiver
-from tests.app.test_jobs_api import finish
+from tests.app.test_sweeps import succeed as measure
 from tests.app.test_workers import make_worker
 from tests.e2e.service import BLOCKS, CONTENT, MASKED, Service, advance, claim, fail, make_many, running, succeed
 
@@ -589,9 +589,10 @@ def test_a_sweep_is_compared(page: Page, service: Service) -> None:
     rows = page.get_by_role("region", name="Trials").locator("tbody tr")
     expect(rows).to_have_count(3)
     expect(rows.nth(1)).to_contain_text("leaves no model")
-    finish(service.sessions, sweep["trials"][0]["job_id"])
+    measure(service.sessions, sweep["trials"][0]["job_id"], 130.1, 146.2)
     expect(rows.nth(0)).to_contain_text("130.1")
     expect(rows.nth(0)).to_contain_text("best")
+    expect(rows.nth(1)).to_contain_text("146.2")
     expect(page.get_by_role("status")).to_contain_text("1 queued, 1 succeeded")
     check_accessible(page)
     shot(page, "sweep")
