@@ -1,7 +1,6 @@
 """The web application."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -10,7 +9,7 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from app import health, metrics, openapi, problem_handlers
+from app import health, metrics, openapi, problem_handlers, tracing
 from app.artifacts import endpoints as artifacts
 from app.artifacts.store import open_store
 from app.audit import endpoints as audit
@@ -60,21 +59,23 @@ def create_app(settings: Settings) -> FastAPI:
     readers = make_sessions(engine, read_only=True)
     celery = make_celery(settings)
     store = open_store(settings)
+    watch = Watch(readers)
     sweeper = Sweeper(sessions, settings, store)
     secrets = Secrets(settings)
     dispatcher = Dispatcher(readers, celery, settings.dispatch_interval_seconds)
     couriers = Couriers(readers, sessions, secrets, Sender(allow_private=settings.webhook_allow_private))
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Watch]]:
         dispatcher.start()
         sweeper.start()
         couriers.start()
-        yield
+        yield {"watch": watch}  # for `app.protocol`
         dispatcher.stop()
         sweeper.stop()
         couriers.stop()
         engine.dispose()
+        tracing.flush()
 
     # FastAPI itself, except that /docs loads nothing from elsewhere.
     app = FastAPIOffline(
@@ -91,8 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.readers = readers
     # The rest is for what lets go of its connection by itself: keys, event streams, metrics, and what sends.
     app.state.turns = asyncio.Semaphore(CONNECTIONS * 3 // 4)
-    app.state.stopping = threading.Event()
-    app.state.watch = Watch(readers)
+    app.state.watch = watch
     app.state.celery = celery
     app.state.store = store
     app.state.secrets = secrets

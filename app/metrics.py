@@ -7,10 +7,12 @@ the API tells the same and nothing is lost when one starts again.
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_fastapi_instrumentator import Instrumentator
 from sqlalchemy.orm import Session, sessionmaker
@@ -108,6 +110,17 @@ def install(app: FastAPI, readers: sessionmaker[Session]) -> CollectorRegistry:
     """Counts the requests of an application, and returns the registry of all its figures."""
     registry = CollectorRegistry()
     Instrumentator(registry=registry).instrument(app, metric_namespace="eggs")
+    registry.register(JobCollector(readers))
+    return registry
+
+
+def of_processes(folder: Path, readers: sessionmaker[Session]) -> CollectorRegistry:
+    """A registry with the requests that processes count in a folder, and the jobs.
+
+    The processes have that folder in `PROMETHEUS_MULTIPROC_DIR`, from their start.
+    """
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
     registry.register(JobCollector(readers))
     return registry
 

@@ -1,4 +1,4 @@
-"""HTTP as uvicorn speaks it, with bounds on the head of a request, which it takes without any."""
+"""HTTP as uvicorn speaks it, with bounds on the head of a request, which it takes without any, and an end."""
 
 from asyncio import BaseTransport, TimerHandle
 from http import HTTPStatus
@@ -50,6 +50,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """Hears that its headers are there."""
         self._forget_head()
         super().on_headers_complete()
+
+    def shutdown(self) -> None:
+        """Ends what would go on for as long as a job does, where the server stops."""
+        self.app_state["watch"].stop()
+        super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Lets go of a connection."""

@@ -1,12 +1,22 @@
-"""Runs the API, with a worker beside it: all that `eggs serve` does."""
+"""Runs the API, in as many processes as the settings say, and a worker beside it: all that `eggs serve` does."""
 
 import gc
+import os
 import signal
-import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing import parent_process
+from pathlib import Path
+from socket import socket
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from app import logs, metrics, tracing
 from app.cli.render import console
@@ -15,66 +25,60 @@ from app.keys.service import create_first
 from app.main import create_app
 from app.migrate import upgrade
 from app.protocol import BoundedProtocol
-from app.settings import Settings
+from app.settings import Settings, get_settings
 from app.supervisor import WorkerSupervisor
 
+_SERVICE = "eggs-api"
 
-class Server(uvicorn.Server):
-    """uvicorn, except that it ends event streams when it stops: they last as long as their jobs otherwise."""
 
-    def __init__(self, app: FastAPI, host: str, port: int, *, log_level: str = "info") -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                host=host,
-                port=port,
-                http=BoundedProtocol,
-                log_config=None,
-                log_level=log_level,
-                timeout_graceful_shutdown=5,
-            )
-        )
-        self._stopping = app.state.stopping
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops the server."""
-        self._stopping.set()
-        await super().shutdown(sockets)
+def config(app: FastAPI | str, host: str, port: int, **more: Any) -> uvicorn.Config:
+    """How uvicorn serves an application, or what a function of this name makes."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        host=host,
+        port=port,
+        http=BoundedProtocol,
+        log_config=None,
+        timeout_graceful_shutdown=5,
+        **more,
+    )
 
 
 def run(settings: Settings, *, with_worker: bool) -> None:
     """Serves until it is told to stop by a signal, then stops all that it has started."""
     logs.setup(settings.log_format)
-    tracing.setup("eggs-api")
+    tracing.setup(_SERVICE)
     # uvicorn sends itself a signal again once it has shut down. This makes it an orderly end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
 
     for folder in (settings.data_dir, settings.artifacts_dir):
         folder.mkdir(parents=True, exist_ok=True)
-    app = create_app(settings)
-    server = Server(app, settings.host, settings.port)
-    listener = (
-        server.config.bind_socket()
-    )  # ends the process where the port is taken, before there is a key to print
+    # Ends the process where the port is taken, before there is a key to print.
+    listener = uvicorn.Config("", host=settings.host, port=settings.port).bind_socket()
     if (key := prepare_database(settings)) is not None:
         console.print(f"API key, shown only this once: {key}", highlight=False, soft_wrap=True)
     host, port, *_ = listener.getsockname()
     console.print(f"The service is at http://{host}:{port}", highlight=False, soft_wrap=True)
-    if settings.metrics_port is not None:
-        metrics.serve(app.state.metrics, settings.host, settings.metrics_port)
-    supervisor = WorkerSupervisor(settings) if with_worker else None
-    # What is there by now stays: no later collection looks through it again, while requests wait.
-    gc.collect()
-    gc.freeze()
-    try:
-        if supervisor is not None:
+    with ExitStack() as stack:
+        if with_worker:
+            supervisor = WorkerSupervisor(settings)
+            stack.callback(supervisor.stop)
             supervisor.start()
-        server.run(sockets=[listener])
-    finally:
-        if supervisor is not None:
-            supervisor.stop()
-        tracing.flush()
+        if settings.api_processes == 1:
+            _serve(settings, listener)
+        else:
+            _serve_in_processes(settings, listener)
+
+
+def application() -> FastAPI:
+    """The application in one of several processes, which ends with the one that has started it."""
+    settings = get_settings()
+    logs.setup(settings.log_format)
+    tracing.setup(_SERVICE)
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+    return _lasting(create_app(settings))
 
 
 def prepare_database(settings: Settings) -> str | None:
@@ -86,3 +90,46 @@ def prepare_database(settings: Settings) -> str | None:
             return create_first(session)
     finally:
         engine.dispose()
+
+
+def _serve(settings: Settings, listener: socket) -> None:
+    app = _lasting(create_app(settings))
+    if settings.metrics_port is not None:
+        metrics.serve(app.state.metrics, settings.host, settings.metrics_port)
+    uvicorn.Server(config(app, settings.host, settings.port)).run(sockets=[listener])
+
+
+def _serve_in_processes(settings: Settings, listener: socket) -> None:
+    with _environment(settings) as counts:
+        if settings.metrics_port is not None:
+            readers = make_sessions(make_engine(settings.database_url), read_only=True)
+            metrics.serve(metrics.of_processes(counts, readers), settings.host, settings.metrics_port)
+        name = f"{__name__}:{application.__name__}"
+        processes = Multiprocess(
+            config(name, settings.host, settings.port, workers=settings.api_processes), [listener]
+        )
+        processes.run()
+    if any(process.exitcode == STARTUP_FAILURE for process in processes.processes):
+        sys.exit(STARTUP_FAILURE)
+
+
+@contextmanager
+def _environment(settings: Settings) -> Iterator[Path]:
+    """What the processes find in their environment: the settings, and the folder in which they count requests."""
+    with TemporaryDirectory(prefix="eggs-metrics-") as folder:
+        os.environ |= settings.environment() | {"PROMETHEUS_MULTIPROC_DIR": folder}
+        yield Path(folder)
+
+
+def _lasting(app: FastAPI) -> FastAPI:
+    # What is there by now stays: no later collection looks through it again, while requests wait.
+    gc.collect()
+    gc.freeze()
+    return app
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

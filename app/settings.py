@@ -99,6 +99,12 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the server listens on.")
+    api_processes: int = Field(
+        1,
+        ge=1,
+        description="Processes that answer requests, all at one port: more of them answer more at a time, as far "
+        "as there are processors for them.",
+    )
     metrics_port: int | None = Field(
         None,
         ge=0,

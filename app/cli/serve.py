@@ -15,13 +15,16 @@ def serve(
         int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default=False)
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for everything kept.", show_default=False)] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that answer requests.", show_default="1")
+    ] = None,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Whether to run a worker too.")] = True,
 ) -> None:
     """Serve the API, and work on its jobs."""
     # Only now: the commands that talk to a service start three times faster without it.
     from app import server
 
-    given = {"host": host, "port": port, "data_dir": data_dir}
+    given = {"host": host, "port": port, "data_dir": data_dir, "api_processes": processes}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     server.run(settings, with_worker=worker)
 

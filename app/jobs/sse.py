@@ -2,10 +2,7 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from threading import Event
 
 from fastapi.sse import format_sse_event
 from sqlalchemy.orm import Session, sessionmaker
@@ -18,8 +15,6 @@ from app.jobs.schemas import JobEventResource
 from app.jobs.watch import Watch
 
 MEDIA_TYPE = "text/event-stream"
-# How soon a stream hears that the server is stopping.
-_LISTEN_SECONDS = 0.5
 _KEEP_ALIVE_SECONDS = 15
 _BATCH = 200
 
@@ -27,43 +22,43 @@ logger = logging.getLogger(__name__)
 
 
 def stream(
-    readers: sessionmaker[Session], watch: Watch, project: str, job_id: str, after: int, stopping: Event
+    readers: sessionmaker[Session], watch: Watch, project: str, job_id: str, after: int
 ) -> StreamingResponse:
     """Sends the events after number `after` as they come, until the job has ended or the server is stopping."""
     return StreamingResponse(
-        _lines(readers, watch, project, job_id, after, stopping),
+        _lines(readers, watch, project, job_id, after),
         media_type=MEDIA_TYPE,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
 async def _lines(
-    readers: sessionmaker[Session], watch: Watch, project: str, job_id: str, after: int, stopping: Event
+    readers: sessionmaker[Session], watch: Watch, project: str, job_id: str, after: int
 ) -> AsyncIterator[bytes]:
-    sent_at = time.monotonic()
     with watch.follow(job_id, after) as follower:
         follower.news.set()
-        while not stopping.is_set():
-            if follower.news.is_set():
-                follower.news.clear()
-                try:
-                    events, more, ended = await run_in_threadpool(_read, readers, project, job_id, follower.after)
-                except DATABASE_DOWN:
-                    logger.exception("The event stream of %s is cut short; its reader will resume it", job_id)
-                    return
-                for event in events:
-                    follower.after = event.id
-                    sent_at = time.monotonic()
-                    yield format_sse_event(id=str(event.id), event=event.type, data_str=event.model_dump_json())
-                if more:
-                    follower.news.set()
-                elif ended:
-                    return
-            if time.monotonic() - sent_at > _KEEP_ALIVE_SECONDS:
-                sent_at = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(_KEEP_ALIVE_SECONDS):
+                    await follower.news.wait()
+            except TimeoutError:
                 yield format_sse_event(comment="keep-alive")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(follower.news.wait(), _LISTEN_SECONDS)
+                continue
+            if watch.stopped:
+                return
+            follower.news.clear()
+            try:
+                events, more, ended = await run_in_threadpool(_read, readers, project, job_id, follower.after)
+            except DATABASE_DOWN:
+                logger.exception("The event stream of %s is cut short; its reader will resume it", job_id)
+                return
+            for event in events:
+                follower.after = event.id
+                yield format_sse_event(id=str(event.id), event=event.type, data_str=event.model_dump_json())
+            if more:
+                follower.news.set()
+            elif ended:
+                return
 
 
 def _read(

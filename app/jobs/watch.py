@@ -25,9 +25,10 @@ class Follower:
 
 
 class Watch:
-    """Looks at the jobs that are followed in this process, as long as one is."""
+    """Looks at the jobs that are followed in this process, as long as one is and until `stop`."""
 
     def __init__(self, readers: sessionmaker[Session]) -> None:
+        self.stopped = False
         self._readers = readers
         self._followers: set[Follower] = set()
         self._turns: asyncio.Task[None] | None = None
@@ -43,6 +44,12 @@ class Watch:
             yield follower
         finally:
             self._followers.discard(follower)
+
+    def stop(self) -> None:
+        """Wakes all who follow a job, for them to end; within the running event loop."""
+        self.stopped = True
+        for follower in self._followers:
+            follower.news.set()
 
     async def _look(self) -> None:
         while self._followers:

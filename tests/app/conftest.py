@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.main import create_app
-from app.server import Server
+from app.server import config
 from app.settings import Settings
 from tests.app.build import make_key
 from tests.app.receiver import receiver, resolver
@@ -44,6 +45,11 @@ def client(anonymous: TestClient, sessions: sessionmaker[Session]) -> TestClient
 class RunningServer:
     url: str
     key: str
+    uvicorn: uvicorn.Server
+
+    def stop(self) -> None:
+        """Has it stop, as a signal would."""
+        self.uvicorn.should_exit = True
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=20)
@@ -52,11 +58,11 @@ class RunningServer:
 @pytest.fixture
 def server(app: FastAPI, sessions: sessionmaker[Session]) -> Iterator[RunningServer]:
     """The application behind uvicorn, on a free port."""
-    running = Server(app, "127.0.0.1", 0, log_level="warning")
+    running = uvicorn.Server(config(app, "127.0.0.1", 0, log_level="warning"))
     thread = threading.Thread(target=running.run)
     thread.start()
     wait_for(lambda: running.started)
     port = running.servers[0].sockets[0].getsockname()[1]
-    yield RunningServer(f"http://127.0.0.1:{port}", make_key(sessions)[1])
+    yield RunningServer(f"http://127.0.0.1:{port}", make_key(sessions)[1], running)
     running.should_exit = True
     thread.join()

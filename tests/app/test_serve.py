@@ -10,9 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from httpx_sse import connect_sse
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.settings import Settings
-from tests.conftest import wait_for
+from tests.conftest import free_port, wait_for
 
 EGGS = [sys.executable, "-c", "from app.cli.main import main; main()"]
 Start = Callable[..., "Service"]
@@ -148,6 +150,68 @@ def test_a_worker_that_dies_is_started_again(start: Start) -> None:
     assert wait_for(lambda: service.worker() not in (None, worker))
     service.process.terminate()
     assert service.process.wait(60) == 0
+
+
+def of_server(service: Service) -> list[int]:
+    """The processes that answer requests, where there are several."""
+    return [pid for pid in children(service.process.pid) if "spawn_main" in command_line(pid)]
+
+
+def requests_counted(port: int) -> float:
+    families = text_string_to_metric_families(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+    samples = {
+        sample.name: sample
+        for family in families
+        for sample in family.samples
+        if "/v1/jobs" in sample.labels.values()
+    }
+    return samples["eggs_http_requests_total"].value
+
+
+def test_several_processes_answer_as_one(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics_port = free_port()
+    monkeypatch.setenv("EGGS_METRICS_PORT", str(metrics_port))
+    service = start("--no-worker", "--processes", "2")
+    headers = {"Authorization": f"Bearer {service.key}"}
+    first, second = wait_for(lambda: len(found := of_server(service)) == 2 and found)
+
+    def asked_alone(alone: int, other: int) -> None:
+        """Has one process answer, while the other stands still."""
+        os.kill(other, signal.SIGSTOP)
+        try:
+            assert httpx.get(f"{service.url}/v1/jobs", headers=headers, timeout=60).status_code == 200
+        finally:
+            os.kill(other, signal.SIGCONT)
+
+    asked_alone(first, second)
+    asked_alone(second, first)
+    assert requests_counted(metrics_port) == 2
+
+    os.kill(first, signal.SIGKILL)
+    assert httpx.get(f"{service.url}/v1/jobs", headers=headers).status_code == 200
+    wait_for(lambda: len(of_server(service)) == 2 and first not in of_server(service))
+    assert requests_counted(metrics_port) == 3
+
+    job = httpx.post(f"{service.url}/v1/jobs", headers=headers, json={"model": "smollm2-135m-instruct"}).json()
+    accept = headers | {"Accept": "text/event-stream"}
+    with (
+        httpx.Client(headers=accept) as client,
+        connect_sse(client, "GET", f"{service.url}/v1/jobs/{job['id']}/events") as source,
+    ):
+        events = source.iter_sse()
+        assert next(events).event == "job.queued"
+        service.process.terminate()
+        assert list(events) == []
+    assert service.process.wait(60) == 0
+    assert "Traceback" not in service.output
+
+
+def test_several_processes_end_with_the_one_that_started_them(start: Start) -> None:
+    service = start("--no-worker", "--processes", "2")
+    found = wait_for(lambda: len(found := of_server(service)) == 2 and found)
+    service.process.kill()
+    service.process.wait()
+    wait_for(lambda: not any(map(command_line, found)))
 
 
 def test_a_port_that_is_taken(start: Start, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_streams_that_wait_are_looked_after_together(
     assert "events" not in asked
 
 
-def test_a_server_that_stops_ends_its_streams(server: RunningServer, app: FastAPI, sessions: Sessions) -> None:
+def test_a_server_that_stops_ends_its_streams(server: RunningServer, sessions: Sessions) -> None:
     job_id = make_job(sessions)
     with (
         server.client() as client,
@@ -154,5 +154,5 @@ def test_a_server_that_stops_ends_its_streams(server: RunningServer, app: FastAP
     ):
         events = source.iter_sse()
         assert next(events).event == "job.queued"
-        app.state.stopping.set()
+        server.stop()
         assert list(events) == []

@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any
 
 import torch
+import uvicorn
 from sqlalchemy import insert
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -27,7 +28,7 @@ from app.keys import service as keys
 from app.keys.service import Scope
 from app.main import create_app
 from app.migrate import upgrade
-from app.server import Server
+from app.server import config
 from app.settings import Settings
 from eggs_core.checkpoint import CheckpointWriter
 from eggs_core.checksums import sha256
@@ -73,7 +74,7 @@ def running(folder: Path) -> Iterator[Service]:
     sessions = make_sessions(engine)
     with sessions.begin() as session:
         _, key = keys.create(session, name="browser", scopes=list(Scope))
-    server = Server(create_app(settings), "127.0.0.1", 0, log_level="warning")
+    server = uvicorn.Server(config(create_app(settings), "127.0.0.1", 0, log_level="warning"))
     thread = Thread(target=server.run)
     thread.start()
     wait_for(lambda: server.started)
