@@ -59,11 +59,15 @@ def test_a_worker_is_lost_and_forgotten(anonymous: TestClient, sessions: Session
     def states() -> list[str]:
         return [worker["state"] for worker in anonymous.get("/v1/workers", headers=headers).json()["data"]]
 
-    for worker_id, age in ((first, settings.lease_seconds + 1), (second, 7200)):
+    def silent_for(worker_id: str, seconds: float) -> None:
         with sessions.begin() as session:
-            past = utcnow() - timedelta(seconds=age)
+            past = utcnow() - timedelta(seconds=seconds)
             session.execute(update(Worker).where(Worker.id == worker_id).values(last_seen_at=past))
+
+    silent_for(first, settings.lease_seconds + 1)
+    silent_for(second, 1800)
     assert states() == ["lost", "lost", "idle"]
+    silent_for(second, 7200)  # which the application's own sweeper may find as well
     service.sweep(sessions)
     assert states() == ["lost", "idle"]
     with sessions.begin() as session:
