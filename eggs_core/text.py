@@ -20,7 +20,10 @@ Part = Literal["calibration", "evaluation"]
 
 # A large data set is read until it gives this many times the tokens asked for; the draw is made from those.
 OVERSAMPLING = 16
+# Texts are tokenized so much at a time, or what gives about the tokens wanted where that is less.
 _BATCH_CHARACTERS = 1 << 22
+_CHARACTERS_PER_TOKEN = 4
+_BETWEEN_DOCUMENTS = "\n\n"
 
 
 def token_windows(
@@ -73,23 +76,28 @@ def _prefix(tokenizer: Any) -> list[int]:
 
 
 def _tokenize(documents: Iterable[str], tokenizer: Any, limit: int | None) -> list[int]:
+    characters = _BATCH_CHARACTERS if limit is None else min(_BATCH_CHARACTERS, _CHARACTERS_PER_TOKEN * limit)
     ids: list[int] = []
-    for batch in _batches(documents):
-        ids += tokenizer("\n\n".join(batch), add_special_tokens=False, verbose=False).input_ids
+    for batch in _batches(documents, characters):
+        text = _BETWEEN_DOCUMENTS.join(batch)
+        ids += tokenizer(
+            _BETWEEN_DOCUMENTS + text if ids else text, add_special_tokens=False, verbose=False
+        ).input_ids
         if limit is not None and len(ids) >= limit:
             return ids[:limit]
     return ids
 
 
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+def _batches(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """Documents together, until they have so many characters or more."""
     batch: list[str] = []
-    characters = 0
+    gathered = 0
     for document in documents:
         batch.append(document)
-        characters += len(document)
-        if characters >= _BATCH_CHARACTERS:
+        gathered += len(document)
+        if gathered >= characters:
             yield batch
-            batch, characters = [], 0
+            batch, gathered = [], 0
     if batch:
         yield batch
 

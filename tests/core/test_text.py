@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from eggs_core import text
 from eggs_core.errors import NotEnoughText, TextNotFound
 from eggs_core.spec import CalibrationSpec, TextSpec
 from eggs_core.text import Part, fingerprint, token_windows
@@ -16,7 +18,7 @@ from eggs_core.text import Part, fingerprint, token_windows
 STORY = [f"Paragraph {i} says what the one before it did not say." for i in range(200)]
 
 
-def windows(spec: TextSpec, part: Part, tokenizer: PreTrainedTokenizerFast, **options: object) -> torch.Tensor:
+def windows(spec: TextSpec, part: Part, tokenizer: Any, **options: object) -> torch.Tensor:
     return token_windows(spec, part, tokenizer, text_roots=None, cache_dir=Path("unused"), **options)
 
 
@@ -66,6 +68,31 @@ def test_evaluation_takes_from_the_start(tokenizer: PreTrainedTokenizerFast) -> 
     few = windows(TextSpec(samples=3, sequence_length=32), "evaluation", tokenizer)
     every = windows(TextSpec(samples=None, sequence_length=32), "evaluation", tokenizer)
     assert torch.equal(few, every[:3])
+
+
+@pytest.mark.parametrize("characters_per_token", [1, 4])
+def test_about_as_much_text_is_tokenized_as_is_asked_for(
+    characters_per_token: int,
+    files: dict[str, Path],
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(text, "_CHARACTERS_PER_TOKEN", characters_per_token)
+    taken: list[str] = []
+
+    class Noting:
+        bos_token_id = tokenizer.bos_token_id
+
+        def __call__(self, text: str, **options: Any) -> Any:
+            taken.append(text)
+            return tokenizer(text, **options)
+
+    spec = TextSpec(source=f"file:{files['jsonl']}", text_field="body", samples=3, sequence_length=64)
+    tokens = windows(spec, "evaluation", Noting())
+    assert tokens.flatten().tolist() == tokenizer("\n\n".join(STORY)).input_ids[: tokens.numel()]
+    assert "".join(taken) == "\n\n".join(STORY)[: len("".join(taken))]
+    assert len("".join(taken)) < 4 * tokens.numel() + 2 * len(STORY[-1])
+    assert (len(taken) > 2) == (characters_per_token == 1)
 
 
 def test_windows_begin_as_the_tokenizer_begins_texts(tokenizer: PreTrainedTokenizerFast) -> None:
