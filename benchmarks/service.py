@@ -1,7 +1,7 @@
 """The service under load: latencies while a worker prunes, lists over many jobs, and the memory of the API.
 
     python -m benchmarks.service [--rate 200] [--seconds 30] [--queued 1000] [--streams 200] [--stored 100000]
-        [--requests 36000]
+        [--requests 36000] [--processes 1]
 
 `eggs serve` and a worker as an operator starts them, with the PostgreSQL and the Redis of this machine
 (EGGS_TEST_POSTGRES_URL, EGGS_TEST_REDIS_URL), each in a database or a queue of its own. The load is open: requests
@@ -216,6 +216,11 @@ async def load(url: str, token: str, request: dict[str, Any], arguments: argpars
     return rows
 
 
+def resident(server: psutil.Process) -> float:
+    """Resident MiB of a process and those that it has started."""
+    return sum(process.memory_info().rss for process in (server, *server.children(recursive=True))) / 2**20
+
+
 async def memory(url: str, token: str, server: psutil.Process, requests: int) -> tuple[Row, list[float]]:
     """Resident MiB of the API before, between and after parts of many requests of all kinds."""
     async with client(url, token) as api:
@@ -226,13 +231,13 @@ async def memory(url: str, token: str, server: psutil.Process, requests: int) ->
         async def send(number: int) -> httpx.Response:
             return await api.get(paths[number % len(paths)])
 
-        sizes = [server.memory_info().rss / 2**20]
+        sizes = [resident(server)]
         taken: list[float] = []
         began = time.perf_counter()
         for _ in range(MEMORY_PARTS):
             part, _ = await in_turn(send, requests // MEMORY_PARTS, at_once=CONNECTIONS)
             taken += part
-            sizes.append(server.memory_info().rss / 2**20)
+            sizes.append(resident(server))
         rate = len(taken) / (time.perf_counter() - began)
     return latencies(f"reads of five kinds, {CONNECTIONS} at a time", taken, **{"requests/s": rate}), sizes
 
@@ -245,6 +250,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--stored", type=int, default=100_000)
     parser.add_argument("--requests", type=int, default=36_000)
+    parser.add_argument("--processes", type=int, default=1, help="of the API; the memory is that of all of them")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, database() as database_url:
         scratch = Path(folder)
@@ -257,6 +263,7 @@ def main() -> None:
             "EGGS_BROKER_URL": REDIS_URL,
             "EGGS_QUEUE_NAME": f"eggs-benchmark-{uuid.uuid4().hex[:12]}",
             "EGGS_PORT": "0",
+            "EGGS_API_PROCESSES": str(arguments.processes),
         }
         request = {
             "model": "busy",
@@ -284,7 +291,7 @@ def main() -> None:
         "service",
         f"python -m benchmarks.service --rate {arguments.rate:g} --seconds {arguments.seconds:g} "
         f"--queued {arguments.queued} --streams {arguments.streams} --stored {arguments.stored} "
-        f"--requests {arguments.requests}",
+        f"--requests {arguments.requests} --processes {arguments.processes}",
         rows,
         "Resident memory of the API over the reads of five kinds, in MiB: "
         + ", ".join(f"{s:.1f}" for s in sizes)
