@@ -46,6 +46,7 @@ FEW_JOBS = 100
 LIST_REQUESTS = 300
 MEMORY_PARTS = 6
 CONNECTIONS = 32
+LEAD_SECONDS = 1.0  # in which this process prepares the requests that it is to send at a rate
 Row = dict[str, Any]
 
 
@@ -136,7 +137,7 @@ def latencies(name: str, seconds: list[float], **more: Any) -> Row:
 
 async def at_rate(send: Callable[[int], Awaitable[httpx.Response]], rate: float, count: int) -> list[float]:
     """Latencies of `count` requests that are due at an even rate."""
-    began = time.perf_counter()
+    began = time.perf_counter() + LEAD_SECONDS
 
     async def one(number: int) -> float:
         due = began + number / rate
@@ -203,8 +204,9 @@ async def load(url: str, token: str, request: dict[str, Any], arguments: argpars
             )
             for job in ids[: arguments.streams]
         ]
-        for stream in streams:
-            stream.raise_for_status()
+        lines = [stream.raise_for_status().aiter_lines() for stream in streams]
+        for stream_lines in lines:
+            await anext(stream_lines)  # its first event: what follows is measured with all of them open
         count = int(arguments.rate * arguments.seconds)
         taken = await at_rate(lambda i: api.get(f"/v1/jobs/{ids[i % len(ids)]}"), arguments.rate, count)
         name = f"status, {len(ids)} jobs queued, {len(streams)} event streams open"
