@@ -56,7 +56,7 @@ def run(settings: Settings, *, with_worker: bool) -> None:
     for folder in (settings.data_dir, settings.artifacts_dir):
         folder.mkdir(parents=True, exist_ok=True)
     # Ends the process where the port is taken, before there is a key to print.
-    listener = uvicorn.Config("", host=settings.host, port=settings.port).bind_socket()
+    listener = config("", settings.host, settings.port).bind_socket()
     if (key := prepare_database(settings)) is not None:
         console.print(f"API key, shown only this once: {key}", highlight=False, soft_wrap=True)
     host, port, *_ = listener.getsockname()
