@@ -1,5 +1,6 @@
 """Fixtures that several test packages share: databases of both kinds, settings, and waiting for a condition."""
 
+import gc
 import os
 import socket
 import time
@@ -41,6 +42,12 @@ def free_port() -> int:
 def files_of(folder: Path) -> set[str]:
     """The files in a folder and in those below it, by their paths from there."""
     return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the garbage collector from what all tests share: it would look through it thousands of times."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
