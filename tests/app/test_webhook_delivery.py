@@ -110,7 +110,8 @@ def run_job(sessions: Sessions) -> str:
     lease = must_claim(sessions, job_id)
     progress(sessions, lease, 0.5)
     with sessions.begin() as session:
-        leases.succeed(session, lease, report={}, artifacts=[], artifacts_dir="x")
+        report = {"acceptance": {"verdict": "rejected"}}
+        leases.succeed(session, lease, report=report, artifacts=[], artifacts_dir="x")
     return job_id
 
 
@@ -128,6 +129,7 @@ def test_a_job_is_told_of_in_order_and_signed(
     assert last["timestamp"] == last["data"]["created_at"]
     assert (last["data"]["job_id"], last["data"]["state"], last["data"]["progress"]) == (job_id, "succeeded", 1.0)
     assert last["data"]["job"] == JobResource.of(read_job(sessions, job_id)).model_dump(mode="json")
+    assert last["data"]["job"]["verdict"] == "rejected"
     assert told[0]["data"]["job"]["state"] == "queued"
 
     first = receiver.received[0]

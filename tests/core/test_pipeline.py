@@ -55,7 +55,10 @@ def test_what_a_run_leaves(make_model: MakeModel, tmp_path: Path) -> None:
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
     listed = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
     assert listed == files_of(out) - {"SHA256SUMS"}
-    assert "pruned to 2:4" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "pruned to 2:4" in card
+    for origin in (report.model.fingerprint, report.calibration.fingerprint, f"eggs {report.versions['eggs']}"):
+        assert origin in card
     fractions = [event.fraction for event in events]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0, 1)

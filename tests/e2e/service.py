@@ -31,7 +31,7 @@ from app.migrate import upgrade
 from app.server import config
 from app.settings import Settings
 from eggs_core.checkpoint import CheckpointWriter
-from eggs_core.checksums import sha256
+from eggs_core.checksums import CHECKSUMS, sha256, write_checksums
 from eggs_core.packing import pack
 from eggs_core.pattern import NMPattern
 from eggs_core.report import Report
@@ -160,7 +160,7 @@ def write_masks(folder: Path, pattern: NMPattern) -> list[NewArtifact]:
 
 
 def succeed(service: Service, *, quality: float = 1.0, days: float | None = None, **body: Any) -> str:
-    """The id of a job that has succeeded, with its report and two files."""
+    """The id of a job that has succeeded, with its report, files and their checksums."""
     request = {"model": "smollm2-135m-instruct", **body}
     job_id = make_job(service.sessions, **request)
     lease = claim(service, job_id)
@@ -170,8 +170,11 @@ def succeed(service: Service, *, quality: float = 1.0, days: float | None = None
     folder = service.settings.artifacts_dir / location
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(CONTENT)
-    digest = hashlib.sha256(CONTENT).hexdigest()
-    masks = write_masks(folder, NMPattern.parse(body.get("pattern", "2:4")))
+    files = [NewArtifact("model.safetensors", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())]
+    files += write_masks(folder, NMPattern.parse(body.get("pattern", "2:4")))
+    write_checksums(folder, [folder / file.name for file in files])
+    sums = folder / CHECKSUMS
+    files.append(NewArtifact(sums.name, sums.stat().st_size, sha256(sums)))
     push = lease.push and PushResource(
         **lease.push.model_dump(include={"repo_id", "private", "revision"}),
         commit="8f14e45fceea167a",
@@ -182,7 +185,7 @@ def succeed(service: Service, *, quality: float = 1.0, days: float | None = None
             session,
             lease,
             report=report_of(request, quality=quality),
-            artifacts=[NewArtifact("model.safetensors", len(CONTENT), digest), *masks],
+            artifacts=files,
             artifacts_dir=location,
             keep_for=None if days is None else timedelta(days=days),
             push=push,

@@ -316,6 +316,7 @@ def test_a_job_is_followed_to_its_end(page: Page, service: Service) -> None:
     expect(page.get_by_role("img", name=f"12 of {BLOCKS} blocks are pruned")).to_be_visible()
     expect(page.locator(".live")).to_contain_text("12 of 30")
     expect(page.locator(".live")).to_contain_text("blocks/min")
+    expect(page.locator(".live")).to_contain_text(re.compile(r"Left, about\s*\d+ (s|min|h)"))
     expect(page.locator(".log li").first).to_contain_text("Pruning, block 12 of 30")
     check_accessible(page)
     shot(page, "job-running")
@@ -329,6 +330,8 @@ def test_a_job_is_followed_to_its_end(page: Page, service: Service) -> None:
     page.get_by_role("button", name="Run again").click()
     expect(page.locator(".title .state")).to_have_text("queued")
     assert job_id not in page.url
+    again = page.url.rpartition("/")[2]
+    assert read_job(service.sessions, again).spec == read_job(service.sessions, job_id).spec
 
 
 def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -> None:
@@ -342,6 +345,15 @@ def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -
     check_accessible(page)
     shot(page, "job-report")
 
+    expect(page.locator("figure.chart figcaption strong")).to_have_text(
+        [
+            "Relative output error",
+            "Importance kept",
+            "Fewest edges of an input channel",
+            "Second singular value / Ramanujan bound",
+            "Sparsity",
+        ]
+    )
     chart = page.locator("figure", has_text="Relative output error").first
     picture = chart.get_by_role("img")
     picture.hover(position={"x": 200, "y": 120})
@@ -373,6 +385,25 @@ def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -
     assert len(page.evaluate("navigator.clipboard.readText()")) == 64
     page.get_by_role("tab", name="Packed").click()
     expect(page.get_by_role("region", name="Packed")).to_contain_text("import eggs_core")
+
+
+def copied(command: list[str], service: Service, folder: Path) -> str:
+    """What a command prints that was copied from the page, where it is run with a key."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"EGGS_API_KEY": service.key, "PATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_files_are_downloaded_as_the_page_says(
+    page: Page, service: Service, jobs: dict[str, str], tmp_path: Path
+) -> None:
+    page.goto(f"/jobs/{jobs['succeeded']}")
+    page.get_by_role("tab", name="Download").click()
+    code = page.get_by_role("region", name="Download").inner_text()
+    assert "model.safetensors: OK" in copied(["sh", "-c", code], service, tmp_path)
+    assert (tmp_path / "pruned" / "model.safetensors").read_bytes() == CONTENT
 
 
 def test_the_mask_of_a_layer(page: Page, jobs: dict[str, str]) -> None:
@@ -422,16 +453,12 @@ def test_the_request_makes_the_same_job_elsewhere(
     page.goto(f"/jobs/{jobs['ria']}")
     page.get_by_role("tab", name=form, exact=True).click()
     code = page.get_by_role("region", name=f"Request as {form}").inner_text()
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"EGGS_API_KEY": service.key, "PATH": path}
     if form == "Python":
-        command = [sys.executable, "-c", code]
+        said = copied([sys.executable, "-c", code], service, tmp_path)
     else:
-        command = ["sh", "-c", code.replace("--wait", "").rstrip().removesuffix("\\")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    made = re.search(r"job_\w{26}", done.stdout)
-    assert made is not None, done.stdout
+        said = copied(["sh", "-c", code.replace("--wait", "").rstrip().removesuffix("\\")], service, tmp_path)
+    made = re.search(r"job_\w{26}", said)
+    assert made is not None, said
     before, after = (read_job(service.sessions, job_id) for job_id in (jobs["ria"], made[0]))
     assert after.spec == before.spec
     assert (after.name, after.metadata_, after.priority) == (before.name, before.metadata_, before.priority)

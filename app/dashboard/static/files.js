@@ -6,7 +6,7 @@ import { Code, Copy, Table, Tabs } from "./ui.js";
 
 function loading(job) {
   const folder = "pruned";
-  const fetchIt = `eggs download ${job.id} --out ${folder}`;
+  const fetchIt = `eggs download ${job.id} --url ${location.origin} --out ${folder}`;
   const code = (path, extra) => `# ${fetchIt}\n${extra}from transformers import AutoModelForCausalLM, AutoTokenizer\n
 model = AutoModelForCausalLM.from_pretrained("${path}", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("${path}")
@@ -16,7 +16,7 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))`;
   const forms = [];
   if (format !== "packed") forms.push(["Dense", code(folder, "")]);
   if (format !== "dense") forms.push(["Packed", code(format === "both" ? `${folder}/packed` : folder, "import eggs_core  # knows the packed form\n")]);
-  forms.push(["Download", `${fetchIt}\n\n# or a file at a time, and then what was promised:\ncurl -L -H "Authorization: Bearer $EGGS_API_KEY" -O ${location.origin}/v1/jobs/${job.id}/artifacts/SHA256SUMS\nsha256sum --check SHA256SUMS`]);
+  forms.push(["Download", `${fetchIt}\n# It has checked them; to do so again:\n(cd ${folder} && sha256sum --check SHA256SUMS)`]);
   return forms;
 }
 
