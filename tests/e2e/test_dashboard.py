@@ -30,6 +30,7 @@ from tests.app.build import make_job, read_job
 from tests.app.receiver import Receiver, receiver
 from tests.app.test_sweeps import succeed as measure
 from tests.app.test_workers import make_worker
+from tests.conftest import wait_for
 from tests.e2e.service import BLOCKS, CONTENT, MASKED, Service, advance, claim, fail, make_many, running, succeed
 
 __all__ = ["receiver"]
@@ -404,6 +405,23 @@ def test_the_files_are_downloaded_as_the_page_says(
     code = page.get_by_role("region", name="Download").inner_text()
     assert "model.safetensors: OK" in copied(["sh", "-c", code], service, tmp_path)
     assert (tmp_path / "pruned" / "model.safetensors").read_bytes() == CONTENT
+
+
+def test_the_mask_of_a_layer_is_drawn_in_the_theme_that_is_chosen(page: Page, jobs: dict[str, str]) -> None:
+    page.goto(f"/jobs/{jobs['succeeded']}")
+    section = page.locator("section", has=page.get_by_role("heading", name="Masks"))
+    expect(section.locator(".told")).to_contain_text("the column that keeps fewest keeps")
+    page.wait_for_load_state("networkidle")
+    canvas = section.locator("canvas")
+
+    def drawn() -> str:
+        return str(canvas.evaluate("canvas => canvas.toDataURL()"))
+
+    light = drawn()
+    page.get_by_label("Theme").select_option("dark")
+    wait_for(lambda: drawn() != light)
+    page.get_by_label("Theme").select_option("light")
+    wait_for(lambda: drawn() == light)
 
 
 def test_the_mask_of_a_layer(page: Page, jobs: dict[str, str]) -> None:

@@ -125,7 +125,9 @@ function Picture({ mask, pattern, layer, children }) {
     const dark = matchMedia("(prefers-color-scheme: dark)");
     watch.observe(canvas.current);
     dark.addEventListener("change", redraw);
-    return () => { watch.disconnect(); dark.removeEventListener("change", redraw); };
+    const chosen = new MutationObserver(redraw);
+    chosen.observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    return () => { watch.disconnect(); chosen.disconnect(); dark.removeEventListener("change", redraw); };
   }, []);
   useEffect(() => { if (view) draw(canvas.current, tiles, view, mask.shape, m); });
 
