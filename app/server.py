@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from multiprocessing import parent_process
 from pathlib import Path
 from socket import socket
@@ -100,10 +99,11 @@ def _serve(settings: Settings, listener: socket) -> None:
 
 
 def _serve_in_processes(settings: Settings, listener: socket) -> None:
-    with _environment(settings) as counts:
+    with TemporaryDirectory(prefix="eggs-metrics-") as counts:
+        os.environ |= settings.environment() | {"PROMETHEUS_MULTIPROC_DIR": counts}
         if settings.metrics_port is not None:
             readers = make_sessions(make_engine(settings.database_url), read_only=True)
-            metrics.serve(metrics.of_processes(counts, readers), settings.host, settings.metrics_port)
+            metrics.serve(metrics.of_processes(Path(counts), readers), settings.host, settings.metrics_port)
         name = f"{__name__}:{application.__name__}"
         processes = Multiprocess(
             config(name, settings.host, settings.port, workers=settings.api_processes), [listener]
@@ -111,14 +111,6 @@ def _serve_in_processes(settings: Settings, listener: socket) -> None:
         processes.run()
     if any(process.exitcode == STARTUP_FAILURE for process in processes.processes):
         sys.exit(STARTUP_FAILURE)
-
-
-@contextmanager
-def _environment(settings: Settings) -> Iterator[Path]:
-    """What the processes find in their environment: the settings, and the folder in which they count requests."""
-    with TemporaryDirectory(prefix="eggs-metrics-") as folder:
-        os.environ |= settings.environment() | {"PROMETHEUS_MULTIPROC_DIR": folder}
-        yield Path(folder)
 
 
 def _lasting(app: FastAPI) -> FastAPI:

@@ -175,16 +175,16 @@ def test_several_processes_answer_as_one(start: Start, monkeypatch: pytest.Monke
     headers = {"Authorization": f"Bearer {service.key}"}
     first, second = wait_for(lambda: len(found := of_server(service)) == 2 and found)
 
-    def asked_alone(alone: int, other: int) -> None:
-        """Has one process answer, while the other stands still."""
+    def asked_without(other: int) -> None:
+        """Asks while this process stands still, and the other one answers."""
         os.kill(other, signal.SIGSTOP)
         try:
             assert httpx.get(f"{service.url}/v1/jobs", headers=headers, timeout=60).status_code == 200
         finally:
             os.kill(other, signal.SIGCONT)
 
-    asked_alone(first, second)
-    asked_alone(second, first)
+    asked_without(second)
+    asked_without(first)
     assert requests_counted(metrics_port) == 2
 
     os.kill(first, signal.SIGKILL)

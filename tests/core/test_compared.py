@@ -187,7 +187,7 @@ def test_models_that_are_compared_need_room(make_model: MakeModel, tmp_path: Pat
 
 
 def test_no_two_methods_have_a_block_in_memory(
-    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = 0
 
@@ -208,7 +208,6 @@ def test_no_two_methods_have_a_block_in_memory(
     monkeypatch.setattr(Skeleton, "checkpoint_tensors", measured(Skeleton.checkpoint_tensors))
     folder = make_model("llama", hidden_size=128, intermediate_size=256, num_hidden_layers=1)
     gc.freeze()  # what is there by now is not looked through, nor counted
-    request.addfinalizer(gc.unfreeze)
     taken = []
     for compare in ([], [{"method": "ria"}, {"method": "sparsegpt"}, FAST]):
         most = 0
