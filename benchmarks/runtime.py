@@ -5,7 +5,7 @@
 
 A randomly initialised Llama in bfloat16, by default of 1.1 billion parameters, pruned by magnitude: 64 tokens
 decoded greedily after a prompt of 128, by transformers, in one process in which the two forms take turns. Peak
-memory is that of a process that loads one form and generates as much.
+memory is that of a process of its own that loads one form and generates as much, `benchmarks.peak`.
 """
 
 import argparse
@@ -15,9 +15,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
-from benchmarks.process import peak_resident
 from benchmarks.random_llama import save_model
 from benchmarks.results import keep
 from eggs_core.checkpoint import Checkpoint
@@ -30,16 +27,6 @@ from eggs_core.whole import load
 HEAD, VOCABULARY = 64, 32000
 
 
-@torch.no_grad()
-def peak(folder: Path) -> int:
-    """Peak resident memory of this process, which loads a model and generates. Bytes."""
-    prompt = torch.ones(1, PROMPT_TOKENS, dtype=torch.int64)
-    options = {"attention_mask": prompt, "do_sample": False}
-    model, _ = load(folder)
-    model.generate(prompt, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS, **options)
-    return peak_resident()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=20)
@@ -48,11 +35,7 @@ def main() -> None:
     parser.add_argument("--pattern", default="2:4")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.peak:
-        print(json.dumps(peak(arguments.peak)))
-        return
     with tempfile.TemporaryDirectory() as scratch:
         model, out = Path(scratch, "model"), Path(scratch, "out")
         save_model(
@@ -73,7 +56,7 @@ def main() -> None:
         peaks = {
             form: json.loads(
                 subprocess.run(
-                    [sys.executable, "-m", "benchmarks.runtime", "--peak", str(folder)],
+                    [sys.executable, "-m", "benchmarks.peak", str(folder)],
                     check=True,
                     capture_output=True,
                     text=True,
@@ -81,6 +64,7 @@ def main() -> None:
             )
             for form, folder in folders.items()
         }
+        added = {form: of["peak"] - of["before"] for form, of in peaks.items()}
         (dense, _), (packed, _) = load(folders["dense"]), load(folders["packed"])
         speeds = compare_speed(dense, packed, arguments.batches, rounds=arguments.rounds)
         sizes = {form: Checkpoint(folder).nbytes() for form, folder in folders.items()}
@@ -104,7 +88,10 @@ def main() -> None:
         rows,
         f"{report.model.parameters / 1e9:.2f} billion parameters. "
         f"On disk {sizes['packed'] / sizes['dense']:.3f} of the dense {sizes['dense'] / 2**20:.0f} MiB; "
-        f"peak resident memory {peaks['packed'] / peaks['dense']:.3f} of {peaks['dense'] / 2**20:.0f} MiB.",
+        f"peak resident memory {peaks['packed']['peak'] / peaks['dense']['peak']:.3f} of "
+        f"{peaks['dense']['peak'] / 2**20:.0f} MiB; {added['packed'] / added['dense']:.3f} of "
+        f"{added['dense'] / 2**20:.0f} MiB without the {peaks['dense']['before'] / 2**20:.0f} MiB "
+        "that Python, torch and transformers take before there is a model.",
     )
 
 

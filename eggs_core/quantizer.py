@@ -11,6 +11,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from eggs_core import memory
 from eggs_core.errors import BrokenPack
 from eggs_core.packed_linear import PackedLinear
 from eggs_core.packing import check
@@ -64,6 +65,7 @@ class EggsQuantizer(HfQuantizer):
                     check(module.weight_values.data, module.weight_mask, module.pattern)
                 except BrokenPack as error:
                     raise BrokenPack(f"{name} cannot be loaded. {error}") from error
+        memory.give_back()  # what the checks took: the process lives on with no more than the model
         return model
 
     def is_serializable(self) -> bool:
