@@ -12,7 +12,7 @@ import sys
 from kfp import compiler, dsl, kubernetes
 
 
-@dsl.component(base_image="python:3.12-slim", packages_to_install=[os.environ["EGGS_PACKAGE"]])
+@dsl.component(base_image="python:3.12.14-slim-bookworm", packages_to_install=[os.environ["EGGS_PACKAGE"]])
 def prune(
     url: str,
     model: str,
