@@ -3,8 +3,6 @@ PYTHON ?= python3
 # Installed first and by itself. Choose a build for your GPU with, say, TORCH=torch==2.11.0.
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
-# All but what is of kustomize and KEDA, which tests/test_kubernetes.py looks at.
-MANIFESTS := $(filter-out %/kustomization.yaml docker/kubernetes/keda/%,$(wildcard docker/kubernetes/*/*.yaml))
 
 .PHONY: browser install demo test lint docs audit client clean
 
@@ -47,7 +45,6 @@ lint: install
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows examples/github-actions.yml
 	$(BIN)/compose-lint check --no-env --quiet --skip-suppressed --config docker/compose-lint.yml --strict-config \
 		--fail-on low docker-compose.yml
-	$(BIN)/kubernetes-validate --strict --quiet $(MANIFESTS)
 
 # The site, which tests/documents builds as well. Material only tells of its successor there.
 docs: install

@@ -1,44 +1,53 @@
-"""What the manifests for Kubernetes say, held against the service; `make lint` validates them by its schemas."""
+"""What the manifests for Kubernetes say once kustomize has read them, by their schemas and against the service."""
 
 import importlib.util
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import typer.main
 import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from app.cli.main import app as command_line
 from app.main import create_app
 from app.settings import Settings
+from tests.documents.blocks import blocks_of
 from tests.test_deployment import IMAGES, ROOT, instructions
 
 FOLDER = ROOT / "docker" / "kubernetes"
 EXAMPLE = FOLDER / "base" / "secret.example.yaml"
+# What is given to `kubectl apply -k`. The base is in the second.
+APPLIED = ["migrate", "cuda", "keda"]
 Manifest = dict[str, Any]
 
 
-def manifests() -> Iterator[tuple[Path, Manifest]]:
-    """What is in every file but those of kustomize."""
-    for file in sorted(FOLDER.glob("*/*.yaml")):
-        if file.name != "kustomization.yaml":
-            yield from ((file, manifest) for manifest in yaml.safe_load_all(file.read_text()))
+def rendered(folder: Path) -> list[Manifest]:
+    """What kustomize makes of a folder."""
+    kubectl = Path(sys.executable).with_name("kubectl")
+    ran = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return list(yaml.safe_load_all(ran.stdout))
 
 
-ALL = list(manifests())
-PODS = {m["metadata"]["name"]: m["spec"]["template"] for _, m in ALL if "template" in m.get("spec", {})}
+SECRET: Manifest = yaml.safe_load(EXAMPLE.read_text())
+ALL = [manifest for name in APPLIED for manifest in rendered(FOLDER / name)] + [SECRET]
+PODS = {m["metadata"]["name"]: m["spec"]["template"] for m in ALL if "template" in m.get("spec", {})}
 CONTAINERS = {name: pod["spec"]["containers"][0] for name, pod in PODS.items()}
 SETTINGS = {f"EGGS_{name}".upper() for name in Settings.model_fields}
-(CONFIGURATION,) = (m["data"] for _, m in ALL if m["kind"] == "ConfigMap")
+(CONFIGURATION,) = (m["data"] for m in ALL if m["kind"] == "ConfigMap")
 
 
 def of_kind(kind: str) -> dict[str, Manifest]:
-    return {m["metadata"]["name"]: m for _, m in ALL if m["kind"] == kind}
+    return {m["metadata"]["name"]: m for m in ALL if m["kind"] == kind}
 
 
 def chosen(selector: dict[str, Any]) -> set[str]:
@@ -47,17 +56,42 @@ def chosen(selector: dict[str, Any]) -> set[str]:
     return {name for name, pod in PODS.items() if wanted <= pod["metadata"]["labels"].items()}
 
 
+@pytest.mark.parametrize(
+    "manifest", ALL, ids=lambda manifest: f"{manifest['kind']}-{manifest['metadata']['name']}"
+)
+def test_a_manifest_has_the_form_that_its_kind_has(manifest: Manifest) -> None:
+    if manifest["kind"] == "ScaledObject":
+        ScaledObject.model_validate(manifest, strict=True, extra="forbid")
+    else:
+        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_whatever_is_applied_is_in_the_services_namespace() -> None:
+    assert sorted(of_kind("Deployment")) == ["eggs-api", "eggs-worker-cpu", "eggs-worker-cuda"]
+    assert {m["metadata"].get("namespace") for m in ALL if m not in (SECRET, of_kind("Namespace")["eggs"])} == {
+        "eggs"
+    }
+
+
 def test_kustomize_takes_every_file_but_the_example() -> None:
-    taken = set()
+    taken = {EXAMPLE}
     for file in FOLDER.glob("*/kustomization.yaml"):
         kustomization = yaml.safe_load(file.read_text())
-        assert kustomization["namespace"] == "eggs"
-        for resource in kustomization["resources"]:
-            path = (file.parent / resource).resolve()
-            assert path.exists()
-            taken.add(path)
-    assert {file for file, _ in ALL} - taken == {EXAMPLE}
-    assert sorted(of_kind("Deployment")) == ["eggs-api", "eggs-worker-cpu", "eggs-worker-cuda"]
+        patches = [patch["path"] for patch in kustomization.get("patches", [])]
+        taken |= {(file.parent / path).resolve() for path in [".", *kustomization["resources"], *patches]}
+        taken.add(file)
+    assert taken == {*FOLDER.glob("*"), *FOLDER.glob("*/*")}
+
+
+def test_an_overlay_as_documented_names_its_own_images(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "docker" / "kubernetes")
+    (tmp_path / "overlay").mkdir()
+    (overlay,) = (block for block in blocks_of(ROOT / "docs" / "deploying.md") if block.language == "yaml")
+    (tmp_path / "overlay" / "kustomization.yaml").write_text(overlay.text)
+    made = [m["spec"]["template"] for m in rendered(tmp_path / "overlay") if m["kind"] == "Deployment"]
+    images = [container["image"] for pod in made for container in pod["spec"]["containers"]]
+    assert len(images) == 3
+    assert all(image.startswith("registry.acme.example/") for image in images)
 
 
 def test_settings_are_spelled_as_the_service_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +108,8 @@ def test_settings_are_spelled_as_the_service_reads_them(monkeypatch: pytest.Monk
 
 
 def test_there_is_no_secret_but_an_example_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [file for file, manifest in ALL if manifest["kind"] == "Secret"] == [EXAMPLE]
-    example = of_kind("Secret")["eggs"]["stringData"]
+    assert [manifest for manifest in ALL if manifest["kind"] == "Secret"] == [SECRET]
+    example = SECRET["stringData"]
     assert set(example) <= SETTINGS
     assert not {name for name in CONFIGURATION if re.search("PASSWORD|SECRET|TOKEN|URL", name)}
     for name, value in example.items():
@@ -175,6 +209,10 @@ def test_whatever_chooses_pods_chooses_those_it_means() -> None:
     assert chosen(policies["eggs-api"]["spec"]["podSelector"]) == {"eggs-api"}
     scaled = {name: each["spec"]["scaleTargetRef"]["name"] for name, each in of_kind("ScaledObject").items()}
     assert scaled == {name: name for name in of_kind("Deployment") if "worker" in name}
+    for each in of_kind("ScaledObject").values():
+        for trigger in each["spec"]["triggers"]:
+            assert trigger["type"] == "prometheus"
+            assert set(trigger["metadata"]) == {"serverAddress", "query", "threshold"}, "it needs these"
     assert all("replicas" not in of_kind("Deployment")[name]["spec"] for name in scaled), "they would be set back"
 
 
