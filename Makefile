@@ -3,6 +3,7 @@ PYTHON ?= python3
 # Installed first and by itself. Choose a build for your GPU with, say, TORCH=torch==2.11.0.
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+PROMTOOL := $(or $(shell command -v promtool),.promtool/promtool)
 
 .PHONY: browser install demo test lint docs audit client clean
 
@@ -29,6 +30,13 @@ demo: install
 browser:
 	command -v chromium || (apt-get update && apt-get install --yes --no-install-recommends chromium)
 
+# Prometheus' checker where there is none, out of Debian's package: installed whole, that would start a Prometheus.
+.promtool/promtool:
+	rm -rf $(@D) && mkdir $(@D)
+	cd $(@D) && (apt-get download prometheus || (apt-get update && apt-get download prometheus))
+	dpkg-deb --fsys-tarfile $(@D)/*.deb | tar --extract --directory $(@D) --strip-components 3 ./usr/bin/promtool
+	rm $(@D)/*.deb
+
 # Tests are shared out among processes, each with servers of its own: one more than there are cores, as many tests
 # wait for what they have started.
 PROCESSES ?= $(shell expr $$(nproc) + 1)
@@ -36,7 +44,7 @@ PROCESSES ?= $(shell expr $$(nproc) + 1)
 test: install .kfp/installed
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal
 
-lint: install
+lint: install $(PROMTOOL)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -45,6 +53,8 @@ lint: install
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows examples/github-actions.yml
 	$(BIN)/compose-lint check --no-env --quiet --skip-suppressed --config docker/compose-lint.yml --strict-config \
 		--fail-on low docker-compose.yml
+	$(PROMTOOL) check config docker/monitoring/prometheus.yml
+	$(PROMTOOL) test rules docker/monitoring/alerts.test.yml
 
 # The site, which tests/documents builds as well. Material only tells of its successor there.
 docs: install
@@ -63,4 +73,4 @@ client: install
 	$(BIN)/python client/generate.py
 
 clean:
-	rm -rf .venv .audit .kfp build eggs-data demo-report.json
+	rm -rf .venv .audit .kfp .promtool build eggs-data demo-report.json

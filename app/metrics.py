@@ -25,6 +25,8 @@ from app.problems import TYPE_PREFIX
 
 _BOUNDS = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0)
 _RECENTLY = timedelta(minutes=5)
+# Told where there are none, too: an alert on how many come sees no rise in a figure that begins with the first.
+_NOT_OF_USERS = ("internal-error", "worker-lost")
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,8 @@ def _figures(session: Session, now: datetime) -> Iterator[Metric]:
     yield jobs
 
     failures = GaugeMetricFamily("eggs_failed_jobs", "Failed jobs by problem.", labels=["problem"])
-    for problem, count in repository.count_by_problem(session).items():
+    by_problem = {f"{TYPE_PREFIX}{code}": 0 for code in _NOT_OF_USERS} | repository.count_by_problem(session)
+    for problem, count in by_problem.items():
         failures.add_metric([problem.removeprefix(TYPE_PREFIX)], count)
     yield failures
 
