@@ -144,6 +144,36 @@ def test_a_download_goes_on_where_it_broke_off(
     assert relay.connections == 3  # nothing was left to fetch
 
 
+def test_a_second_download_goes_on_with_what_the_first_left(
+    make_client: MakeClient, way: Way, sessions: Sessions, settings: Settings, tmp_path: Path
+) -> None:
+    job_id = make_job(sessions)
+    content = os.urandom(300_000)
+    publish(sessions, settings, must_claim(sessions, job_id), {"model.safetensors": content})
+    eggs = make_client(way.url)
+    (artifact,) = eggs.jobs.artifacts(job_id)
+    out = tmp_path / "out"
+    out.mkdir()
+    left = out / "model.safetensors.part"
+
+    left.write_bytes(content[:100_000])
+    seen: list[int] = []
+    path = eggs.jobs.download_artifact(artifact, out, on_bytes=seen.append)
+    assert path.read_bytes() == content
+    assert way.sent[-1][2]["range"] == "bytes=100000-"
+    assert seen[0] > 100_000  # and no more than that has come
+    assert os.listdir(out) == [path.name]
+
+    for wrong in (b"w" * 100_000, b"w" * 300_000, b"w" * 400_000):
+        path.unlink()
+        left.write_bytes(wrong)
+        with pytest.raises(eggs_client.Damaged):
+            eggs.jobs.download(job_id, out)
+        assert os.listdir(out) == []
+        assert eggs.jobs.download(job_id, out)[0].read_bytes() == content
+        assert "range" not in way.sent[-1][2]
+
+
 def test_the_key_is_shown_to_no_other_host(
     make_client: MakeClient,
     way: Way,
