@@ -1,4 +1,4 @@
-"""A server that speaks the Hugging Face Hub's protocol as far as pushes need it, for the real client."""
+"""A server that speaks the Hugging Face Hub's protocol as far as pushing and loading models need it."""
 
 import base64
 import hashlib
@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 WRITE_TOKEN, READ_TOKEN = "hf_may_write_to_acme", "hf_may_only_read"
+COMMIT = "0" * 40
 OWNERS = {WRITE_TOKEN: "acme"}
 
 
@@ -39,6 +40,12 @@ class HubServer:
         """How many large files were sent so far."""
         return sum(method == "PUT" for method, _ in self.requests)
 
+    def downloads(self) -> list[str]:
+        """The names of the files that were fetched so far."""
+        return [
+            path.rpartition("/")[2] for method, path in self.requests if method == "GET" and "/resolve/" in path
+        ]
+
 
 @contextmanager
 def running_hub() -> Iterator[HubServer]:
@@ -49,6 +56,9 @@ def running_hub() -> Iterator[HubServer]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            self._serve()
+
+        def do_HEAD(self) -> None:
             self._serve()
 
         def do_POST(self) -> None:
@@ -68,6 +78,12 @@ def running_hub() -> Iterator[HubServer]:
                 assert hashlib.sha256(body).hexdigest() == match[1]
                 state.objects[match[1]] = body
                 return self._answer({})
+            if match := re.fullmatch(
+                r"/(?:api/models/)?([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)", path
+            ):
+                repository = state.repositories.get(match[1])
+                if repository is not None and not repository.private:
+                    return self._read(repository, *match.groups()[1:])
             if path == "/api/validate-yaml":
                 return self._answer({"errors": [], "warnings": []})
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -128,7 +144,20 @@ def running_hub() -> Iterator[HubServer]:
                 oid = hashlib.sha1(body).hexdigest()
                 repository.commits.append(oid)
                 return self._answer({"commitOid": oid, "commitUrl": f"{state.url}/{name}/commit/{oid}"})
-            return self._answer({"id": name, "sha": "0" * 40, "siblings": []})
+            return self._answer({"id": name, "sha": COMMIT, "siblings": []})
+
+        def _read(self, repository: Repository, what: str, revision: str, name: str) -> None:
+            files = repository.branches["main" if revision == COMMIT else revision]
+            oids = {file: hashlib.sha1(content).hexdigest() for file, content in files.items()}
+            if what == "resolve":
+                return self._send(files[name], ETag=f'"{oids[name]}"', **{"X-Repo-Commit": COMMIT})
+            if what == "tree":
+                entries = [
+                    {"type": "file", "path": file, "size": len(content), "oid": oids[file]}
+                    for file, content in files.items()
+                ]
+                return self._answer(entries)
+            return self._answer({"id": "", "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]})
 
         def _lfs(self, asked: dict[str, object]) -> dict[str, object]:
             actions = {"actions": {"upload": {"href": f"{state.url}/lfs/{asked['oid']}"}}}
@@ -146,17 +175,16 @@ def running_hub() -> Iterator[HubServer]:
             self.rfile.readline()
             return body
 
-        def _answer(self, content: dict[str, object], status: int = 200, **headers: str) -> None:
-            body = json.dumps(content).encode()
+        def _answer(self, content: object, status: int = 200, **headers: str) -> None:
+            self._send(json.dumps(content).encode(), status, **{"Content-Type": "application/json"}, **headers)
+
+        def _send(self, body: bytes, status: int = 200, **headers: str) -> None:
             self.send_response(status)
-            for name, value in {
-                "Content-Type": "application/json",
-                "Content-Length": str(len(body)),
-                **headers,
-            }.items():
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -177,6 +205,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub that the client in this process asks instead of the real one."""
     with running_hub() as state:
         # Read from the environment when the client is imported, which it may be already. Large files go by LFS.
+        template = f"{state.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", state.url)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         yield state

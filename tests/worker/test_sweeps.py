@@ -1,4 +1,4 @@
-"""A sweep in earnest: what trials that share a calibration pass are measured at."""
+"""A sweep in earnest: what its jobs share, and what trials that share a calibration pass are measured at."""
 
 from threading import Event
 
@@ -9,21 +9,25 @@ from app.settings import Settings
 from app.sweeps import service
 from app.sweeps.schemas import SweepCreate
 from tests.app.build import principal_of
+from tests.hub import HubServer, Repository, hub
 from tests.tiny_models import MakeModel
 from worker.runner import run_next
+
+__all__ = ["hub"]
 
 SHORT = {"samples": 2, "sequence_length": 32}
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_sweep_from_its_request_to_its_comparison(
-    settings: Settings, sessions: sessionmaker[Session], make_model: MakeModel
+    settings: Settings, sessions: sessionmaker[Session], make_model: MakeModel, hub: HubServer
 ) -> None:
-    model = make_model("llama")
-    settings.model_roots.append(model.parent)
+    files = {file.name: file.read_bytes() for file in make_model("llama", max_shard_size="50KB").iterdir()}
+    hub.repositories["acme/tiny"] = Repository(private=False, branches={"main": files})
+    settings.allow_hub = True
     trials = [{"method": "magnitude"}, {"method": "ria"}, {"pattern": "1:4", "method": "ria"}]
     body = SweepCreate.model_validate(
-        {"model": str(model), "trials": trials, "calibration": SHORT, "evaluation": SHORT | {"generations": 0}}
+        {"model": "acme/tiny", "trials": trials, "calibration": SHORT, "evaluation": SHORT | {"generations": 0}}
     )
     with sessions.begin() as session:
         sweep, _ = service.submit(session, settings, principal_of(sessions), body, None)
@@ -41,3 +45,6 @@ def test_a_sweep_from_its_request_to_its_comparison(
     assert len(dense) == 1, "one dense model, on one text"
     assert len(set(pruned)) == 3
     assert ended.best == pruned.index(min(pruned))
+    weights = sorted(name for name in files if name.endswith(".safetensors"))
+    assert len(weights) > 1
+    assert sorted(name for name in hub.downloads() if name in weights) == weights, "each once, for both jobs"
