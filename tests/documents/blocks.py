@@ -1,4 +1,4 @@
-"""The code blocks of the README and of docs/."""
+"""The code blocks of the READMEs and of docs/."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "client" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What continues a command on the next line: a backslash, or a text that goes on to a line with this word alone.
 _HEREDOC = re.compile(r"<<\s*(\w+)")
 
@@ -22,7 +22,7 @@ class Block:
 
     @property
     def place(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        return f"{name_of(self.page)}:{self.line}"
 
     def commands(self) -> list[str]:
         """What is typed at the prompts of a console."""
@@ -47,6 +47,11 @@ class Block:
             while lines and not lines[0].startswith("$ "):
                 shown.append(lines.pop(0))
             yield command, shown
+
+
+def name_of(page: Path) -> str:
+    """Its path in the repository."""
+    return page.relative_to(ROOT).as_posix()
 
 
 def blocks_of(page: Path) -> list[Block]:

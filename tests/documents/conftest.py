@@ -80,6 +80,11 @@ def place(
             "HF_HUB_DISABLE_XET": "1",
             "EGGS_PORT": "0",
             "EGGS_WEBHOOK_ALLOW_PRIVATE": "true",
+            # What a page installs goes into the folder, and comes from nowhere else.
+            "PIP_TARGET": str(folder / "installed"),
+            "PIP_NO_DEPS": "1",
+            "PIP_NO_INDEX": "1",
+            "PIP_NO_BUILD_ISOLATION": "0",  # by which pip understands that there is to be none
         }
         with _running(folder, environment, "eggs", "serve", "--no-worker") as said:
             key, url = wait_for(lambda: re.search(r"(eggs_\w+)\nThe service is at (\S+)\n", said())).groups()
@@ -120,10 +125,11 @@ def _stand_in(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
 
 
 def _furnish(folder: Path, checkpoint: Path) -> None:
-    """What a reader of the pages would have: an environment, a model, a text, and a command that publishes."""
+    """What a reader of the pages would have: an environment, a model, the client, a text and a command."""
     (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)  # with what tells Python that it is one
     (folder / "home" / "checkpoints").mkdir(parents=True)
     shutil.copytree(checkpoint, folder / "home" / "checkpoints" / "tiny")
+    shutil.copytree(ROOT / "client", folder / "client")
     (folder / "home" / ".curlrc").write_text("fail-with-body\n")
     (folder / "notes.txt").write_text("".join(f"Egg number {number} is boiled.\n" for number in range(9000)))
     (folder / "publish").write_text("#!/bin/sh\n")

@@ -1,4 +1,4 @@
-"""Every code block of the README and of docs/ runs, or is checked as far as it can be; none is passed over."""
+"""Every code block of the READMEs and of docs/ runs, or is checked as far as it can be; none is passed over."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import yaml
 
 from app.jobs.schemas import JobCreate
 from eggs_client import Eggs
-from tests.documents.blocks import PAGES, ROOT, Block, blocks_of
+from tests.documents.blocks import PAGES, ROOT, Block, blocks_of, name_of
 from tests.documents.conftest import Place
 
 # Commands and Python that are not run as they are written, and what tries the same elsewhere.
@@ -25,9 +25,10 @@ NOT_RUN = {
     "kubectl ": "tests/test_kubernetes.py",
     "import mlflow\n": "tests/worker/test_trackers.py",  # with a server
 }
-# What the Python on a page prints, beyond running to its end.
+# What the code on a page prints, beyond running to its end.
 PRINTED = {
-    "client.md": [
+    "client/README.md": [r"^Successfully installed eggs-client-\d"],
+    "docs/client.md": [
         r"^\d+\.\d+$",
         r"^1 0% ",
         r"^\d+ 100% ",
@@ -35,7 +36,7 @@ PRINTED = {
         r"^job_\w+ ",
         r"^/pattern 5:4 is not an N:M pattern",
     ],
-    "expansion.md": [r"^model\.layers\.0\.\S+ \d+ 0\.\d+$"],
+    "docs/expansion.md": [r"^model\.layers\.0\.\S+ \d+ 0\.\d+$"],
 }
 LEFT_OUT = [
     (pattern, command)
@@ -48,24 +49,25 @@ LEFT_OUT = [
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_of_a_page(page: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place.folder)
     for name, value in (place.environment | {"WEBHOOK_SECRET": "whsec_c2VjcmV0"}).items():
         monkeypatch.setenv(name, value)
     check = {"console": check_console, "python": check_python, "json": check_json, "yaml": check_yaml}
     printed = "".join(check[block.language](block, place) or "" for block in blocks_of(page))
-    for pattern in PRINTED.get(page.name, []):
+    for pattern in PRINTED.get(name_of(page), []):
         assert re.search(pattern, printed, re.MULTILINE), printed
 
 
-def check_console(block: Block, place: Place) -> None:
+def check_console(block: Block, place: Place) -> str:
     commands = [command for command in block.commands() if not any(re.match(each, command) for each in NOT_RUN)]
     ran = place.run(place.filled_in("\n".join(commands)))
     assert ran.returncode == 0, f"{block.place} ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}"
     shown = place.greeting if not commands else ran.stdout
     for line in map(place.filled_in, block.output()):
         assert line in shown.splitlines(), f"{block.place} shows {line!r}, and this came:\n{shown}"
+    return ran.stdout
 
 
 def check_python(block: Block, place: Place) -> str:

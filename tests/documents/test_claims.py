@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.documents.blocks import PAGES, ROOT
+from tests.documents.blocks import PAGES, ROOT, name_of
 from tests.documents.problem_kinds import kinds
 
 NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 
-@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", PAGES, ids=name_of)
 def test_the_tests_that_a_document_names_are_there(document: Path) -> None:
     for file, test in NAMED.findall(document.read_text()):
         assert (ROOT / file).is_file(), file

@@ -15,7 +15,7 @@ from markdown_it.token import Token
 
 from app.main import create_app
 from app.settings import EmbeddedSettings
-from tests.documents.blocks import PAGES, ROOT
+from tests.documents.blocks import PAGES, ROOT, name_of
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def links(page: Path) -> list[str]:
     return of(MarkdownIt().enable("table").parse(page.read_text()))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     """In the repository, too; addresses in the Internet are only read."""
     for link in links(page):
