@@ -29,16 +29,19 @@ def alembic_config(connection: Connection) -> "Config":
     return config
 
 
-def upgrade(engine: Engine) -> None:
+def upgrade(engine: Engine) -> tuple[str | None, str | None]:
     """Upgrades to the newest revision. Of several processes that start together, one does it and the rest wait.
 
-    Does nothing where a newer version of the service has upgraded it further; see `is_current`.
+    Does nothing where a newer version of the service has upgraded it further; see `is_current`. Returns the
+    revision before and the one after; None is an empty database.
     """
     from alembic import command
 
     with _exclusive(engine), engine.begin() as connection:
+        before = _revision(connection)
         if not is_current(connection):
             command.upgrade(alembic_config(connection), "head")
+        return before, _revision(connection)
 
 
 def is_current(connection: Connection) -> bool:
@@ -47,12 +50,17 @@ def is_current(connection: Connection) -> bool:
     While a newer one takes over, those that still run see its schema. They can go on, as a revision only adds to
     what the version before it uses. Revisions are numbered.
     """
-    from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
     head = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
-    revision = MigrationContext.configure(connection).get_current_revision()
+    revision = _revision(connection)
     return head is not None and revision is not None and revision >= head
+
+
+def _revision(connection: Connection) -> str | None:
+    from alembic.runtime.migration import MigrationContext
+
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from multiprocessing import parent_process
 from pathlib import Path
@@ -18,7 +19,6 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from app import logs, metrics, tracing
-from app.cli.render import console
 from app.db import make_engine, make_sessions
 from app.keys.service import create_first
 from app.main import create_app
@@ -44,8 +44,11 @@ def config(app: FastAPI | str, host: str, port: int, **more: Any) -> uvicorn.Con
     )
 
 
-def run(settings: Settings, *, with_worker: bool) -> None:
-    """Serves until it is told to stop by a signal, then stops all that it has started."""
+def run(settings: Settings, *, with_worker: bool, listening: Callable[[str, str | None], None]) -> None:
+    """Serves until it is told to stop by a signal, then stops all that it has started.
+
+    Calls `listening` with its address once requests can be sent there, and with the first key if it has made it.
+    """
     logs.setup(settings.log_format)
     tracing.setup(_SERVICE)
     # uvicorn sends itself a signal again once it has shut down. This makes it an orderly end.
@@ -56,10 +59,10 @@ def run(settings: Settings, *, with_worker: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     # Ends the process where the port is taken, before there is a key to print.
     listener = config("", settings.host, settings.port).bind_socket()
-    if (key := prepare_database(settings)) is not None:
-        console.print(f"API key, shown only this once: {key}", highlight=False, soft_wrap=True)
+    key = prepare_database(settings)
+    listener.listen()  # requests wait from now on
     host, port, *_ = listener.getsockname()
-    console.print(f"The service is at http://{host}:{port}", highlight=False, soft_wrap=True)
+    listening(f"http://{host}:{port}", key)
     with ExitStack() as stack:
         if with_worker:
             supervisor = WorkerSupervisor(settings)

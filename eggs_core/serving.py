@@ -1,5 +1,6 @@
 """Serves a model as OpenAI's clients ask, by the server that transformers has."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from eggs_core.errors import ServingNotInstalled
@@ -16,8 +17,20 @@ def check_installed() -> None:
         raise ServingNotInstalled
 
 
-def serve(folder: Path, host: str, port: int) -> None:
-    """Serves the model in `folder`, packed or not, until the process is told to stop."""
+def serve(folder: Path, host: str, port: int, listening: Callable[[str], None]) -> None:
+    """Serves the model in `folder`, packed or not, until the process is told to stop.
+
+    Calls `listening` with the address for clients once requests can be sent there.
+    """
     from transformers.cli.serve import Serve
 
-    Serve(force_model=str(folder.absolute()), host=host, port=port)
+    class _Serve(Serve):
+        def start_server(self) -> None:
+            """Not in a thread, and on a port that listens before the address is told."""
+            listener = self.server.config.bind_socket()
+            listener.listen()
+            host, port, *_ = listener.getsockname()
+            listening(f"http://{host}:{port}/v1")
+            self.server.run([listener])
+
+    _Serve(force_model=str(folder.absolute()), host=host, port=port, non_blocking=True)

@@ -64,11 +64,12 @@ def load(folder: Path) -> tuple[Any, Any]:
     return model.eval().to(device), tokenizer
 
 
-def continuation(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> str:
-    """What comes after `prompt` by greedy decoding: up to `new_tokens` tokens, by the model's own settings."""
+def continuation(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> tuple[str, int]:
+    """What comes after `prompt` by greedy decoding, by the model's own settings; and of how many tokens it is."""
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     ids = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
-    return as_text(ids[:, inputs["input_ids"].shape[1] :], tokenizer)[0]
+    added = ids[:, inputs["input_ids"].shape[1] :]
+    return as_text(added, tokenizer)[0], added.shape[1]
 
 
 def bytes_held(model: Any) -> int:

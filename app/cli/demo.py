@@ -1,20 +1,21 @@
 """`eggs demo`: a real language model through a real service, from submission to verified files."""
 
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.cli import options
 from app.cli.connection import connect
-from app.cli.render import console, progress_bar, report_tables
+from app.cli.render import console, progress_bar, report_tables, write_json
 from app.settings import EmbeddedSettings, Settings
 from eggs_core.report import Report
 from eggs_core.spec import Effort
@@ -29,11 +30,17 @@ def demo(
     evaluation_samples: Annotated[int, typer.Option(min=1, help="Held-out windows.")] = 16,
     sequence_length: Annotated[int, typer.Option(min=8, help="Tokens in a window.")] = 1024,
     effort: Annotated[Effort, typer.Option(help="How much method eggs does.")] = Effort.BALANCED,
+    as_json: options.Json = False,
 ) -> None:
     """Prune SmolLM2-135M to 2:4 through a service started for the purpose; writes demo-report.json."""
+
+    def tell(text: str) -> None:
+        if not as_json:
+            console.print(text, highlight=False)
+
     settings = EmbeddedSettings(data_dir=data_dir, port=0)
     with _service(settings) as (url, key), connect(url, key) as client:
-        console.print(f"The service runs at {url}; its log is {data_dir / 'demo.log'}", highlight=False)
+        tell(f"The service runs at {url}; its log is {data_dir / 'demo.log'}")
         job = client.jobs.submit(
             model=MODEL,
             name="demo",
@@ -43,15 +50,18 @@ def demo(
             calibration={"samples": samples, "sequence_length": sequence_length},
             evaluation={"samples": evaluation_samples, "sequence_length": sequence_length},
         )
-        console.print(f"Submitted {job.id}: {MODEL}, 2:4, method eggs, effort {effort}", highlight=False)
-        job.wait(progress=progress_bar("Job"))
+        tell(f"Submitted {job.id}: {MODEL}, 2:4, method eggs, effort {effort}")
+        job.wait(progress=False if as_json else progress_bar("Job"))
         folder = data_dir / "downloads" / job.id
-        files = job.download(folder, progress=progress_bar("Download"))
-        console.print(f"{len(files)} files, all verified, are in {folder}", highlight=False)
+        files = job.download(folder, progress=False if as_json else progress_bar("Download"))
+        tell(f"{len(files)} files, all verified, are in {folder}")
         report = Report.model_validate(job.report().model_dump(mode="json"))
-    console.print(report_tables(report))
     REPORT.write_bytes((folder / "report.json").read_bytes())
-    console.print(f"The report is in {REPORT}.", highlight=False)
+    if as_json:
+        write_json(report)
+        return
+    console.print(report_tables(report))
+    tell(f"The report is in {REPORT}.")
 
 
 @contextmanager
@@ -72,7 +82,7 @@ def _service(settings: Settings) -> Iterator[tuple[str, str]]:
     with (
         log.open("w", buffering=1) as output,
         subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve"],
+            [sys.executable, "-m", "app.cli", "serve", "--json"],
             env=os.environ | settings.environment(),
             stdout=subprocess.PIPE,
             stderr=output,
@@ -83,7 +93,7 @@ def _service(settings: Settings) -> Iterator[tuple[str, str]]:
         # A service whose output nobody reads would stop at its next line once the pipe is full.
         drain = threading.Thread(target=output.writelines, args=(process.stdout,))
         try:
-            address = _address(process.stdout, log)
+            address = _address(process.stdout.readline(), log)
             drain.start()
             yield address, token
         finally:
@@ -96,11 +106,10 @@ def _service(settings: Settings) -> Iterator[tuple[str, str]]:
             engine.dispose()
 
 
-def _address(output: Iterable[str], log: Path) -> str:
-    """The address that the service says it listens on."""
-    for line in output:
-        if match := re.search(r"The service is at (\S+)", line):
-            return match[1]
-    from eggs_client import ClientError
+def _address(line: str, log: Path) -> str:
+    """The address in the first line of what the service says."""
+    if not line:
+        from eggs_client import ClientError
 
-    raise ClientError("The service did not start", f"Its log says why: {log}")
+        raise ClientError("The service did not start", f"Its log says why: {log}")
+    return str(json.loads(line)["url"])

@@ -16,27 +16,35 @@ Folder = Annotated[
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 
 
-def unpack(folder: Folder, out: options.Out) -> None:
+def unpack(folder: Folder, out: options.Out, as_json: options.Json = False) -> None:
     """Write a packed model as the dense one that it was packed from, for tools that know nothing of packing."""
+    from eggs_core.checkpoint import Checkpoint
     from eggs_core.errors import OutputExists
     from eggs_core.packed_checkpoint import unpack_checkpoint
 
     if out.exists():
         raise OutputExists(f"{out} exists. Name a new folder.")
-    unpack_checkpoint(folder, out)
-    console.print(f"The dense model is in {out}", highlight=False, markup=False)
+    dense = unpack_checkpoint(folder, out)
+    if as_json:
+        write_json({"path": str(out), "packed_bytes": Checkpoint(folder).nbytes(), "dense_bytes": dense.nbytes()})
+    else:
+        console.print(f"The dense model is in {out}", highlight=False, markup=False)
 
 
 def generate(
     folder: Folder,
     prompt: Annotated[str, typer.Argument(help="How the text begins.")],
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 64,
+    as_json: options.Json = False,
 ) -> None:
     """Continue a text by greedy decoding, with a packed model or any other."""
     from eggs_core.whole import continuation, load
 
-    added = continuation(*load(folder), prompt, tokens)
-    console.print(f"[dim]{escape(prompt)}[/]{escape(added)}", highlight=False)
+    text, added = continuation(*load(folder), prompt, tokens)
+    if as_json:
+        write_json({"prompt": prompt, "text": text, "tokens": added})
+    else:
+        console.print(f"[dim]{escape(prompt)}[/]{escape(text)}", highlight=False)
 
 
 @bench.command("runtime")
@@ -83,11 +91,17 @@ def bench_runtime(
 def serve_model(
     folder: Folder,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8001,
+    as_json: options.Json = False,
 ) -> None:
     """Serve a model, packed or not, under /v1/completions and /v1/chat/completions, as OpenAI's clients ask."""
     from eggs_core.serving import check_installed, serve
 
+    def listening(address: str) -> None:
+        if as_json:
+            write_json({"url": address}, indent=None)
+        else:
+            console.print(f"{folder} is served at {address}", highlight=False, markup=False)
+
     check_installed()
-    console.print(f"{folder} is served at http://{host}:{port}/v1", highlight=False, markup=False)
-    serve(folder, host, port)
+    serve(folder, host, port, listening)

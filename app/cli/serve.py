@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from app.cli.render import console
+from app.cli import options
+from app.cli.render import console, write_json
 from app.settings import Settings, get_settings
 
 
@@ -19,6 +20,7 @@ def serve(
         int | None, typer.Option(min=1, help="Processes that answer requests.", show_default="1")
     ] = None,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Whether to run a worker too.")] = True,
+    as_json: options.Json = False,
 ) -> None:
     """Serve the API, and work on its jobs."""
     # Only now: the commands that talk to a service start three times faster without it.
@@ -26,10 +28,19 @@ def serve(
 
     given = {"host": host, "port": port, "data_dir": data_dir, "api_processes": processes}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    server.run(settings, with_worker=worker)
+
+    def listening(address: str, key: str | None) -> None:
+        if as_json:
+            write_json({"url": address, "key": key}, indent=None)
+            return
+        if key is not None:
+            console.print(f"API key, shown only this once: {key}", highlight=False, soft_wrap=True)
+        console.print(f"The service is at {address}", highlight=False, soft_wrap=True)
+
+    server.run(settings, with_worker=worker, listening=listening)
 
 
-def migrate() -> None:
+def migrate(as_json: options.Json = False) -> None:
     """Bring the database's schema up to date; `eggs serve` does so by itself."""
     from app.db import make_engine
     from app.migrate import upgrade
@@ -37,6 +48,9 @@ def migrate() -> None:
     settings = get_settings()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     engine = make_engine(settings.database_url)
-    upgrade(engine)
+    before, after = upgrade(engine)
     engine.dispose()
-    console.print("The schema is up to date.")
+    if as_json:
+        write_json({"before": before, "after": after})
+    else:
+        console.print("The schema is up to date.")

@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
+from typer.main import get_command
 
 from app.cli import demo
 from app.cli.connection import connect
@@ -27,12 +29,15 @@ from app.keys import service as keys_service
 from app.secrets import Secrets
 from app.settings import EmbeddedSettings, Settings
 from eggs_core.report import Report
+from eggs_core.spec import Effort
 from tests.app.build import make_job, read_job
 from tests.app.conftest import RunningServer
 from tests.app.receiver import Receiver
 from tests.app.test_jobs_api import finish
 from tests.app.test_leases import must_claim
+from tests.app.test_workers import make_worker
 from tests.conftest import wait_for
+from tests.tiny_models import MakeModel
 
 Sessions = sessionmaker[Session]
 Eggs = Callable[..., subprocess.CompletedProcess[str]]
@@ -304,6 +309,10 @@ def test_sweeps(eggs: Eggs, sessions: Sessions) -> None:
     shown = eggs("sweeps", "show", sweep["id"]).stdout
     assert [shown.count(text) for text in ("130.10", "best", "queued")] == [2, 1, 2]
     assert sweep["id"] in eggs("sweeps", "list").stdout
+    (listed,) = json.loads(eggs("sweeps", "list", "--json").stdout)
+    assert (listed["id"], listed["name"], listed["jobs"]) == (sweep["id"], "mine", {"queued": 2, "succeeded": 2})
+    found = json.loads(eggs("sweeps", "show", sweep["id"], "--json").stdout)
+    assert (found["best"], found["trials"][0]["figures"]["texts"][0]["pruned"]) == (0, 130.1)
     assert json.loads(eggs("sweeps", "cancel", sweep["id"], "--json").stdout)["state"] == "cancelled"
     refused(eggs("sweeps", "cancel", sweep["id"]), "no job left")
     refused(eggs("sweeps", "show", "sweep_x"), "No such sweep")
@@ -332,6 +341,47 @@ def test_webhooks(eggs: Eggs, settings: Settings, receiver: Receiver, admin_key:
     refused(run("deliveries", webhook_id), "No such webhook")
 
 
+def test_webhooks_as_json(eggs: Eggs, receiver: Receiver, admin_key: str) -> None:
+    def output(*arguments: str) -> Any:
+        return json.loads(eggs("webhooks", *arguments, "--json", EGGS_API_KEY=admin_key).stdout)
+
+    created = output("create", receiver.url, "--description", "mine")
+    secret = created.pop("secret")
+    assert (created["url"], created["description"]) == (receiver.url, "mine")
+    assert output("list") == [created]
+    ping = output("ping", created["id"])
+    assert (ping["webhook_id"], ping["type"]) == (created["id"], "webhook.ping")
+    wait_for(lambda: receiver.received)
+    assert receiver.received[0].verified(secret)["type"] == "webhook.ping"
+    assert output("delete", created["id"]) == {"id": created["id"], "deleted": True}
+    assert output("list") == []
+
+
+def test_workers(eggs: Eggs, sessions: Sessions, admin_key: str) -> None:
+    job_id = make_job(sessions)
+    make_worker(sessions, job_id, hostname="gpu-1")
+    make_worker(sessions, hostname="cpu-1", gpus="", gpu_memory_bytes=0, cpus=8, memory_bytes=64 * 10**9)
+    shown = eggs("workers", EGGS_API_KEY=admin_key).stdout
+    rows = {line.split("│")[1].strip(): line for line in shown.splitlines() if line.startswith("│")}
+    assert re.search(rf"busy +│ {job_id} │ A GPU, Another +│ 68.72 GB ", rows["gpu-1"])
+    assert re.search(r"idle +│ +│ 8 processors +│ 64 GB ", rows["cpu-1"])
+    found = json.loads(eggs("workers", "--json", EGGS_API_KEY=admin_key).stdout)
+    assert [(one["hostname"], one["state"], one["job_id"]) for one in found] == [
+        ("gpu-1", "busy", job_id),
+        ("cpu-1", "idle", None),
+    ]
+    refused(eggs("workers"), "scope")
+
+
+def test_migrate(eggs: Eggs, tmp_path: Path) -> None:
+    new = {"EGGS_DATA_DIR": str(tmp_path / "new")}
+    first = json.loads(eggs("migrate", "--json", **new).stdout)
+    assert (first["before"], first["after"] > "0001") == (None, True)
+    again = json.loads(eggs("migrate", "--json", **new).stdout)
+    assert (again["before"], again["after"]) == (first["after"], first["after"])
+    assert eggs("migrate", **new).stdout == "The schema is up to date.\n"
+
+
 def test_the_page_on_the_command_line_is_complete() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
     assert re.findall(r"^\| (\d) \|", page, re.MULTILINE) == [str(code.value) for code in ExitCode]
@@ -339,6 +389,23 @@ def test_the_page_on_the_command_line_is_complete() -> None:
     commands |= {group.name for group in app.registered_groups}
     listed = "".join(line for line in page.splitlines() if line.startswith(("| by a", "| here", "| for the")))
     assert set(re.findall(r"`([a-z-]+)`", listed)) == commands
+
+
+def commands_of(group: Any, path: str = "eggs") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands_of(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+def test_every_command_speaks_json() -> None:
+    found = dict(commands_of(get_command(app)))
+    assert found.keys() >= {"eggs serve", "eggs sweeps submit", "eggs bench runtime"}
+    without = [
+        path for path, command in found.items() if not any("--json" in option.opts for option in command.params)
+    ]
+    assert without == []
 
 
 def test_completion(eggs: Eggs) -> None:
@@ -427,6 +494,22 @@ def test_the_service_of_the_demo_may_say_as_much_as_it_likes(
         for _ in range(100):  # each with a line in the log, which together no pipe can hold
             assert http.get(path).status_code == 200
     assert (tmp_path / "demo.log").read_text().count(path) == 100
+
+
+def test_the_demo_for_programs(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All that it prints is its report; with a tiny model in the place of the real one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "MODEL", "tiny")
+    shutil.copytree(make_model("llama"), tmp_path / "data" / "models" / "tiny")
+    demo.demo(
+        tmp_path / "data", samples=1, evaluation_samples=1, sequence_length=32, effort=Effort.FAST, as_json=True
+    )
+    said = capfd.readouterr()
+    report = json.loads(said.out)
+    assert report["model"]["reference"] == "tiny"
+    assert report == json.loads((tmp_path / "demo-report.json").read_text())
 
 
 def test_a_job_with_a_push(eggs: Eggs, sessions: Sessions, settings: Settings) -> None:

@@ -2,20 +2,21 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from app.cli.render import report_tables
+from eggs_core.report import Report
 from tests.conftest import wait_for
 from tests.tiny_models import MakeModel
 
@@ -35,18 +36,26 @@ def pruned(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("pruned")
     model = make_model("llama", max_position_embeddings=512, dtype="bfloat16")
     text = ["--calibration-samples", "4", "--sequence-length", "48", "--evaluation-samples", "2"]
-    result = eggs("prune", model, "--method", "ria", "--speed", *text, "--out", folder / "out")
+    result = eggs("prune", model, "--method", "ria", "--speed", *text, "--out", folder / "out", "--json")
     assert result.returncode == 0, result.stderr
-    for said in ("Checkpoint, packed", "In memory, packed", "Speed of the pruned model"):
-        assert said in result.stdout
     report = json.loads((folder / "out" / "report.json").read_text())
+    assert json.loads(result.stdout) == report
     assert [speed["batch"] for speed in report["evaluation"]["speed"]] == [1, 4, 16]
+    with (console := Console(width=200)).capture() as shown:
+        console.print(report_tables(Report.model_validate(report)))
+    for said in ("Checkpoint, packed", "In memory, packed", "Speed of the pruned model"):
+        assert said in shown.get()
     return folder / "out"
 
 
 def test_unpack(pruned: Path, tmp_path: Path) -> None:
-    result = eggs("unpack", pruned / "packed", "--out", tmp_path / "dense")
+    result = eggs("unpack", pruned / "packed", "--out", tmp_path / "dense", "--json")
     assert result.returncode == 0, result.stderr
+    sizes = {
+        f"{form}_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        for form, folder in (("packed", pruned / "packed"), ("dense", tmp_path / "dense"))
+    }
+    assert json.loads(result.stdout) == {"path": str(tmp_path / "dense"), **sizes}
     for file in pruned.glob("*.safetensors"):
         expected, found = load_file(file), load_file(tmp_path / "dense" / file.name)
         assert expected.keys() == found.keys()
@@ -63,10 +72,12 @@ def test_generate(pruned: Path) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(pruned), AutoTokenizer.from_pretrained(pruned)
     inputs = tokenizer(PROMPT, return_tensors="pt")
     ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-    expected = PROMPT + tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    for folder in (pruned, pruned / "packed"):
-        result = eggs("generate", folder, PROMPT, "--tokens", "8")
-        assert result.stdout.rstrip("\n") == expected.rstrip("\n"), result.stderr
+    added = ids[0, inputs["input_ids"].shape[1] :]
+    expected = tokenizer.decode(added, skip_special_tokens=True)
+    dense = eggs("generate", pruned, PROMPT, "--tokens", "8", "--json")
+    assert json.loads(dense.stdout) == {"prompt": PROMPT, "text": expected, "tokens": len(added)}, dense.stderr
+    packed = eggs("generate", pruned / "packed", PROMPT, "--tokens", "8")
+    assert packed.stdout.rstrip("\n") == (PROMPT + expected).rstrip("\n"), packed.stderr
 
 
 def test_bench_runtime(pruned: Path) -> None:
@@ -85,29 +96,25 @@ def test_bench_runtime(pruned: Path) -> None:
 @pytest.fixture
 def served(pruned: Path, tmp_path: Path) -> Iterator[str]:
     """Where `eggs serve-model` serves the packed model."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     # The chat is the prompt alone, so that both endpoints are to say the same.
     template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     (pruned / "packed" / "chat_template.jinja").write_text(template)
-    log = tmp_path / "log"
-    command = [*EGGS, "serve-model", str(pruned / "packed"), "--port", str(port)]
+    said, log = tmp_path / "said", tmp_path / "log"
+    command = [*EGGS, "serve-model", str(pruned / "packed"), "--port", "0", "--json"]
     with (
-        log.open("wb") as output,
-        subprocess.Popen(command, env=ENVIRONMENT, stdout=output, stderr=subprocess.STDOUT) as process,
+        said.open("wb") as output,
+        log.open("wb") as errors,
+        subprocess.Popen(command, env=ENVIRONMENT, stdout=output, stderr=errors) as process,
     ):
 
-        def answers() -> bool:
+        def first_line() -> str:
             assert process.poll() is None, log.read_text()
-            try:
-                return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
-            except httpx.TransportError:
-                return False
+            line, newline, _ = said.read_text().partition("\n")
+            return line if newline else ""
 
         try:
-            wait_for(answers)
-            yield f"http://127.0.0.1:{port}/v1"
+            # No waiting for it to answer: it listens by then.
+            yield json.loads(wait_for(first_line))["url"]
         finally:
             process.terminate()
 

@@ -1,5 +1,6 @@
 """`eggs serve` as a user runs it: one key, one worker, and nothing left behind however it ends."""
 
+import json
 import os
 import re
 import signal
@@ -32,7 +33,7 @@ class Service:
                 stderr=subprocess.STDOUT,
             )
         wait_for(self._answers)
-        self.url = self._find(r"The service is at (\S+)")
+        self.url = self._address()
 
     @property
     def output(self) -> str:
@@ -50,13 +51,14 @@ class Service:
         match = re.search(pattern, self.output)
         return match[1] if match else None
 
+    def _address(self) -> str | None:
+        return self._find(r"(?:The service is at |\"url\": \")(http[^\s\"]+)")
+
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.output
-        url = self._find(r"The service is at (\S+)")
-        try:
-            return url is not None and httpx.get(f"{url}/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
+        url = self._address()
+        # Where it has said that it listens, no request is refused.
+        return url is not None and httpx.get(f"{url}/readyz", timeout=60).status_code == 200
 
 
 def children(pid: int) -> list[int]:
@@ -111,9 +113,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def test_the_first_start_prints_a_key_once_and_no_later_one_does(start: Start, tmp_path: Path) -> None:
-    first = start("--no-worker")
+    first = start("--no-worker", "--json")
     key = first.key
     assert key is not None
+    (said,) = (line for line in first.output.splitlines() if line.startswith("{"))
+    assert json.loads(said) == {"url": first.url, "key": key}
     headers = {"Authorization": f"Bearer {key}"}
     assert httpx.get(f"{first.url}/v1/jobs", headers=headers).status_code == 200
     assert first.output.count(key) == 1

@@ -27,7 +27,7 @@ class PrunedModel(PythonModel):
         from eggs_core.whole import continuation
 
         longest = (params or {}).get("max_new_tokens", MAX_NEW_TOKENS)
-        return [continuation(self.model, self.tokenizer, text, longest) for text in model_input.iloc[:, 0]]
+        return [continuation(self.model, self.tokenizer, text, longest)[0] for text in model_input.iloc[:, 0]]
 
 
 mlflow.models.set_model(PrunedModel())
