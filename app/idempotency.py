@@ -45,27 +45,24 @@ def once(
 ) -> tuple[str, bool]:
     """The id of what `make` makes, or of what the same body with the same key made before: then also True.
 
-    Raises a 422 `Problem` where the key came with another body, and what `make` raises, with nothing stored.
+    Raises a 422 `Problem` where the key came with another body, and what `make` raises: then roll back.
     """
     if key is None:
         return make(), False
     if (record := session.get(IdempotencyKey, (project, key))) is None:
+        record = IdempotencyKey(
+            project=project, key=key, fingerprint=_fingerprint(body), resource_id="", created_at=utcnow()
+        )
         try:
+            # Before all else: the same request, sent twice at once, waits here for the end of the other one.
             with session.begin_nested():
-                made = make()
-                session.add(
-                    IdempotencyKey(
-                        project=project,
-                        key=key,
-                        fingerprint=_fingerprint(body),
-                        resource_id=made,
-                        created_at=utcnow(),
-                    )
-                )
-            return made, False
-        except IntegrityError:  # the same request, sent twice at once: the other one was first
+                session.add(record)
+        except IntegrityError:
             record = session.get(IdempotencyKey, (project, key))
             assert record is not None
+        else:
+            record.resource_id = make()
+            return record.resource_id, False
     if record.fingerprint != _fingerprint(body):
         raise Problem(
             "idempotency-key-reused",

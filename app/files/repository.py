@@ -7,12 +7,6 @@ from sqlalchemy.orm import Session
 
 from app.files.models import JobFile, UploadedFile
 from app.jobs.models import Job, JobState
-from app.keys.models import ApiKey
-
-
-def lock_project(session: Session, project: str) -> None:
-    """Has other transactions that ask for it wait, so that two uploads do not both take the last room."""
-    session.execute(select(ApiKey.id).where(ApiKey.project == project).order_by(ApiKey.id).with_for_update())
 
 
 def stored_bytes(session: Session, project: str) -> int:

@@ -14,6 +14,7 @@ from app.files import archive, content, layout, repository
 from app.files.incoming import Incoming, check_size, lock, no_room
 from app.files.models import FileType, UploadedFile
 from app.ids import is_id
+from app.keys import repository as keys
 from app.keys.service import Principal
 from app.problems import Problem
 from app.settings import Settings
@@ -74,7 +75,7 @@ def finish(
     )
     try:
         with sessions.begin() as session:
-            repository.lock_project(session, principal.project)
+            keys.lock_project(session, principal.project)
             if (
                 repository.stored_bytes(session, principal.project) + stored
                 > settings.max_stored_bytes_per_project

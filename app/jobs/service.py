@@ -15,6 +15,7 @@ from app.ids import is_id, new_id
 from app.jobs import repository, transitions
 from app.jobs.models import Job, JobEvent, JobSort, JobState
 from app.jobs.schemas import JobCreate, PushResource
+from app.keys import repository as keys
 from app.keys.service import Principal
 from app.problems import Problem
 from app.secrets import Secrets
@@ -39,10 +40,10 @@ def submit(
     """
 
     def make() -> str:
-        check_limit(session, settings, principal)
         check_references(session, settings, principal.project, body)
         if body.output.push_to_hub is not None:
             _check_push(settings, body)
+        take_places(session, settings, principal)
         token = None if body.hub_token is None else secrets.encrypt(body.hub_token.get_secret_value())
         return create(session, project=principal.project, key_id=principal.key_id, body=body, hub_token=token).id
 
@@ -146,8 +147,13 @@ def succeeded(session: Session, project: str, job_id: str) -> tuple[Job, dict[st
     raise _no_report(job)
 
 
-def check_limit(session: Session, settings: Settings, principal: Principal, new: int = 1) -> None:
-    """Raises a 429 `Problem` where the key would have too many jobs that wait with so many new ones."""
+def take_places(session: Session, settings: Settings, principal: Principal, new: int = 1) -> None:
+    """Raises a 429 `Problem` where the key would have too many jobs that wait with so many new ones.
+
+    No other request takes these places. Its other submissions wait until the transaction has ended, so call this
+    after all that takes time.
+    """
+    keys.lock(session, principal.key_id)
     most = settings.max_queued_per_key
     if repository.count_queued(session, principal.key_id) + new > most:
         raise Problem(

@@ -32,14 +32,14 @@ def submit(
 ) -> tuple[Sweep, bool]:
     """The new sweep, or the one that the same request with the same idempotency key made: then also True.
 
-    All of its jobs are queued, or none. Raises what `jobs.check_references` and `jobs.check_limit` do.
+    All of its jobs are queued, or none. Raises what `jobs.check_references` and `jobs.take_places` do.
     """
 
     def make() -> str:
         planned = plan(list(body.runs()), share=body.share_calibration)
-        jobs.check_limit(session, settings, principal, len(planned))
         for job in planned:  # which refer to what all of their trials do
             jobs.check_references(session, settings, principal.project, job.spec)
+        jobs.take_places(session, settings, principal, len(planned))
         sweep_id = new_id("sweep")
         trials: list[dict[str, Any]] = [{"change": change.given, "label": change.label} for change in body.trials]
         for job in planned:

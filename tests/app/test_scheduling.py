@@ -1,5 +1,11 @@
 """Whose turn it is: keys take turns, priorities order a key's own jobs, and limits hold."""
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
@@ -9,8 +15,10 @@ from app.jobs.schemas import JobCreate
 from app.main import create_app
 from app.settings import Settings
 from tests.app.build import make_key
+from tests.app.conftest import RunningServer
 
 Sessions = sessionmaker[Session]
+BODY = {"model": "smollm2-135m-instruct"}
 
 
 def submit(sessions: Sessions, key_id: str, count: int = 1, priority: int = 0) -> list[str]:
@@ -97,18 +105,40 @@ def test_what_a_lost_worker_left_does_not_wait_for_the_limit(sessions: Sessions)
 def test_more_waiting_jobs_than_a_key_may_have_are_refused(sessions: Sessions, settings: Settings) -> None:
     settings.max_queued_per_key = 2
     (_, token), (_, others) = make_key(sessions), make_key(sessions)
-    body = {"model": "smollm2-135m-instruct"}
     headers = {"Authorization": f"Bearer {token}"}
     with TestClient(create_app(settings), headers=headers) as client:
-        made = [client.post("/v1/jobs", json=body, headers={"Idempotency-Key": str(i)}) for i in range(2)]
+        made = [client.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": str(i)}) for i in range(2)]
         assert [answer.status_code for answer in made] == [201, 201]
-        refused = client.post("/v1/jobs", json=body)
+        refused = client.post("/v1/jobs", json=BODY)
         assert refused.status_code == 429
         problem = refused.json()
         assert (problem["type"], problem["limit"]) == ("urn:eggs:problem:too-many-queued-jobs", 2)
         assert refused.headers["Retry-After"]
-        again = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "1"})
+        again = client.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "1"})
         assert (again.status_code, again.json()["id"]) == (201, made[1].json()["id"]), "nothing new"
-        assert client.post("/v1/jobs", json=body, headers={"Authorization": f"Bearer {others}"}).status_code == 201
+        assert client.post("/v1/jobs", json=BODY, headers={"Authorization": f"Bearer {others}"}).status_code == 201
         assert client.post(f"/v1/jobs/{made[0].json()['id']}/cancel").status_code == 200
-        assert client.post("/v1/jobs", json=body).status_code == 201
+        assert client.post("/v1/jobs", json=BODY).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "jobs"),
+    [("/v1/jobs", BODY, 1), ("/v1/sweeps", {**BODY, "trials": [{"pattern": "2:4"}, {"pattern": "4:8"}]}, 2)],
+)
+def test_requests_at_once_make_no_more_jobs_than_may_wait(
+    path: str, body: dict[str, Any], jobs: int, server: RunningServer, settings: Settings
+) -> None:
+    settings.max_queued_per_key = 7
+    together = Barrier(20)
+
+    def post(_: int) -> httpx.Response:
+        with server.client() as client:
+            client.get("/healthz").raise_for_status()  # connects
+            together.wait(20)
+            return client.post(path, json=body)
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(post, range(20)))
+    assert Counter(answer.status_code for answer in answers) == {201: 7 // jobs, 429: 20 - 7 // jobs}
+    with server.client() as client:
+        assert len(client.get("/v1/jobs").json()["data"]) == 7 // jobs * jobs
