@@ -30,6 +30,12 @@ _HTTP = {
         "Send less: no request needs a megabyte around the file it may upload.",
     ),
     431: ("headers-too-large", "The headers of the request are too large", "No request needs 64 KiB of them."),
+    503: (
+        "service-stopping",
+        "The service is being stopped",
+        "It has not waited for the end of this request, which may be done or not. Look, or send it again in a few "
+        "seconds; one with an Idempotency-Key is done once.",
+    ),
 }
 _MESSAGES = {
     "missing": "This field is required.",

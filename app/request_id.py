@@ -1,8 +1,10 @@
 """The id of a request: in each line that is logged for it, and in its answer."""
 
+import asyncio
 import re
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
@@ -42,6 +44,11 @@ class RequestId:
 
         try:
             await self.app(scope, receive, answer)
+        except asyncio.CancelledError:
+            # The server stops, and has waited as long as it does. It would answer with a 500 of its own.
+            if not started:
+                stopping = HTTPException(503, headers={"Retry-After": "5", "Connection": "close"})
+                await answer_to(stopping)(scope, receive, answer)
         except Exception as error:
             if started:
                 raise

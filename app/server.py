@@ -83,6 +83,16 @@ def application() -> FastAPI:
     return _lasting(create_app(settings))
 
 
+class _Processes(Multiprocess):
+    """uvicorn's own, but that connections are refused as soon as it is told to stop."""
+
+    def terminate_all(self) -> None:
+        """Tells the processes to stop."""
+        for listener in self.sockets:  # else it would take connections that nobody answers
+            listener.close()
+        super().terminate_all()
+
+
 def prepare_database(settings: Settings) -> str | None:
     """Brings the schema up to date; returns the first key if there was none."""
     engine = make_engine(settings.database_url)
@@ -108,7 +118,7 @@ def _serve_in_processes(settings: Settings, listener: socket) -> None:
             readers = make_sessions(make_engine(settings.database_url), read_only=True)
             metrics.serve(metrics.of_processes(Path(counts), readers), settings.host, settings.metrics_port)
         name = f"{__name__}:{application.__name__}"
-        processes = Multiprocess(
+        processes = _Processes(
             config(name, settings.host, settings.port, workers=settings.api_processes), [listener]
         )
         processes.run()

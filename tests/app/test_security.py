@@ -15,7 +15,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import body_limit, protocol
+from app.db import CONNECTIONS
 from tests.app.conftest import RunningServer
+from tests.conftest import wait_for
 
 JSON = {"Content-Type": "application/json"}
 MODEL = "smollm2-135m-instruct"
@@ -101,6 +103,38 @@ def test_a_client_that_sends_its_body_slowly_is_cut_off(
     finally:
         for connection in slow:
             connection.close()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed resource <TCPTransport")  # uvicorn leaves them to its process's end
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_client_that_reads_nothing_holds_up_nobody(server: RunningServer) -> None:
+    """Neither other clients, however many there are of its kind, nor the end of the service."""
+    text = b"A line.\n" * (1 << 20)
+    clients = 2 * CONNECTIONS
+    with server.client() as others:
+        file = others.post("/v1/files", files={"file": ("a.txt", text)}).raise_for_status().json()
+        slow = [Raw(server) for _ in range(clients)]
+        for raw in slow:
+            raw.send(f"GET {file['url']} HTTP/1.1\r\nAuthorization: Bearer {server.key}\r\n\r\n".encode())
+        for raw in slow:
+            assert raw.socket.recv(13) == b"HTTP/1.1 200 "
+        for _ in range(20):
+            others.get("/v1/jobs").raise_for_status()
+        assert others.get(file["url"]).content == text
+        assert len(server.uvicorn.server_state.tasks) >= clients, "they were answered to the end"
+
+    server.uvicorn.config.timeout_graceful_shutdown = 1
+    half = Raw(server)
+    half.send(
+        f"POST /v1/jobs HTTP/1.1\r\nAuthorization: Bearer {server.key}\r\nContent-Length: 9\r\n\r\n[".encode()
+    )
+    wait_for(lambda: len(server.uvicorn.server_state.tasks) > clients)
+    server.stop()
+    assert problem(half.answer()) == (503, "service-stopping")
+    wait_for(lambda: not server.uvicorn.server_state.tasks, seconds=10)
+    for raw in slow:
+        with raw.socket:
+            assert len(raw.socket.makefile("rb").read()) < len(text)
 
 
 class Answer(NamedTuple):

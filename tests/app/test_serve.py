@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -95,6 +96,33 @@ def group(leader: int) -> list[int]:
     return found
 
 
+def refuses_connections(url: httpx.URL) -> bool:
+    try:
+        socket.create_connection((url.host, url.port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def stop_in_the_middle_of_a_request(service: Service, key: str | None) -> None:
+    """Fails unless a request that was begun before the signal is answered, and no connection taken after it."""
+    url = httpx.URL(service.url)
+    body = json.dumps({"model": "smollm2-135m-instruct"}).encode()
+    head = f"POST /v1/jobs HTTP/1.1\r\nHost: eggs\r\nAuthorization: Bearer {key}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    with socket.create_connection((url.host, url.port), timeout=20) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")  # it waits for the body
+        connection.sendall(body[: len(body) // 2])
+        service.process.terminate()
+        wait_for(lambda: refuses_connections(url), seconds=10)
+        wait_for(lambda: "Waiting for connections to close" in service.output, seconds=10)
+        assert service.process.poll() is None
+        connection.sendall(body[len(body) // 2 :])
+        assert connection.recv(1024).startswith(b"HTTP/1.1 201 ")
+    assert service.process.wait(10) == 0
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     running: list[Service] = []
@@ -131,8 +159,7 @@ def test_the_first_start_prints_a_key_once_and_no_later_one_does(start: Start, t
     second = start("--no-worker")
     assert second.key is None
     assert httpx.get(f"{second.url}/v1/jobs", headers=headers).status_code == 200
-    second.process.terminate()
-    assert second.process.wait(60) == 0
+    stop_in_the_middle_of_a_request(second, key)
     assert "Traceback" not in first.output + second.output
 
 
@@ -204,9 +231,8 @@ def test_several_processes_answer_as_one(start: Start, monkeypatch: pytest.Monke
     ):
         events = source.iter_sse()
         assert next(events).event == "job.queued"
-        service.process.terminate()
+        stop_in_the_middle_of_a_request(service, service.key)
         assert list(events) == []
-    assert service.process.wait(60) == 0
     assert "Traceback" not in service.output
 
 
