@@ -1,0 +1,240 @@
+"""The page in a real browser: one job from its first block to its report, its files and its link."""
+
+import os
+import re
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from app.db import utcnow
+from app.jobs import leases
+from tests.app.build import make_job, read_job
+from tests.conftest import wait_for
+from tests.e2e.conftest import DESKTOP, PHONE, check_accessible, shot, shot_of, watched
+from tests.e2e.service import BLOCKS, CONTENT, MASKED, Service, advance, claim
+
+
+def test_a_job_is_followed_to_its_end(page: Page, service: Service) -> None:
+    job_id = make_job(service.sessions, name="followed")
+    page.goto(f"/jobs/{job_id}")
+    expect(page.get_by_text("Waiting for a worker.").first).to_be_visible()
+    lease = claim(service, job_id)
+    for block in range(1, 13):
+        advance(service, lease, block)
+    expect(page.get_by_role("img", name=f"12 of {BLOCKS} blocks are pruned")).to_be_visible()
+    expect(page.locator(".live")).to_contain_text("12 of 30")
+    expect(page.locator(".live")).to_contain_text("blocks/min")
+    expect(page.locator(".live")).to_contain_text(re.compile(r"Left, about\s*\d+ (s|min|h)"))
+    expect(page.locator(".log li").first).to_contain_text("Pruning, block 12 of 30")
+    check_accessible(page)
+    shot(page, "job-running")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel the job").click()
+    expect(page.get_by_role("button", name="Cancelling…")).to_be_disabled()
+    with service.sessions.begin() as session:
+        leases.confirm_cancelled(session, lease)
+    expect(page.locator(".title .state")).to_have_text("cancelled")
+    expect(page.locator(".live")).to_have_count(0)
+    page.get_by_role("button", name="Run again").click()
+    expect(page.locator(".title .state")).to_have_text("queued")
+    assert job_id not in page.url
+    again = page.url.rpartition("/")[2]
+    assert read_job(service.sessions, again).spec == read_job(service.sessions, job_id).spec
+
+
+def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -> None:
+    page.goto(f"/jobs/{jobs['succeeded']}")
+    expect(page.get_by_role("heading", name="Report")).to_be_visible()
+    expect(page.locator(".figures")).to_contain_text("20.4 → 130")
+    expect(page.locator(".verdict").first).to_contain_text("rejected")
+    expect(page.get_by_role("region", name="What accept_if asks for")).to_contain_text("at most 1.15")
+    expect(page.get_by_role("link", name="acme/smollm2-135m-2of4")).to_be_visible()
+    expect(page.get_by_text("They are kept until")).to_be_visible()
+    check_accessible(page)
+    shot(page, "job-report")
+
+    expect(page.locator("figure.chart figcaption strong")).to_have_text(
+        [
+            "Relative output error",
+            "Importance kept",
+            "Fewest edges of an input channel",
+            "Second singular value / Ramanujan bound",
+            "Sparsity",
+        ]
+    )
+    chart = page.locator("figure", has_text="Relative output error").first
+    picture = chart.get_by_role("img")
+    picture.hover(position={"x": 200, "y": 120})
+    expect(chart.locator(".tip")).to_contain_text(re.compile(r"model\.layers\.\d+\..*_proj: 0\.0\d+"))
+    picture.focus()
+    page.keyboard.press("Home")
+    expect(chart.locator(".tip")).to_contain_text("model.layers.0.self_attn.q_proj")
+    page.keyboard.press("ArrowRight")
+    expect(chart.locator(".tip")).to_contain_text("model.layers.1.self_attn.q_proj")
+    shot(page, "job-chart")
+    with page.expect_download() as download:
+        chart.get_by_role("button", name="Relative output error as CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0] == "series,block,layer,Relative output error"
+    assert len(lines) == 1 + 7 * BLOCKS
+    with page.expect_download() as download:
+        chart.get_by_role("button", name="Relative output error as SVG").click()
+    drawn = Path(download.value.path()).read_text()
+    assert drawn.startswith("<svg")
+    assert "var(" not in drawn
+    chart.get_by_role("button", name="q_proj").click()
+    chart.get_by_role("button", name="Table").click()
+    expect(chart.locator("tbody tr")).to_have_count(6 * BLOCKS)
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="model.safetensors", exact=True).click()
+    assert Path(download.value.path()).read_bytes() == CONTENT
+    page.get_by_role("button", name="Copy sha256").first.click()
+    assert len(page.evaluate("navigator.clipboard.readText()")) == 64
+    page.get_by_role("tab", name="Packed").click()
+    expect(page.get_by_role("region", name="Packed")).to_contain_text("import eggs_core")
+
+
+def copied(command: list[str], service: Service, folder: Path) -> str:
+    """What a command prints that was copied from the page, where it is run with a key."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"EGGS_API_KEY": service.key, "PATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_files_are_downloaded_as_the_page_says(
+    page: Page, service: Service, jobs: dict[str, str], tmp_path: Path
+) -> None:
+    page.goto(f"/jobs/{jobs['succeeded']}")
+    page.get_by_role("tab", name="Download").click()
+    code = page.get_by_role("region", name="Download").inner_text()
+    assert "model.safetensors: OK" in copied(["sh", "-c", code], service, tmp_path)
+    assert (tmp_path / "pruned" / "model.safetensors").read_bytes() == CONTENT
+
+
+def test_the_mask_of_a_layer_is_drawn_in_the_theme_that_is_chosen(page: Page, jobs: dict[str, str]) -> None:
+    page.goto(f"/jobs/{jobs['succeeded']}")
+    section = page.locator("section", has=page.get_by_role("heading", name="Masks"))
+    expect(section.locator(".told")).to_contain_text("the column that keeps fewest keeps")
+    page.wait_for_load_state("networkidle")
+    canvas = section.locator("canvas")
+
+    def drawn() -> str:
+        return str(canvas.evaluate("canvas => canvas.toDataURL()"))
+
+    light = drawn()
+    page.get_by_label("Theme").select_option("dark")
+    wait_for(lambda: drawn() != light)
+    page.get_by_label("Theme").select_option("light")
+    wait_for(lambda: drawn() == light)
+
+
+def test_the_mask_of_a_layer(page: Page, jobs: dict[str, str]) -> None:
+    page.goto(f"/jobs/{jobs['succeeded']}")
+    section = page.locator("section", has=page.get_by_role("heading", name="Masks"))
+    picture = section.get_by_role("img")
+    told = section.locator(".told")
+    layer = section.get_by_role("combobox")
+    expect(layer.locator("option")).to_have_text(list(MASKED))
+    layer.select_option(MASKED[1])
+    expect(picture).to_have_accessible_name(re.compile(r"down_proj, 576 output by 1536 input channels"))
+    expect(told).to_contain_text("the column that keeps fewest keeps")
+    shot_of(section, "job-mask-whole")
+    section.get_by_role("button", name="Single weights").click()
+    groups = section.locator("code")
+    expect(groups).to_have_text(re.compile(r"^[01]{4}( [01]{4}){7}$"))
+    assert all(group.count("1") == 2 for group in groups.inner_text().split())
+    before = told.inner_text()
+    picture.focus()
+    page.keyboard.press("ArrowRight")
+    expect(told).not_to_have_text(before)
+    picture.hover(position={"x": 40, "y": 40})
+    expect(told).to_contain_text(re.compile(r"Row \d+, column \d+, group \d+: (kept|pruned)"))
+    where = told.inner_text().splitlines()[0]
+    page.mouse.wheel(0, -100)
+    expect(section.get_by_text("32 × 32 pixels a weight")).to_be_visible()
+    assert told.inner_text().splitlines()[0] == where, "what is under the pointer stays there"
+    check_accessible(page)
+    shot_of(section, "job-mask")
+    page.keyboard.press("Home")
+    expect(section.get_by_text("weights a pixel")).to_be_visible()
+
+
+def test_a_job_that_failed_says_why(page: Page, jobs: dict[str, str]) -> None:
+    page.goto(f"/jobs/{jobs['failed']}")
+    expect(page.get_by_role("alert")).to_contain_text("The pattern does not fit a layer")
+    expect(page.locator(".log")).to_contain_text("1530 input channels")
+    check_accessible(page)
+    shot(page, "job-failed")
+
+
+@pytest.mark.parametrize("form", ["curl", "Python", "CLI"])
+def test_the_request_makes_the_same_job_elsewhere(
+    page: Page, service: Service, jobs: dict[str, str], form: str, tmp_path: Path
+) -> None:
+    """What the page offers to copy is run, and makes a job with the same request."""
+    page.goto(f"/jobs/{jobs['ria']}")
+    page.get_by_role("tab", name=form, exact=True).click()
+    code = page.get_by_role("region", name=f"Request as {form}").inner_text()
+    if form == "Python":
+        said = copied([sys.executable, "-c", code], service, tmp_path)
+    else:
+        said = copied(["sh", "-c", code.replace("--wait", "").rstrip().removesuffix("\\")], service, tmp_path)
+    made = re.search(r"job_\w{26}", said)
+    assert made is not None, said
+    before, after = (read_job(service.sessions, job_id) for job_id in (jobs["ria"], made[0]))
+    assert after.spec == before.spec
+    assert (after.name, after.metadata_, after.priority) == (before.name, before.metadata_, before.priority)
+
+
+def test_a_job_is_shared_by_a_link(page: Page, browser: Browser, service: Service, jobs: dict[str, str]) -> None:
+    page.goto(f"/jobs/{jobs['succeeded']}")
+    section = page.locator("section", has=page.get_by_role("heading", name="Share"))
+    section.get_by_label("Good for").select_option("30")
+    section.get_by_role("button", name="Make a link").click()
+    link = section.get_by_role("region", name="The link").inner_text().strip()
+    until = utcnow() + timedelta(days=30)
+    expect(section.locator("tbody tr")).to_contain_text(f"{until:%b %Y}")
+    expect(section.locator("tbody tr")).to_have_count(1)
+    check_accessible(page)
+    shot_of(section, "job-share")
+
+    strangers = browser.new_context(base_url=service.url, viewport=DESKTOP, reduced_motion="reduce")
+    try:
+        stranger = strangers.new_page()
+        faults = watched(stranger)
+        stranger.goto(link)
+        expect(stranger.get_by_text("You see this job by a link")).to_be_visible()
+        expect(stranger.get_by_role("heading", name="smollm2 at 2:4")).to_be_visible()
+        expect(stranger.locator(".figures")).to_contain_text("20.4 → 130")
+        expect(stranger.locator(".log")).to_have_count(1)
+        expect(stranger.locator(".told")).to_contain_text("keeps fewest")
+        for name in ("Run again", "Make a link", "Sign out", "Cancel"):
+            expect(stranger.get_by_role("button", name=name)).to_have_count(0)
+        expect(stranger.get_by_role("navigation")).to_have_count(0)
+        expect(stranger.get_by_role("link", name="Start from it")).to_have_count(0)
+        with stranger.expect_download() as download:
+            stranger.get_by_role("link", name="model.safetensors", exact=True).click()
+        assert Path(download.value.path()).read_bytes() == CONTENT
+        check_accessible(stranger)
+        shot(stranger, "shared")
+        stranger.set_viewport_size(PHONE)
+        assert stranger.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        shot(stranger, "phone-shared")
+        stranger.goto(f"/jobs/{jobs['succeeded']}")
+        expect(stranger.get_by_role("heading", name="Sign in")).to_be_visible()
+        section.get_by_role("button", name="End share").click()
+        page.get_by_role("button", name="End the link").click()
+        expect(section.locator("tbody tr")).to_have_count(0)
+        stranger.goto(link)
+        expect(stranger.get_by_role("alert")).to_contain_text("The link is over")
+        shot(stranger, "shared-over")
+        assert faults == []
+    finally:
+        strangers.close()

@@ -1,0 +1,124 @@
+"""The page in a real browser: comparing, sweeps, keys, webhooks and workers."""
+
+from datetime import timedelta
+
+import httpx
+from playwright.sync_api import Page, expect
+from sqlalchemy import update
+
+from app.db import utcnow
+from app.workers import service as workers
+from app.workers.models import Worker
+from tests.app.build import make_job
+from tests.app.receiver import Receiver
+from tests.app.test_sweeps import succeed as measure
+from tests.app.test_workers import make_worker
+from tests.e2e.conftest import check_accessible, shot
+from tests.e2e.service import Service
+
+
+def test_jobs_are_compared(page: Page, jobs: dict[str, str]) -> None:
+    page.goto("/jobs?state=succeeded")
+    for name in ("smollm2 at 2:4", "smollm2 with RIA"):
+        page.get_by_label(f"Select {name}").check()
+    page.get_by_role("link", name="Compare").click()
+    expect(page.get_by_role("heading", name="Compare 2 jobs")).to_be_visible()
+    expect(page.locator("tr.differs", has_text="method")).to_contain_text("ria")
+    expect(page.locator("tr.differs", has_text="accept_if.perplexity_ratio")).to_contain_text("1.15")
+    expect(page.locator("tr", has_text="calibration.source")).to_have_count(0)
+    expect(page.locator("tr", has_text="Perplexity, pruned").locator(".best")).to_contain_text("130.1")
+    expect(page.locator("figure").first.locator(".legend")).to_contain_text("smollm2 with RIA")
+    page.get_by_label("Layers of type").select_option("down_proj")
+    check_accessible(page)
+    shot(page, "compare")
+    page.get_by_label("what is the same too").check()
+    expect(page.locator("tr", has_text="calibration.source")).to_be_visible()
+
+
+def test_keys_are_made_and_revoked(page: Page, service: Service) -> None:
+    page.goto("/keys")
+    page.get_by_label("Name").fill("nightly")
+    page.get_by_role("button", name="Make the key").click()
+    expect(page.get_by_text("This is shown only once.")).to_be_visible()
+    token = page.get_by_role("region", name="The new key").inner_text().strip()
+    opened = httpx.get(f"{service.url}/v1/jobs", headers={"Authorization": f"Bearer {token}"})
+    assert opened.status_code == 200
+    check_accessible(page)
+    shot(page, "keys")
+    page.get_by_role("button", name="I have it").click()
+    assert token not in page.content()
+    page.get_by_role("button", name="Revoke nightly").click()
+    page.get_by_role("button", name="Revoke the key").click()
+    expect(page.locator("tr", has_text="nightly")).to_contain_text("revoked")
+    opened = httpx.get(f"{service.url}/v1/jobs", headers={"Authorization": f"Bearer {token}"})
+    assert opened.status_code == 401
+
+
+def test_webhooks_are_made_tried_and_deleted(page: Page, receiver: Receiver) -> None:
+    page.goto("/webhooks")
+    expect(page.get_by_role("heading", name="No webhooks")).to_be_visible()
+    page.get_by_label("URL").fill(receiver.url)
+    page.get_by_role("button", name="Make the webhook").click()
+    expect(page.get_by_role("region", name="The secret")).to_contain_text("whsec_")
+    page.get_by_role("button", name="I have it").click()
+    page.get_by_role("button", name="Send a ping").click()
+    expect(page.locator(".hook tbody tr").first).to_contain_text("delivered")
+    check_accessible(page)
+    shot(page, "webhooks")
+    page.get_by_role("button", name="Disable").click()
+    expect(page.locator(".hook .title")).to_contain_text("disabled")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete the webhook").click()
+    expect(page.get_by_role("heading", name="No webhooks")).to_be_visible()
+
+
+def test_a_sweep_is_compared(page: Page, service: Service) -> None:
+    page.goto("/sweeps")
+    expect(page.get_by_role("heading", name="No sweeps yet")).to_be_visible()
+    shot(page, "sweeps-empty")
+    trials = [{"method": "ria"}, {"method": "wanda"}, {"pattern": "4:8"}]
+    body = {"model": "smollm2-135m-instruct", "name": "which method", "trials": trials}
+    answer = httpx.post(f"{service.url}/v1/sweeps", headers={"Authorization": f"Bearer {service.key}"}, json=body)
+    sweep = answer.json()
+    page.get_by_role("link", name="which method").click()
+    rows = page.get_by_role("region", name="Trials").locator("tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(1)).to_contain_text("leaves no model")
+    measure(service.sessions, sweep["trials"][0]["job_id"], 130.1, 146.2)
+    expect(rows.nth(0)).to_contain_text("130.1")
+    expect(rows.nth(0)).to_contain_text("best")
+    expect(rows.nth(1)).to_contain_text("146.2")
+    expect(page.get_by_role("status")).to_contain_text("1 queued, 1 succeeded")
+    check_accessible(page)
+    shot(page, "sweep")
+    page.get_by_role("link", name="method=ria").click()
+    page.get_by_role("link", name="its sweep").click()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel the sweep").click()
+    expect(page.locator(".title .state")).to_have_text("cancelled")
+    page.get_by_role("link", name="Compare its jobs").click()
+    expect(page.get_by_role("heading", name="Compare 2 jobs")).to_be_visible()
+
+
+def test_workers_are_seen(page: Page, service: Service, jobs: dict[str, str]) -> None:
+    page.goto("/workers")
+    expect(page.get_by_role("heading", name="No worker is running")).to_be_visible()
+    another = make_job(service.sessions, project="another")
+    make_worker(service.sessions, jobs["running"], hostname="gpu-1", gpus="NVIDIA H100 80GB HBM3\n" * 4)
+    make_worker(service.sessions, another, hostname="gpu-2")
+    idle = make_worker(service.sessions, hostname="cpu-1", gpus="", gpu_memory_bytes=0)
+    lost = make_worker(service.sessions, hostname="cpu-2", gpus="", gpu_memory_bytes=0)
+    with service.sessions.begin() as session:
+        past = utcnow() - timedelta(minutes=5)
+        session.execute(update(Worker).where(Worker.id == lost).values(last_seen_at=past))
+    expect(page.get_by_text("2 busy, 1 idle, 1 lost.")).to_be_visible()
+    expect(page.locator("tr", has_text="gpu-1")).to_contain_text("4 × NVIDIA H100 80GB HBM3")
+    expect(page.locator("tr", has_text="gpu-2")).to_contain_text("with another project's job")
+    expect(page.locator("tr", has_text="cpu-2")).to_contain_text("lost")
+    check_accessible(page)
+    shot(page, "workers")
+    with service.sessions.begin() as session:
+        workers.leave(session, idle)
+    expect(page.locator("tr", has_text="cpu-1")).to_have_count(0)
+    page.get_by_role("link", name=jobs["running"]).click()
+    expect(page.get_by_role("heading", name="on its way")).to_be_visible()
