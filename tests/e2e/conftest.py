@@ -59,7 +59,7 @@ def jobs(service: Service) -> dict[str, str]:
             quality=1.2,
             pattern="4:8",
             priority=3,
-            metadata={"why": "to compare"},
+            metadata={"why": "to compare", "--odd": "=x= it's"},
         ),
         "failed": fail(service, name="does not fit", metadata={"team": "platform"}),
         "running": make_job(service.sessions, name="on its way", method="wanda"),

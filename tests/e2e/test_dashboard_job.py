@@ -99,10 +99,10 @@ def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -
     expect(page.get_by_role("region", name="Packed")).to_contain_text("import eggs_core")
 
 
-def copied(command: list[str], service: Service, folder: Path) -> str:
-    """What a command prints that was copied from the page, where it is run with a key."""
+def copied(command: list[str], folder: Path, key: str = "") -> str:
+    """What a command prints that was copied from the page, where it is run with a key or without one."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"EGGS_API_KEY": service.key, "PATH": path}
+    environment = os.environ | {"EGGS_API_KEY": key, "PATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -114,7 +114,7 @@ def test_the_files_are_downloaded_as_the_page_says(
     page.goto(f"/jobs/{jobs['succeeded']}")
     page.get_by_role("tab", name="Download").click()
     code = page.get_by_role("region", name="Download").inner_text()
-    assert "model.safetensors: OK" in copied(["sh", "-c", code], service, tmp_path)
+    assert "model.safetensors: OK" in copied(["sh", "-c", code], tmp_path, service.key)
     assert (tmp_path / "pruned" / "model.safetensors").read_bytes() == CONTENT
 
 
@@ -183,9 +183,10 @@ def test_the_request_makes_the_same_job_elsewhere(
     page.get_by_role("tab", name=form, exact=True).click()
     code = page.get_by_role("region", name=f"Request as {form}").inner_text()
     if form == "Python":
-        said = copied([sys.executable, "-c", code], service, tmp_path)
+        said = copied([sys.executable, "-c", code], tmp_path, service.key)
     else:
-        said = copied(["sh", "-c", code.replace("--wait", "").rstrip().removesuffix("\\")], service, tmp_path)
+        script = code.replace("--wait", "").rstrip().removesuffix("\\")
+        said = copied(["sh", "-c", script], tmp_path, service.key)
     made = re.search(r"job_\w{26}", said)
     assert made is not None, said
     before, after = (read_job(service.sessions, job_id) for job_id in (jobs["ria"], made[0]))
@@ -193,7 +194,9 @@ def test_the_request_makes_the_same_job_elsewhere(
     assert (after.name, after.metadata_, after.priority) == (before.name, before.metadata_, before.priority)
 
 
-def test_a_job_is_shared_by_a_link(page: Page, browser: Browser, service: Service, jobs: dict[str, str]) -> None:
+def test_a_job_is_shared_by_a_link(
+    page: Page, browser: Browser, service: Service, jobs: dict[str, str], tmp_path: Path
+) -> None:
     page.goto(f"/jobs/{jobs['succeeded']}")
     section = page.locator("section", has=page.get_by_role("heading", name="Share"))
     section.get_by_label("Good for").select_option("30")
@@ -222,6 +225,11 @@ def test_a_job_is_shared_by_a_link(page: Page, browser: Browser, service: Servic
         with stranger.expect_download() as download:
             stranger.get_by_role("link", name="model.safetensors", exact=True).click()
         assert Path(download.value.path()).read_bytes() == CONTENT
+        stranger.get_by_role("tab", name="Download").click()
+        code = stranger.get_by_role("region", name="Download").inner_text()
+        assert "model.safetensors: OK" in copied(["sh", "-c", code], tmp_path)
+        assert (tmp_path / "pruned" / "model.safetensors").read_bytes() == CONTENT
+        assert "EGGS_API_KEY" not in stranger.locator("main").inner_text()
         check_accessible(stranger)
         shot(stranger, "shared")
         stranger.set_viewport_size(PHONE)

@@ -1,8 +1,10 @@
 """The page in a real browser: comparing, sweeps, keys, webhooks and workers."""
 
+import re
 from datetime import timedelta
 
 import httpx
+import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import update
 
@@ -27,12 +29,58 @@ def test_jobs_are_compared(page: Page, jobs: dict[str, str]) -> None:
     expect(page.locator("tr.differs", has_text="accept_if.perplexity_ratio")).to_contain_text("1.15")
     expect(page.locator("tr", has_text="calibration.source")).to_have_count(0)
     expect(page.locator("tr", has_text="Perplexity, pruned").locator(".best")).to_contain_text("130.1")
-    expect(page.locator("figure").first.locator(".legend")).to_contain_text("smollm2 with RIA")
     page.get_by_label("Layers of type").select_option("down_proj")
     check_accessible(page)
     shot(page, "compare")
     page.get_by_label("what is the same too").check()
     expect(page.locator("tr", has_text="calibration.source")).to_be_visible()
+
+
+def test_the_charts_of_a_comparison_have_a_line_for_each_job(
+    page: Page, service: Service, jobs: dict[str, str]
+) -> None:
+    names = {"succeeded": "smollm2 at 2:4", "ria": "smollm2 with RIA"}
+    page.goto("/compare?" + "&".join(f"job={jobs[which]}" for which in names))
+    page.get_by_label("Layers of type").select_option("down_proj")
+    chart = page.locator("figure", has_text="Relative output error").first
+    expect(chart.locator(".legend")).to_contain_text("".join(names.values()))
+    errors = {which: errors_of(service, jobs[which], "down_proj") for which in names}
+    lines = chart.locator("path.line")
+    expect(lines).to_have_count(2)
+    heights = []
+    for place in range(2):
+        points = re.findall(r"[ML]([\d.]+),([\d.]+)", str(lines.nth(place).get_attribute("d")))
+        assert [float(x) for x, _ in points] == sorted({float(x) for x, _ in points})
+        heights.append([float(y) for _, y in points])
+    # Both are drawn to one scale: the same step in a value is the same way on the screen.
+    values = errors["succeeded"] + errors["ria"]
+    drawn = heights[0] + heights[1]
+    a_unit = (drawn[-1] - drawn[0]) / (values[-1] - values[0])
+    assert drawn == pytest.approx([drawn[0] + a_unit * (value - values[0]) for value in values])
+    chart.get_by_role("button", name="Table").click()
+    told = {
+        f"{name}, block {block}": f"{error:.4g}"
+        for which, name in names.items()
+        for block, error in enumerate(errors[which])
+    }
+    rows = (row.split("\t") for row in chart.locator("tbody tr").all_inner_texts())
+    assert {name: f"{float(value):.4g}" for name, value in rows} == told
+
+
+def errors_of(service: Service, job_id: str, kind: str) -> list[float]:
+    """The output errors of a job's layers of this type, block by block."""
+    headers = {"Authorization": f"Bearer {service.key}"}
+    report = httpx.get(f"{service.url}/v1/jobs/{job_id}/report", headers=headers).json()
+    return [layer["relative_output_error"] for layer in report["layers"] if layer["type"] == kind]
+
+
+def test_more_jobs_than_fit_side_by_side(page: Page, service: Service) -> None:
+    many = [make_job(service.sessions, name=f"one of many {number}") for number in range(10)]
+    page.goto("/compare?" + "&".join(f"job={job_id}" for job_id in [*many, many[0]]))
+    expect(page.get_by_role("heading", name="Compare 8 jobs")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("These are the first 8 of 10 jobs")
+    check_accessible(page)
+    shot(page, "compare-many")
 
 
 def test_keys_are_made_and_revoked(page: Page, service: Service) -> None:

@@ -27,8 +27,15 @@ def test_a_new_job_is_checked_while_one_types(page: Page, service: Service) -> N
     page.get_by_label("Samples").first.fill("8")
     page.get_by_label("Name").fill("from the page")
     page.get_by_role("button", name="Add a pair").click()
-    page.get_by_label("Metadata: name 1").fill("team")
+    page.get_by_label("Metadata: name 1").fill("te=am")
     page.get_by_label("Metadata: value 1").fill("web")
+    page.get_by_role("tab", name="CLI", exact=True).click()
+    command = page.get_by_role("region", name="Request as CLI")
+    expect(command).to_contain_text("It has no options for: metadata.te=am.")
+    expect(command).not_to_contain_text("--metadata")
+    page.get_by_label("Metadata: name 1").fill("team")
+    expect(command).to_contain_text("--metadata team=web")
+    page.get_by_role("tab", name="JSON", exact=True).click()
     request = json.loads(page.get_by_role("region", name="Request as JSON").inner_text())
     assert request == {
         "model": "smollm2-135m-instruct",

@@ -116,7 +116,7 @@ function App() {
       <div class="corner"><a href="/docs" data-external>API</a><${Theme} />
         ${session && html`<button type="button" onClick=${leave} title=${`Project ${session.project}`}>Sign out</button>`}</div></header>
     <main id="main" tabindex="-1">
-      ${path === "/shared" ? html`<${Shared}>${(id) => html`<${Job} id=${id} session=${null} />`}<//>` : html`
+      ${path === "/shared" ? html`<${Shared}>${(id, token) => html`<${Job} id=${id} session=${null} token=${token} />`}<//>` : html`
       <${Problem} error=${error} again=${look} />
       ${session === undefined && !error && html`<${Loading} label="Loading the page" />`}
       ${session === null && html`<${SignIn} notice=${notice} entered=${(made) => { setNotice(""); setSession(made); }} />`}

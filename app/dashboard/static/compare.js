@@ -8,7 +8,7 @@ import { Empty, Loading, Problem, State, Verdict, useLoaded, useTitle } from "./
 import { Chart, METRICS, byBlock } from "./charts.js";
 import { requestOf } from "./requests.js";
 
-const MOST = 8;
+const MOST = 8; // as many as there are colours, and as fit side by side
 
 function flat(value, at = "") {
   if (value === null) return []; // as if it had not been asked for
@@ -50,7 +50,8 @@ function Results({ reports }) {
 
 export function Compare() {
   const { query } = useLocation();
-  const ids = query.getAll("job").slice(0, MOST);
+  const named = [...new Set(query.getAll("job"))];
+  const ids = named.slice(0, MOST);
   const [all, setAll] = useState(false);
   const [type, setType] = useState("");
   useTitle("Compare jobs");
@@ -68,6 +69,7 @@ export function Compare() {
   const twice = (job) => jobs.filter((other) => name(other) === name(job)).length > 1;
   const unique = (job) => (twice(job) ? `${name(job)} (${job.id.slice(-4)})` : name(job));
   return html`<p class="crumb"><a href="/jobs">← All jobs</a></p><div class="title"><h1>Compare ${jobs.length} jobs</h1></div>
+    ${named.length > MOST && html`<p class="notice" role="status">These are the first ${MOST} of ${named.length} jobs; more do not fit side by side. <code>eggs compare</code> compares as many as you name.</p>`}
     <section class="card"><div class="wide" tabindex="0" role="region" aria-label="Jobs side by side"><table class="compare">
       <thead><tr><th scope="col"><span class="sr">Of each job</span></th>${jobs.map((job) => html`<th key=${job.id} scope="col"><a href=${`/jobs/${job.id}`}>${unique(job)}</a><br /><${State} state=${job.state} /> <${Verdict} verdict=${job.verdict} /></th>`)}</tr></thead>
       <tbody><tr class="part"><th colspan=${jobs.length + 1} scope="rowgroup">What came of it</th></tr><${Results} reports=${reports} /></tbody>

@@ -4,7 +4,7 @@ import { html, useEffect, useMemo, useState } from "./preact.js";
 import { get, post } from "./api.js";
 import { navigate } from "./router.js";
 import { clock, duration, method, moment, number, pattern, percent, secondsOf } from "./format.js";
-import { FINAL, Loading, Problem, Progress, State, Verdict, When, useConfirm, useLoaded, useTitle } from "./ui.js";
+import { Code, FINAL, Loading, Problem, Progress, State, Verdict, When, useConfirm, useLoaded, useTitle } from "./ui.js";
 import { Report } from "./report.js";
 import { Files } from "./files.js";
 import { Request, requestOf } from "./requests.js";
@@ -93,8 +93,8 @@ function Push({ push }) {
     : html`<p>Goes to <code>${push.repo_id}</code>, branch ${push.revision}, when the job has succeeded.</p>`}</section>`;
 }
 
-// `session`: null where a link shows the job, and nothing else can be opened.
-export function Job({ id, session }) {
+// `session`: null where a link with this `token` shows the job, and nothing else can be opened.
+export function Job({ id, session, token }) {
   const path = `/v1/jobs/${id}`;
   const { events, broken } = useEvents(id);
   const last = events.at(-1);
@@ -140,11 +140,11 @@ export function Job({ id, session }) {
       <${Problem} error=${report.error} again=${report.again} />
       ${report.data ? html`<${Report} report=${report.data} id=${id} />` : report.loading && html`<${Loading} lines=${8} label="Loading the report" />`}
       <${Problem} error=${files.error} again=${files.again} />
-      ${files.data && html`<${Files} files=${files.data.data} job=${job} />`}`}
+      ${files.data && html`<${Files} files=${files.data.data} job=${job} token=${token} />`}`}
     ${open && html`<${Log} events=${events} open />`}
     <${Push} push=${job.push_to_hub} />
     ${write && html`<${Links} id=${id} />`}
-    <section class="card"><h2>The request</h2><${Request} request=${requestOf(job)} /></section>
+    <section class="card"><h2>The request</h2>${session ? html`<${Request} request=${requestOf(job)} />` : html`<${Code} text=${JSON.stringify(requestOf(job), null, 2)} label="Request as JSON" />`}</section>
     ${!open && html`<${Log} events=${events} open=${job.state === "failed"} />`}
     ${question}`;
 }

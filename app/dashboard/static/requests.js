@@ -15,7 +15,7 @@ export function requestOf(job) {
   return { ...spec, pattern: pattern(spec.pattern), output: push ? { ...output, push_to_hub: push } : output, ...own };
 }
 
-const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`);
+export const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`);
 
 function curl(request, origin) {
   return [`curl -s ${origin}/v1/jobs \\`, '    -H "Authorization: Bearer $EGGS_API_KEY" \\', '    -H "Content-Type: application/json" \\',
@@ -63,31 +63,34 @@ function options(request) {
     if (name === "ignore" && value?.length === 0) return; // no option says that nothing is ignored
     if (holder) delete holder[name];
     if (value === undefined || value === null) return;
-    for (const one of [value].flat()) given.push(flag, show(one));
+    for (const one of [value].flat()) given.push([flag, show(one)]);
   };
   for (const name of ["revision", "pattern", "method", "effort", "seeds", "name", "priority"]) take(top, name, `--${name}`);
-  for (const pair of Object.entries(top.metadata ?? {})) given.push("--metadata", pair.join("="));
+  // The first = of a pair ends its name: one that has one itself cannot be written so.
+  const pairs = Object.entries(top.metadata ?? {});
+  const odd = pairs.filter(([name]) => name.includes("="));
+  for (const pair of pairs) if (!odd.includes(pair)) given.push(["--metadata", pair.join("=")]);
   delete top.metadata;
   for (const name of ["perplexity_ratio", "kl_divergence", "top1_agreement"]) take(left.accept, name, `--accept-${name.replaceAll("_", "-")}`);
   take(top, "min_degree", "--min-degree");
   take(top, "ignore", "--ignore");
   take(top, "compare", "--compare", compared);
-  if (typeof top.permute === "boolean") given.push(top.permute ? "--permute" : "--no-permute");
+  if (typeof top.permute === "boolean") given.push([top.permute ? "--permute" : "--no-permute"]);
   delete top.permute;
   take(left.calibration, "source", "--calibration");
   take(left.calibration, "samples", "--calibration-samples");
   take(left.calibration, "seed", "--seed");
   take(left.calibration, "sequence_length", "--sequence-length");
   take(left.calibration, "text_field", "--text-field");
-  if (evaluation === null) given.push("--evaluation", "none");
+  if (evaluation === null) given.push(["--evaluation", "none"]);
   if (evaluation) {
     take(left.evaluation, "sources", "--evaluation");
-    if (evaluation.samples === null) given.push("--evaluation-samples", "0");
+    if (evaluation.samples === null) given.push(["--evaluation-samples", "0"]);
     take(left.evaluation, "samples", "--evaluation-samples");
     take(left.evaluation, "generations", "--generations");
     take(left.evaluation, "tasks", "--task");
     take(left.evaluation, "task_limit", "--task-limit");
-    if (left.evaluation.speed) given.push("--speed");
+    if (left.evaluation.speed) given.push(["--speed"]);
     delete left.evaluation.speed;
     take(left.evaluation, "sequence_length", "--evaluation-sequence-length");
     take(left.evaluation, "text_field", "--evaluation-text-field");
@@ -95,25 +98,19 @@ function options(request) {
   take(left.output, "format", "--format");
   delete left.output.push_to_hub;
   take(left.push, "repo_id", "--push-to-hub");
-  if (left.push.revision && left.push.revision !== "main") given.push("--hub-revision", left.push.revision);
-  if (left.push.private === false) given.push("--hub-public");
+  if (left.push.revision && left.push.revision !== "main") given.push(["--hub-revision", left.push.revision]);
+  if (left.push.private === false) given.push(["--hub-public"]);
   for (const name of ["model", "calibration", "evaluation", "output", "hub_token", "accept_if"]) delete top[name];
   const rest = (holder, prefix) => Object.entries(holder ?? {})
     .filter(([, value]) => value !== null).map(([name]) => `${prefix}${name}`);
-  const missing = [...rest(top, ""), ...rest(left.calibration, "calibration."), ...rest(left.evaluation, "evaluation.")];
+  const missing = [...rest(top, ""), ...rest(left.calibration, "calibration."), ...rest(left.evaluation, "evaluation."), ...odd.map(([name]) => `metadata.${name}`)];
   return { given, missing };
 }
 
 function cli(request, origin) {
   const { given, missing } = options(request);
   const lines = [`eggs submit ${quoted(request.model ?? "MODEL")}`];
-  for (let index = 0; index < given.length; index += 1) {
-    const flag = given[index];
-    const value = given[index + 1];
-    const alone = value === undefined || value.startsWith("--");
-    lines.push(alone ? flag : `${flag} ${quoted(value)}`);
-    if (!alone) index += 1;
-  }
+  for (const [flag, value] of given) lines.push(value === undefined ? flag : `${flag} ${quoted(value)}`);
   lines.push(`--url ${origin}`, "--wait");
   const note = missing.length ? `# It has no options for: ${missing.join(", ")}. Use curl or Python where they matter.\n` : "";
   return `${note}${lines.join(" \\\n    ")}`;

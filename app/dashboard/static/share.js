@@ -51,5 +51,5 @@ export function Shared({ children }) {
   const { data, error } = useLoaded(() => openLink(token), [token]);
   if (error) return html`<${Problem} error=${error} />`;
   if (!data) return html`<${Loading} lines=${6} label="Opening the link" />`;
-  return html`<p class="notice">You see this job by a link, which is good until ${moment(data.expires_at)}.</p>${children(data.job_id)}`;
+  return html`<p class="notice">You see this job by a link, which is good until ${moment(data.expires_at)}.</p>${children(data.job_id, token)}`;
 }

@@ -59,7 +59,7 @@ export function Sweep({ id, session }) {
   return html`<p class="crumb"><a href="/sweeps">← All sweeps</a></p>
     <div class="title"><h1>${sweep.name ?? sweep.id}</h1><${State} state=${sweep.state} />
       ${!FINAL.includes(sweep.state) && session.scopes.includes("jobs:write") && html`<button type="button" class="danger" onClick=${cancel}>Cancel</button>`}
-      ${jobs.length > 1 && html`<a class="button" href=${`/compare?${jobs.slice(0, 8).map((job) => `job=${job}`).join("&")}`}>Compare its jobs</a>`}</div>
+      ${jobs.length > 1 && html`<a class="button" href=${`/compare?${jobs.map((job) => `job=${job}`).join("&")}`}>Compare its jobs</a>`}</div>
     <p class="sub" role="status">${sweep.model}: ${sweep.trials.length} trials, ${counts(sweep.jobs)}.</p>
     <${Problem} error=${failure ?? error} again=${error && again} />
     <section class="card"><${Trials} sweep=${sweep} /></section>${question}`;
