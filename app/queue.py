@@ -40,6 +40,9 @@ def make_celery(settings: Settings) -> Celery:
         worker_send_task_events=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # however long the broker is away
+        # A worker that is at a job holds the next message, unacknowledged. RabbitMQ closes the channel after half
+        # an hour of that (its `consumer_timeout`), which would be the worker's end.
+        broker_channel_error_retry=True,
         broker_connection_timeout=_TIMEOUT_SECONDS,
         task_publish_retry=False,
     )
