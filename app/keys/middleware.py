@@ -1,5 +1,7 @@
 """Asks for an API key, a session or a link on everything under /v1, before any endpoint is looked for."""
 
+import logging
+
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
@@ -16,6 +18,8 @@ from app.shares import service as shares
 
 PROTECTED = "/v1"
 _SAFE = ("GET", "HEAD", "OPTIONS")
+
+logger = logging.getLogger(__name__)
 
 
 class KeyMiddleware:
@@ -118,8 +122,11 @@ class KeyMiddleware:
 
     def _used(self, key: ApiKey, session_id: str | None = None) -> Principal:
         if not service.use_is_noted(key):
-            with self.sessions.begin() as session:
-                service.note_use(session, key)
+            try:
+                with self.sessions.begin() as session:
+                    service.note_use(session, key)
+            except DATABASE_DOWN as error:  # one whose disk is full can still be read
+                logger.warning("The use of %s is not noted: %s", key.id, error)
         return Principal(key.id, key.project, frozenset(map(service.Scope, key.scopes.split())), session_id)
 
 

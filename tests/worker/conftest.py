@@ -1,4 +1,4 @@
-"""A worker as an operator starts it, on each broker."""
+"""A worker as an operator starts it, on each broker; and a disk that is soon full."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,22 @@ def start_worker(settings: Settings, tmp_path: Path, broker: Celery) -> Iterator
         if worker.poll() is None:
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system is for root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(file: Path) -> None:
+    """Leaves no byte free beside the file."""
+    with file.open("wb", buffering=0) as stream, suppress(OSError):
+        while True:
+            stream.write(bytes(1 << 12))

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import event
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -23,6 +23,7 @@ from app.settings import Settings
 from tests.app.build import events_of, make_job, make_key, read_job
 from tests.conftest import free_port, wait_for
 from tests.tiny_models import MakeModel
+from tests.worker.conftest import fill
 from worker.runner import run_job
 
 SHORT = {"samples": 2, "sequence_length": 32}
@@ -57,13 +58,18 @@ class Postgres:
         subprocess.run(command, check=True, env=environment, cwd="/", stdout=subprocess.DEVNULL)
 
 
-@pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    folder = tmp_path_factory.mktemp("postgres")
-    for parent in folder.parents:  # pytest's folders are for their owner alone
+def let_in(folder: Path) -> None:
+    """Lets the server's user come to a folder: pytest's are for their owner alone."""
+    for parent in folder.parents:
         if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
             parent.chmod(parent.stat().st_mode | 0o011)
     folder.chmod(0o755)
+
+
+@pytest.fixture
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    folder = tmp_path_factory.mktemp("postgres")
+    let_in(folder)
     server = Postgres(folder / "server")
     server.start()
     yield server
@@ -149,32 +155,50 @@ def test_postgresql_goes_away_at_the_moment_of_publication(
     engine.dispose()
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_full_disk_under_sqlite(
-    settings: Settings, sessions: sessionmaker[Session], make_model: MakeModel
-) -> None:
-    """What cannot be written is answered as such; reading goes on, and writing once there is room."""
-    settings.model_roots = [make_model("llama").parent]
-    _, token = make_key(sessions)
-    request: dict[str, Any] = {"model": str(make_model("llama")), "metadata": {"filler": "x" * 500}}
-    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {token}"}) as client:
-        engine = client.app.state.sessions.kw["bind"]  # type: ignore[attr-defined]
-        with engine.connect() as connection:
-            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-        room = pages + 2
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url_on_small_disk(request: pytest.FixtureRequest, small_disk: Path) -> str:
+    """An empty database, once of each kind, whose tables lie on the small disk."""
+    if request.param == "sqlite":
+        return f"sqlite:///{small_disk / 'eggs.sqlite3'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    let_in(small_disk)
+    shutil.chown(small_disk, "postgres")
+    engine = create_engine(server.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE TABLESPACE small LOCATION '{small_disk}'"))
+        connection.execute(text("CREATE DATABASE small TABLESPACE small"))
+    engine.dispose()
+    return make_url(server.url).set(database="small").render_as_string()
 
-        def limit(connection: sqlite3.Connection, *_: object) -> None:
-            connection.execute(f"PRAGMA max_page_count = {room}")
 
-        event.listen(engine, "checkout", limit)
-        answers = [client.post("/v1/jobs", json=request) for _ in range(20)]
+def test_a_full_disk(url_on_small_disk: str, small_disk: Path, tmp_path: Path, make_model: MakeModel) -> None:
+    """What cannot be stored is answered as such; reading goes on, and storing once there is room."""
+    model = make_model("llama")
+    settings = Settings(
+        data_dir=tmp_path, database_url=url_on_small_disk, model_roots=[model.parent], allow_hub=False
+    )
+    engine = make_engine(url_on_small_disk)
+    upgrade(engine)
+    sessions = make_sessions(engine)
+    writer, reader = ({"Authorization": f"Bearer {make_key(sessions)[1]}"} for _ in range(2))
+    body: dict[str, Any] = {"model": str(model), "metadata": {"filler": "x" * 500}}
+    with TestClient(create_app(settings)) as client:
+        fill(small_disk / "ballast")
+        answers = [client.post("/v1/jobs", json=body, headers=writer) for _ in range(30)]
         stored = [answer.json()["id"] for answer in answers if answer.status_code == 201]
         full = [answer for answer in answers if answer.status_code != 201]
         assert full
-        assert {(a.status_code, a.json()["type"]) for a in full} == {
-            (503, "urn:eggs:problem:database-unavailable")
+        assert {(a.status_code, a.json()["type"], a.headers["Content-Type"]) for a in full} == {
+            (503, "urn:eggs:problem:database-unavailable", "application/problem+json")
         }
-        room = 1_000_000
-        assert client.post("/v1/jobs", json=request).status_code == 201
-        listed = [job["id"] for job in client.get("/v1/jobs").json()["data"]]
-        assert listed[1:] == stored[::-1], "what was answered with success, and no more"
+        page = client.get("/v1/jobs?limit=100", headers=reader)  # a key of which no use was noted yet
+        assert page.status_code == 200, page.text
+        assert [job["id"] for job in page.json()["data"]] == stored[::-1], (
+            "what was answered with success, no more"
+        )
+        (small_disk / "ballast").unlink()
+        again = client.post("/v1/jobs", json=body, headers=writer)
+        assert again.status_code == 201, again.text
+        page = client.get("/v1/jobs?limit=100", headers=reader)
+        assert [job["id"] for job in page.json()["data"]] == [again.json()["id"], *stored[::-1]]
+    engine.dispose()

@@ -1,9 +1,6 @@
 """Faults that may pass: the job waits, and goes on from what it has done; what will not pass fails."""
 
-import os
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -22,6 +19,7 @@ from eggs_core.errors import Cancelled, HubUnavailable, ModelNotFound
 from tests.app.build import events_of, make_job, read_job
 from tests.conftest import wait_for
 from tests.tiny_models import MakeModel
+from tests.worker.conftest import fill
 from tests.worker.test_databases import Postgres, postgres
 from tests.worker.test_runner import sums_of
 from worker.runner import run_job, run_next
@@ -29,25 +27,6 @@ from worker.runner import run_job, run_next
 __all__ = ["postgres"]
 
 SHORT = {"samples": 2, "sequence_length": 32}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system is for root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(file: Path) -> None:
-    """Leaves no byte free beside the file."""
-    with file.open("wb", buffering=0) as stream, suppress(OSError):
-        while True:
-            stream.write(bytes(1 << 12))
 
 
 def before_event(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[], Any]) -> None:
