@@ -73,7 +73,8 @@ def answer_to(error: Exception) -> JSONResponse:
                 "database-unavailable",
                 "The database cannot be reached",
                 503,
-                "Nothing was changed. Try again in a few seconds; if it stays so, tell the operator.",
+                "Nothing was changed, unless it went away in the very moment of that; a request with an "
+                "Idempotency-Key is done once. Try again in a few seconds; if it stays so, tell the operator.",
             ),
             {"Retry-After": _RETRY_AFTER_SECONDS},
         )
