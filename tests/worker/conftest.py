@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from celery import Celery
@@ -24,7 +25,9 @@ REDIS_URL = os.environ.get("EGGS_TEST_REDIS_URL", "redis://127.0.0.1:6379/14")
 AMQP_URL = os.environ.get("EGGS_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//")
 BROKERS = {"filesystem": "filesystem://", "redis": REDIS_URL, "rabbitmq": AMQP_URL}
 
-StartWorker = Callable[[], subprocess.Popen[bytes]]
+
+class StartWorker(Protocol):
+    def __call__(self, *, preloaded: bool = False) -> subprocess.Popen[bytes]: ...
 
 
 @pytest.fixture
@@ -52,15 +55,20 @@ def dispatcher(broker: Celery, sessions: sessionmaker[Session]) -> Iterator[None
 
 @pytest.fixture
 def start_worker(settings: Settings, tmp_path: Path, broker: Celery) -> Iterator[StartWorker]:
-    """Starts `python -m worker` as an operator would; kills what is left at the end."""
-    workers: list[subprocess.Popen[bytes]] = []
-    environment = settings.environment() | {"OMP_NUM_THREADS": "1"}
+    """Starts `python -m worker` as an operator would; kills what is left at the end.
 
-    def start() -> subprocess.Popen[bytes]:
+    One that is `preloaded` imports torch before it forks the processes of jobs, each of which would have to.
+    """
+    workers: list[subprocess.Popen[bytes]] = []
+
+    def start(*, preloaded: bool = False) -> subprocess.Popen[bytes]:
+        program = ["-m", "worker"]
+        if preloaded:
+            program = ["-c", "import eggs_core.pipeline; from worker.__main__ import main; main()"]
         with (tmp_path / f"worker-{len(workers)}.log").open("wb") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "worker"],
-                env=os.environ | environment,
+                [sys.executable, *program],
+                env=os.environ | settings.environment() | {"OMP_NUM_THREADS": "1"},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
