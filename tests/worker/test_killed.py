@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 
 import psutil
 import pytest
@@ -14,9 +15,10 @@ from tests.app.build import events_of, make_job, read_job
 from tests.conftest import wait_for
 from tests.tiny_models import MakeModel
 from tests.worker.conftest import StartWorker
+from tests.worker.test_limits import SHORT, ended
 
 INSTALLATIONS = [("sqlite", "filesystem"), ("postgresql", "redis"), ("postgresql", "rabbitmq")]
-pytestmark = pytest.mark.parametrize(("database_url", "broker"), INSTALLATIONS, indirect=True)
+everywhere = pytest.mark.parametrize(("database_url", "broker"), INSTALLATIONS, indirect=True)
 
 
 @pytest.fixture
@@ -46,6 +48,7 @@ def assert_succeeded_once(sessions: sessionmaker[Session], job_id: str, settings
     wait_for(lambda: not list(settings.staging_dir.iterdir()))
 
 
+@everywhere
 @pytest.mark.usefixtures("dispatcher")
 def test_worker_killed_in_the_middle(
     start_worker: StartWorker, sessions: sessionmaker[Session], settings: Settings, job_id: str
@@ -59,6 +62,8 @@ def test_worker_killed_in_the_middle(
     assert_succeeded_once(sessions, job_id, settings, attempts=2)
 
 
+# With Redis in test_resume.py, and with RabbitMQ in the test below.
+@pytest.mark.parametrize(("database_url", "broker"), INSTALLATIONS[:1], indirect=True)
 @pytest.mark.usefixtures("dispatcher")
 def test_process_of_a_job_killed_leaves_the_worker(
     start_worker: StartWorker, sessions: sessionmaker[Session], settings: Settings, job_id: str
@@ -73,6 +78,39 @@ def test_process_of_a_job_killed_leaves_the_worker(
     assert worker.poll() is None, "the worker died with the process of its job"
 
 
+@pytest.mark.parametrize(("database_url", "broker"), INSTALLATIONS[-1:], indirect=True)
+@pytest.mark.usefixtures("dispatcher")
+def test_a_job_that_costs_three_workers_is_not_tried_again(
+    start_worker: StartWorker,
+    broker: Celery,
+    sessions: sessionmaker[Session],
+    settings: Settings,
+    make_model: MakeModel,
+    job_id: str,
+) -> None:
+    def in_the_middle(attempt: int) -> bool:
+        types = [event.type for event in events_of(sessions, job_id)]
+        return types.count("job.running") == attempt and types[-1] == "job.progress"
+
+    worker = start_worker(preloaded=True)
+    for attempt in (1, 2, 3):
+        wait_for(partial(in_the_middle, attempt))
+        (process,) = psutil.Process(worker.pid).children()
+        process.kill()
+    job = wait_for(lambda: ended(sessions, job_id))
+    assert (job.state, job.attempt) == ("failed", 3)
+    assert job.error is not None
+    assert job.error["type"] == "urn:eggs:problem:worker-lost"
+
+    small = make_job(sessions, model=str(make_model("llama", num_hidden_layers=40)), **SHORT)
+    assert ring(broker, small)
+    wait_for(lambda: read_job(sessions, small).state == "succeeded", pause=0.2)
+    assert worker.poll() is None
+    assert read_job(sessions, job_id).attempt == 3
+    assert not list(settings.staging_dir.iterdir())
+
+
+@everywhere
 @pytest.mark.usefixtures("dispatcher")
 def test_emptied_broker_loses_nothing(
     start_worker: StartWorker, broker: Celery, sessions: sessionmaker[Session], settings: Settings, job_id: str
@@ -83,6 +121,7 @@ def test_emptied_broker_loses_nothing(
     assert_succeeded_once(sessions, job_id, settings, attempts=1)
 
 
+@everywhere
 @pytest.mark.usefixtures("dispatcher")
 def test_a_worker_told_to_stop_hands_its_job_back_in_time(
     start_worker: StartWorker, sessions: sessionmaker[Session], settings: Settings, job_id: str
@@ -99,6 +138,7 @@ def test_a_worker_told_to_stop_hands_its_job_back_in_time(
     assert read_job(sessions, job_id).attempt == 2
 
 
+@everywhere
 def test_a_job_ends_with_its_worker(
     start_worker: StartWorker, sessions: sessionmaker[Session], job_id: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Jobs that are ended in the middle of a block: cancelled, or beyond a limit. The worker goes on with the next."""
+"""Jobs that are ended in the middle of a block: cancelled, handed back, or beyond a limit."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ SHORT = {"method": "magnitude", "calibration": {"samples": 1, "sequence_length":
 
 @pytest.fixture
 def model(broker: Celery, settings: Settings, make_model: MakeModel) -> Path:
-    words = "".join(f"{number * number} words, " for number in range(600_000))
+    words = "".join(f"{number * number} words, " for number in range(150_000))
     (settings.text_roots[0] / "long.txt").write_text(words)
     return make_model("llama", num_hidden_layers=1)
 
@@ -75,6 +75,18 @@ def test_a_cancel_does_not_wait_for_a_long_block(
     wait_for(lambda: read_job(sessions, job_id).state == "cancelled", seconds=6)
     assert_the_next_job_succeeds(broker, sessions, settings, model, job_id)
     assert worker.poll() is None
+
+
+def test_a_worker_told_to_stop_does_not_wait_for_a_long_block(
+    broker: Celery, sessions: sessionmaker[Session], model: Path, start_worker: StartWorker
+) -> None:
+    job_id = submit(broker, sessions, model, **LONG)
+    worker = start_worker()
+    wait_for(lambda: in_a_block(sessions, job_id))
+    worker.terminate()
+    assert worker.wait(10) == 0
+    job = read_job(sessions, job_id)
+    assert (job.state, job.attempt, job.workers_lost) == ("queued", 1, 0)
 
 
 @pytest.mark.parametrize(
