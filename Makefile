@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PROMTOOL := $(or $(shell command -v promtool),.promtool/promtool)
 
-.PHONY: browser install demo test lint docs audit client clean
+.PHONY: browser install demo test lint docs audit client preact clean
 
 install: .venv/installed
 
@@ -71,6 +71,13 @@ audit:
 # After a change of the API, or of client/src/eggs_client/_async.
 client: install
 	$(BIN)/python client/generate.py
+
+# The one script of the dashboard that is not written here, taken from npm again.
+preact:
+	mkdir -p build
+	npm pack --silent --pack-destination build htm@3.1.1
+	tar -xzf build/htm-3.1.1.tgz --to-stdout package/preact/standalone.module.js > app/dashboard/static/preact.js
+	sha256sum --check app/dashboard/preact.sha256
 
 clean:
 	rm -rf .venv .audit .kfp .promtool build eggs-data demo-report.json

@@ -1,6 +1,7 @@
 """The page: served whole, by this server alone, under a policy that lets nothing else run in it."""
 
 import gzip
+import hashlib
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from app.dashboard.endpoints import FOLDER, PATHS
 
+ROOT = Path(__file__).parents[2]
 OWN = sorted(path for path in FOLDER.glob("*.js") if path.name != "preact.js")
 
 
@@ -56,6 +58,14 @@ def test_files_are_small_and_kept_by_browsers(anonymous: TestClient) -> None:
 )
 def test_no_other_files_are_served(anonymous: TestClient, path: str) -> None:
     assert anonymous.get(path).status_code == 404
+
+
+def test_the_script_of_others_is_theirs_unchanged() -> None:
+    """`make preact` fetches it again, and holds it against the same checksum."""
+    digest, name = (FOLDER.parent / "preact.sha256").read_text().split()
+    assert hashlib.sha256((ROOT / name).read_bytes()).hexdigest() == digest
+    version = re.findall(r"package htm (\S+),", (FOLDER / "preact.LICENSE.txt").read_text())
+    assert version == re.findall(r"npm pack .* htm@(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", OWN, ids=lambda path: path.name)
