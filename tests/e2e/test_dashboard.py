@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from tests.app.build import read_job
 from tests.e2e.conftest import DESKTOP, PHONE, SCREENSHOTS, check_accessible, names, session_of, shot
 from tests.e2e.service import Service, make_many
 
@@ -35,10 +36,25 @@ def test_dark_and_narrow(page: Page, jobs: dict[str, str], name: str) -> None:
     page.wait_for_load_state("networkidle") if name != "running" else page.locator(".live").wait_for()
     check_accessible(page)
     shot(page, f"dark-{name}")
-    for label, width in (("phone", PHONE["width"]), ("zoom", DESKTOP["width"] // 2)):
+    for label, width in (("zoom", DESKTOP["width"] // 2), ("phone", PHONE["width"])):
         page.set_viewport_size({"width": width, "height": PHONE["height"]})
         assert page.evaluate("document.documentElement.scrollWidth") <= width, label
         shot(page, f"{label}-{name}")
+    check_accessible(page)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/jobs/nothing", "There is no such page"),
+        ("/compare", "Nothing to compare"),
+        ("/sweeps/sweep_00000000000000000000000000", "No such sweep"),
+        ("/shared#eggs_share_nothing", "The link is over"),
+    ],
+)
+def test_what_is_not_there(page: Page, path: str, said: str) -> None:
+    page.goto(path)
+    expect(page.locator("main")).to_contain_text(said)
     check_accessible(page)
 
 
@@ -55,30 +71,59 @@ def test_a_theme_is_chosen_and_kept(page: Page) -> None:
     assert page.evaluate(ground) == light
 
 
-def test_by_keyboard_alone(page: Page, jobs: dict[str, str]) -> None:
-    """To a job and back: every stop of the Tab key can be seen."""
-    page.goto("/jobs?state=running")
-    expect(page.get_by_role("link", name="on its way")).to_be_visible()
+def tab_to(page: Page, name: str) -> list[str]:
+    """Presses Tab until what has this name has the focus; each stop on the way, all of which can be seen."""
     stops: list[str] = []
-    for _ in range(40):
+    while name not in stops:
         page.keyboard.press("Tab")
         stop = page.evaluate(
             "(() => { const at = document.activeElement;"
             "const style = getComputedStyle(at), box = at.getBoundingClientRect();"
             "return { name: at.getAttribute('aria-label') || at.textContent.trim() || at.id || at.name,"
             "ring: style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0,"
-            "seen: box.width > 0 && box.top >= 0 }; })()"
+            "seen: box.width > 0 && box.top >= 0 && box.bottom <= innerHeight }; })()"
         )
         assert stop["ring"], stop
         assert stop["seen"], stop
         stops.append(stop["name"])
-        if stop["name"] == "on its way":
-            break
-    assert stops[0] == "Skip to the content"
+        assert len(stops) < 60, stops
+    return stops
+
+
+def test_by_keyboard_alone(page: Page, jobs: dict[str, str]) -> None:
+    """To a job and back: every stop of the Tab key can be seen."""
+    page.goto("/jobs?state=running")
+    expect(page.get_by_role("link", name="on its way")).to_be_visible()
+    assert tab_to(page, "on its way")[0] == "Skip to the content"
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="on its way")).to_be_visible()
     page.go_back()
     expect(page).to_have_url(re.compile("state=running$"))
+
+
+def test_a_job_is_submitted_by_keyboard_alone(page: Page, service: Service) -> None:
+    page.goto("/jobs")
+    tab_to(page, "New job")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Name")).to_be_visible()
+    tab_to(page, "field-name")
+    page.keyboard.type("by hand")
+    tab_to(page, "field-model")
+    page.keyboard.type("smollm2-135m-instruct")
+    tab_to(page, "field-pattern")
+    page.keyboard.type("4:8")
+    page.keyboard.press("Tab")
+    page.keyboard.type("ria")
+    expect(page.get_by_label("Method")).to_have_value("ria")
+    tab_to(page, "Calibration")
+    page.keyboard.press("Space")
+    tab_to(page, "field-calibration-samples")
+    page.keyboard.type("8")
+    tab_to(page, "Submit job")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="by hand")).to_be_visible()
+    spec = read_job(service.sessions, page.url.rpartition("/")[2]).spec
+    assert (spec["pattern"], spec["method"], spec["calibration"]["samples"]) == ("4:8", "ria", 8)
 
 
 def test_the_first_page_is_small_also_with_many_jobs(

@@ -160,10 +160,33 @@ def test_the_mask_of_a_layer(page: Page, jobs: dict[str, str]) -> None:
     page.mouse.wheel(0, -100)
     expect(section.get_by_text("32 × 32 pixels a weight")).to_be_visible()
     assert told.inner_text().splitlines()[0] == where, "what is under the pointer stays there"
+    expect(section.get_by_role("button", name="Zoom in")).to_be_disabled()
+    box = picture.bounding_box()
+    assert box is not None
+    page.mouse.down()
+    page.mouse.move(box["x"] + 40 + 96, box["y"] + 40 + 64, steps=4)
+    page.mouse.up()
+    page.mouse.move(box["x"] + 40, box["y"] + 40)
+    row, column = map(int, re.findall(r"\d+", where)[:2])
+    expect(told).to_contain_text(f"Row {row - 2}, column {column - 3}, ")
+    page.mouse.move(box["x"] + 40 + 96, box["y"] + 40 + 64)
+    expect(told).to_contain_text(where)
     check_accessible(page)
     shot_of(section, "job-mask")
+    section.get_by_role("button", name="Zoom out").click()
+    expect(section.get_by_text("16 × 16 pixels a weight")).to_be_visible()
+    picture.focus()
+    for key, pixels in (("-", 8), ("+", 16)):
+        page.keyboard.press(key)
+        expect(section.get_by_text(f"{pixels} × {pixels} pixels a weight")).to_be_visible()
     page.keyboard.press("Home")
     expect(section.get_by_text("weights a pixel")).to_be_visible()
+
+
+def test_a_job_that_is_opened_in_the_background_is_there_when_one_looks(page: Page, jobs: dict[str, str]) -> None:
+    page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => true })")
+    page.goto(f"/jobs/{jobs['ria']}")
+    expect(page.get_by_role("heading", name="Report")).to_be_visible()
 
 
 def test_a_job_that_failed_says_why(page: Page, jobs: dict[str, str]) -> None:

@@ -83,7 +83,15 @@ def test_jobs_are_filtered_sorted_and_kept_in_the_url(page: Page, jobs: dict[str
     page.get_by_role("button", name="Job", exact=True).click()
     expect(page.get_by_role("columnheader", name="Job", exact=True)).to_have_attribute("aria-sort", "ascending")
     expect(page).to_have_url(re.compile("sort=name$"))
-    expect(page.locator("table.jobs tbody td.name a").first).to_have_text("does not fit")
+    expect(names(page).first).to_have_text("does not fit")
+    page.get_by_role("button", name="Job", exact=True).click()
+    expect(page.get_by_role("columnheader", name="Job", exact=True)).to_have_attribute("aria-sort", "descending")
+    expect(page).to_have_url(re.compile("sort=-name$"))
+    expect(names(page).first).to_have_text("waits")
+    page.get_by_role("button", name="Submitted").click()
+    expect(page.get_by_role("columnheader", name="Submitted")).to_have_attribute("aria-sort", "descending")
+    page.get_by_role("button", name="Submitted").click()
+    expect(names(page).first).to_have_text("smollm2 at 2:4")
 
 
 def test_pages_survive_a_reload_and_jobs_are_cancelled_in_bulk(page: Page, service: Service) -> None:
@@ -109,6 +117,17 @@ def test_pages_survive_a_reload_and_jobs_are_cancelled_in_bulk(page: Page, servi
         "cancelled",
         "queued",
     ]
+    everything = page.get_by_label("Select all jobs of this page")
+    everything.check()
+    expect(page.get_by_text("5 selected")).to_be_visible()
+    everything.uncheck()
+    expect(page.get_by_text("5 selected")).to_have_count(0)
+    everything.check()
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel 3 jobs").click()  # two were before
+    expect(page.get_by_text("3 of 3 jobs cancelled.")).to_have_count(1)
+    assert {read_job(service.sessions, job_id).state for job_id in many[:5]} == {"cancelled"}
+    assert read_job(service.sessions, many[5]).state == "queued"
     page.get_by_role("button", name="Previous").click()
     expect(page.get_by_role("link", name="many 29")).to_be_visible()
     page.go_back()
@@ -146,10 +165,20 @@ def test_no_jobs_loading_and_no_connection(
     shot(page, "jobs-empty")
     page.route("**/v1/jobs?*", lambda route: route.abort())
     expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached")
+    check_accessible(page)
     shot(page, "jobs-unreachable")
     page.unroute("**/v1/jobs?*")
     expect(page.get_by_role("alert")).to_have_count(0)
+    page.route("**/v1/session", lambda route: route.abort())
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("This page tries again by itself.")
+    check_accessible(page)
+    shot(page, "unreachable")
+    page.unroute("**/v1/session")
+    expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
     page.goto("/jobs/job_00000000000000000000000000")
     expect(page.get_by_role("alert")).to_contain_text("No such job")
+    check_accessible(page)
+    shot(page, "job-not-there")
     page.goto(f"/jobs/{jobs['ria']}")  # of another project
     expect(page.get_by_role("alert")).to_contain_text("No such job")

@@ -11,7 +11,7 @@ export class Refused extends Error {
 
 export class Unreachable extends Error {
   constructor() {
-    super("The service cannot be reached. This page tries again by itself.");
+    super("The service cannot be reached.");
     this.title = "No connection";
   }
 }

@@ -3,7 +3,7 @@
 import { html, render, useEffect, useState } from "./preact.js";
 import { get, signIn, signOut, whenSignedOut } from "./api.js";
 import { useLocation } from "./router.js";
-import { Empty, Loading, Problem, useTitle } from "./ui.js";
+import { Empty, Problem, Waiting, useLoaded, useTitle } from "./ui.js";
 import { Jobs } from "./jobs.js";
 import { Job } from "./job.js";
 import { NewJob } from "./new.js";
@@ -66,7 +66,7 @@ function SignIn({ entered, notice }) {
 
 function Lost() {
   useTitle("Not found");
-  return html`<${Empty} title="There is no such page"><p><a href="/jobs">All jobs</a></p><//>`;
+  return html`<div class="title"><h1>Not found</h1></div><${Empty} title="There is no such page"><p><a href="/jobs">All jobs</a></p><//>`;
 }
 
 function view(path, session) {
@@ -78,27 +78,27 @@ function view(path, session) {
   return Page ? html`<${Page} session=${session} />` : html`<${Lost} />`;
 }
 
+async function current(signal) {
+  try {
+    return { session: await get("/v1/session", { signal }) };
+  } catch (refused) {
+    if (refused.status === 401) return { session: null };
+    throw refused;
+  }
+}
+
 function App() {
   const [session, setSession] = useState(undefined);
   const [notice, setNotice] = useState("");
-  const [error, setError] = useState(null);
   const { path } = useLocation();
-  const look = async () => {
-    setError(null);
-    try {
-      setSession(await get("/v1/session"));
-    } catch (refused) {
-      if (refused.status === 401) setSession(null);
-      else setError(refused);
-    }
-  };
+  const { data, error, again } = useLoaded(current, []);
   useEffect(() => {
     whenSignedOut(() => setSession((before) => {
       if (before) setNotice("Your session is over. Sign in again to go on where you were.");
       return null;
     }));
-    look();
   }, []);
+  useEffect(() => { if (data) setSession(data.session); }, [data]);
   const leave = async () => {
     try {
       await signOut();
@@ -117,8 +117,7 @@ function App() {
         ${session && html`<button type="button" onClick=${leave} title=${`Project ${session.project}`}>Sign out</button>`}</div></header>
     <main id="main" tabindex="-1">
       ${path === "/shared" ? html`<${Shared}>${(id, token) => html`<${Job} id=${id} session=${null} token=${token} />`}<//>` : html`
-      <${Problem} error=${error} again=${look} />
-      ${session === undefined && !error && html`<${Loading} label="Loading the page" />`}
+      ${session === undefined && html`<${Waiting} title="eggs" error=${error} again=${again} label="Loading the page" />`}
       ${session === null && html`<${SignIn} notice=${notice} entered=${(made) => { setNotice(""); setSession(made); }} />`}
       ${session && view(path, session)}`}</main>`;
 }

@@ -4,7 +4,7 @@ import { html, useState } from "./preact.js";
 import { get } from "./api.js";
 import { useLocation } from "./router.js";
 import { between, duration, number, share, size } from "./format.js";
-import { Empty, Loading, Problem, State, Verdict, useLoaded, useTitle } from "./ui.js";
+import { Empty, State, Verdict, Waiting, useLoaded, useTitle } from "./ui.js";
 import { Chart, METRICS, byBlock } from "./charts.js";
 import { requestOf } from "./requests.js";
 
@@ -55,12 +55,13 @@ export function Compare() {
   const [all, setAll] = useState(false);
   const [type, setType] = useState("");
   useTitle("Compare jobs");
-  const { data, error, loading, again } = useLoaded(async (signal) => Promise.all(ids.map(async (id) => {
+  const crumb = html`<p class="crumb"><a href="/jobs">← All jobs</a></p>`;
+  const { data, error, again } = useLoaded(async (signal) => Promise.all(ids.map(async (id) => {
     const job = await get(`/v1/jobs/${encodeURIComponent(id)}`, { signal });
     return { job, report: job.state === "succeeded" ? await get(`/v1/jobs/${encodeURIComponent(id)}/report`, { signal }) : null };
   })), [ids.join()]);
-  if (ids.length < 2) return html`<${Empty} title="Nothing to compare"><p>Select two or more <a href="/jobs">jobs</a>, then Compare.</p><//>`;
-  if (!data) return error ? html`<${Problem} error=${error} again=${again} />` : loading && html`<${Loading} lines=${8} label="Loading jobs" />`;
+  if (ids.length < 2) return html`<div class="title"><h1>Compare jobs</h1></div><${Empty} title="Nothing to compare"><p>Select two or more <a href="/jobs">jobs</a>, then Compare.</p><//>`;
+  if (!data) return html`${crumb}<${Waiting} title="Compare jobs" error=${error} again=${again} lines=${8} label="Loading jobs" />`;
   const jobs = data.map((one) => one.job), reports = data.map((one) => one.report);
   const rows = configuration(jobs);
   const shown = all ? rows : rows.filter((row) => row.differ);
@@ -68,7 +69,7 @@ export function Compare() {
   const name = (job) => job.name ?? job.id;
   const twice = (job) => jobs.filter((other) => name(other) === name(job)).length > 1;
   const unique = (job) => (twice(job) ? `${name(job)} (${job.id.slice(-4)})` : name(job));
-  return html`<p class="crumb"><a href="/jobs">← All jobs</a></p><div class="title"><h1>Compare ${jobs.length} jobs</h1></div>
+  return html`${crumb}<div class="title"><h1>Compare ${jobs.length} jobs</h1></div>
     ${named.length > MOST && html`<p class="notice" role="status">These are the first ${MOST} of ${named.length} jobs; more do not fit side by side. <code>eggs compare</code> compares as many as you name.</p>`}
     <section class="card"><div class="wide" tabindex="0" role="region" aria-label="Jobs side by side"><table class="compare">
       <thead><tr><th scope="col"><span class="sr">Of each job</span></th>${jobs.map((job) => html`<th key=${job.id} scope="col"><a href=${`/jobs/${job.id}`}>${unique(job)}</a><br /><${State} state=${job.state} /> <${Verdict} verdict=${job.verdict} /></th>`)}</tr></thead>

@@ -4,7 +4,7 @@ import { html, useEffect, useMemo, useState } from "./preact.js";
 import { get, post } from "./api.js";
 import { navigate } from "./router.js";
 import { clock, duration, method, moment, number, pattern, percent, secondsOf } from "./format.js";
-import { Code, FINAL, Loading, Problem, Progress, State, Verdict, When, useConfirm, useLoaded, useTitle } from "./ui.js";
+import { Code, FINAL, Loading, Problem, Progress, State, Verdict, Waiting, When, useConfirm, useLoaded, useTitle } from "./ui.js";
 import { Report } from "./report.js";
 import { Files } from "./files.js";
 import { Request, requestOf } from "./requests.js";
@@ -106,7 +106,7 @@ export function Job({ id, session, token }) {
   const [failure, setFailure] = useState(null);
   useTitle(job ? `${job.name ?? job.id}: ${job.state}` : "Job");
   const crumb = session && html`<p class="crumb"><a href="/jobs">← All jobs</a>${job?.sweep_id && html` · <a href=${`/sweeps/${job.sweep_id}`}>its sweep</a>`}</p>`;
-  if (!job) return html`${crumb}${error ? html`<${Problem} error=${error} again=${again} />` : html`<${Loading} lines=${6} label="Loading the job" />`}`;
+  if (!job) return html`${crumb}<${Waiting} title="Job" error=${error} again=${again} lines=${6} label="Loading the job" />`;
 
   const write = session?.scopes.includes("jobs:write");
   const open = !FINAL.includes(job.state);

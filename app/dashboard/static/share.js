@@ -3,7 +3,7 @@
 import { html, useState } from "./preact.js";
 import { ask, get, openLink, post } from "./api.js";
 import { moment } from "./format.js";
-import { Code, Loading, Problem, Table, When, useConfirm, useLoaded } from "./ui.js";
+import { Code, Problem, Table, Waiting, When, useConfirm, useLoaded, useTitle } from "./ui.js";
 
 const DAYS = [1, 7, 30];
 
@@ -48,8 +48,8 @@ export function Links({ id }) {
 // The job of the link in the address. The part behind # stays in the browser.
 export function Shared({ children }) {
   const token = location.hash.slice(1);
-  const { data, error } = useLoaded(() => openLink(token), [token]);
-  if (error) return html`<${Problem} error=${error} />`;
-  if (!data) return html`<${Loading} lines=${6} label="Opening the link" />`;
+  const { data, error, again } = useLoaded(() => openLink(token), [token]);
+  useTitle("A shared job");
+  if (!data) return html`<${Waiting} title="A shared job" error=${error} again=${again} lines=${6} label="Opening the link" />`;
   return html`<p class="notice">You see this job by a link, which is good until ${moment(data.expires_at)}.</p>${children(data.job_id, token)}`;
 }

@@ -4,7 +4,7 @@ import { html, useState } from "./preact.js";
 import { get, post } from "./api.js";
 import { useLocation } from "./router.js";
 import { number, size } from "./format.js";
-import { Empty, FINAL, Loading, Pages, Problem, State, Table, Verdict, When, useConfirm, useLoaded, useTitle } from "./ui.js";
+import { Empty, FINAL, Loading, Pages, Problem, State, Table, Verdict, Waiting, When, useConfirm, useLoaded, useTitle } from "./ui.js";
 
 const EVERY = 2000;
 
@@ -44,7 +44,8 @@ export function Sweep({ id, session }) {
   const [failure, setFailure] = useState(null);
   const [question, confirm] = useConfirm();
   useTitle(sweep?.name ?? "Sweep");
-  if (!sweep) return error ? html`<${Problem} error=${error} again=${again} />` : html`<${Loading} lines=${8} label="Loading the sweep" />`;
+  const crumb = html`<p class="crumb"><a href="/sweeps">← All sweeps</a></p>`;
+  if (!sweep) return html`${crumb}<${Waiting} title="Sweep" error=${error} again=${again} lines=${8} label="Loading the sweep" />`;
   const jobs = [...new Set(sweep.trials.map((trial) => trial.job_id))];
   const cancel = async () => {
     if (!await confirm({ title: "Cancel the sweep?", text: "What has ended of it stays. Jobs that run stop after the block at hand.", yes: "Cancel the sweep" })) return;
@@ -56,7 +57,7 @@ export function Sweep({ id, session }) {
       setFailure(refused);
     }
   };
-  return html`<p class="crumb"><a href="/sweeps">← All sweeps</a></p>
+  return html`${crumb}
     <div class="title"><h1>${sweep.name ?? sweep.id}</h1><${State} state=${sweep.state} />
       ${!FINAL.includes(sweep.state) && session.scopes.includes("jobs:write") && html`<button type="button" class="danger" onClick=${cancel}>Cancel</button>`}
       ${jobs.length > 1 && html`<a class="button" href=${`/compare?${jobs.map((job) => `job=${job}`).join("&")}`}>Compare its jobs</a>`}</div>

@@ -1,12 +1,16 @@
 // What all pages are made of.
 
 import { html, useCallback, useEffect, useRef, useState } from "./preact.js";
+import { Unreachable } from "./api.js";
 import { ago, moment } from "./format.js";
 import { navigate, withQuery } from "./router.js";
 
 export const FINAL = ["succeeded", "failed", "cancelled"];
 
-// Loads at once, again whenever `deps` change, and every `every` milliseconds while the page can be seen.
+const AGAIN = 3000;
+
+// Loads at once, again whenever `deps` change, and every `every` milliseconds while the page can be seen; for as long
+// as the service cannot be reached in any case.
 export function useLoaded(load, deps, every = 0) {
   const [state, setState] = useState({ data: null, error: null, loading: true });
   const [asked, setAsked] = useState(0);
@@ -15,15 +19,21 @@ export function useLoaded(load, deps, every = 0) {
     let timer;
     setState((before) => ({ ...before, loading: true }));
     const run = async () => {
-      if (!document.hidden) {
-        try {
-          const data = await load(controller.signal);
-          if (!controller.signal.aborted) setState({ data, error: null, loading: false });
-        } catch (error) {
-          if (!controller.signal.aborted) setState((before) => ({ data: before.data, error, loading: false }));
+      let pause = every;
+      try {
+        const data = await load(controller.signal);
+        if (!controller.signal.aborted) setState({ data, error: null, loading: false });
+      } catch (error) {
+        if (error instanceof Unreachable) {
+          error.message += " This page tries again by itself.";
+          pause ||= AGAIN;
         }
+        if (!controller.signal.aborted) setState((before) => ({ data: before.data, error, loading: false }));
       }
-      if (every && !controller.signal.aborted) timer = setTimeout(run, every);
+      later(pause);
+    };
+    const later = (pause) => {
+      if (pause && !controller.signal.aborted) timer = setTimeout(() => (document.hidden ? later(pause) : run()), pause);
     };
     run();
     return () => { controller.abort(); clearTimeout(timer); };
@@ -56,6 +66,10 @@ export function Problem({ error, again }) {
 
 export const Loading = ({ lines = 4, label = "Loading" }) => html`<div class="skeleton" role="status" aria-label=${label}>
   ${Array.from({ length: lines }, (_, index) => html`<span key=${index}></span>`)}</div>`;
+
+// Before a page has anything to show, or where it cannot be had. It has a heading all the same, as every page has.
+export const Waiting = ({ title, error, again, lines, label }) => html`<div class="title"><h1 class=${error ? "" : "sr"}>${title}</h1></div>
+  ${error ? html`<${Problem} error=${error} again=${again} />` : html`<${Loading} lines=${lines} label=${label} />`}`;
 
 export const Empty = ({ title, children }) => html`<div class="empty">
   <svg viewBox="0 0 48 60" width="48" height="60" aria-hidden="true"><path d="M24 3C13 3 4 21 4 36a20 21 0 0 0 40 0C44 21 35 3 24 3Z"/><path d="M14 32l5-4 5 4 5-4 5 4"/></svg>
