@@ -146,7 +146,13 @@ REPORT: dict[str, Any] = {
         "seed": 0,
     },
     "spec": SPEC,
-    "versions": {"eggs": "0.1.0", "python": "3.11.7", "torch": "2.11.0", "transformers": "5.3.0"},
+    "versions": {
+        "eggs": "0.1.0",
+        "eggs_commit": "4e1243bd22c66e76c2ba9eddc1f91394e57f9f83",
+        "python": "3.11.7",
+        "torch": "2.11.0",
+        "transformers": "5.3.0",
+    },
     "device": "cpu",
     "threads": 2,
 }

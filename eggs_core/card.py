@@ -27,7 +27,7 @@ tags: [pruned, sparse, "{report.pattern}", eggs]
 
 # {report.model.reference}, pruned to {report.pattern}
 
-Pruned by eggs {report.versions["eggs"]} with method `{report.method}`: of every {report.pattern.m} consecutive
+Pruned by {_code(report)} with method `{report.method}`: of every {report.pattern.m} consecutive
 input channels each row keeps {report.pattern.n} weights. {report.sparsity.model:.1%} of all weights are zero,
 {report.sparsity.pruned_layers:.1%} of those in the pruned layers. Every input channel of a pruned layer keeps at
 least {report.expansion.min_input_degree} edges, {report.expansion.mean_input_degree:.1f} on average.
@@ -60,6 +60,11 @@ zeros, and `import eggs_core` comes first.
 
 def _revision(report: Report) -> str:
     return "" if report.model.revision is None else f" at `{report.model.revision}`"
+
+
+def _code(report: Report) -> str:
+    commit = report.versions.get("eggs_commit")
+    return f"eggs {report.versions['eggs']}" + (f" at commit `{commit}`" if commit else "")
 
 
 def _row(measured: TextEvaluation) -> str:

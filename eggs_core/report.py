@@ -272,7 +272,9 @@ class Report(ReportModel):
     spec: PruneSpec = Field(
         description="The request: on one machine, as many processes make the same bytes of it."
     )
-    versions: dict[str, str] = Field(description="Of eggs, Python and the libraries the numbers depend on.")
+    versions: dict[str, str] = Field(
+        description="Of eggs, with its commit where that is known, Python and the libraries."
+    )
     device: str
     threads: int = Field(description="Of each process.")
     processes: int = Field(1, description="That shared the pruning.")

@@ -1,10 +1,12 @@
 """Puts a run's figures together into its report."""
 
+import json
+import os
 import platform
 import resource
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from statistics import fmean, stdev
 
 import torch
@@ -90,7 +92,23 @@ def report_of(
 
 def versions() -> dict[str, str]:
     """What the output was made with."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+    commit = _commit()
+    return (
+        {"python": platform.python_version()}
+        | {name: version(name) for name in _LIBRARIES}
+        | ({"eggs_commit": commit} if commit else {})
+    )
+
+
+def _commit() -> str | None:
+    """Of this code, where that is known: an image was built with it, or pip has fetched it from a repository.
+
+    A checkout says nothing: what runs there may have been changed since.
+    """
+    if commit := os.environ.get("EGGS_COMMIT"):
+        return commit
+    origin = json.loads(distribution("eggs").read_text("direct_url.json") or "{}")
+    return origin.get("vcs_info", {}).get("commit_id")  # type: ignore[no-any-return]
 
 
 def device_name(device: torch.device) -> str:

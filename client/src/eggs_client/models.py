@@ -987,7 +987,9 @@ class Lineage(Answer):
     pattern: str = Field(
         ..., description="N:M: of every M consecutive input channels, each row keeps exactly N weights."
     )
-    versions: dict[str, str] = Field(..., description="Of eggs, Python and the libraries the numbers depend on.")
+    versions: dict[str, str] = Field(
+        ..., description="Of eggs, with its commit where that is known, Python and the libraries."
+    )
     device: str
     checkpoint: Checkpoint
     finished_at: AwareDatetime
@@ -1330,7 +1332,9 @@ class Report(Answer):
     spec: PruneSpec = Field(
         ..., description="The request: on one machine, as many processes make the same bytes of it."
     )
-    versions: dict[str, str] = Field(..., description="Of eggs, Python and the libraries the numbers depend on.")
+    versions: dict[str, str] = Field(
+        ..., description="Of eggs, with its commit where that is known, Python and the libraries."
+    )
     device: str
     threads: int = Field(..., description="Of each process.")
     processes: int = Field(default=1, description="That shared the pruning.")
