@@ -344,6 +344,31 @@ def test_a_library_that_is_missing_is_named(
     assert "pip install eggs[wandb]" in caplog.text
 
 
+def test_a_server_of_weights_and_biases_that_is_not_there_costs_a_line_of_the_log(
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    request_body: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import wandb
+
+    import worker.trackers.wandb
+
+    wandb.teardown()  # it reads its variables once
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("WANDB_API_KEY", PASSWORD * 4)
+    monkeypatch.setattr(worker.trackers.wandb, "_INIT_SECONDS", 1.0)
+    settings.trackers = ["wandb"]
+    job_id = make_job(sessions, **request_body)
+    run_job(job_id, settings, sessions, Event())
+    wandb.teardown()
+    assert read_job(sessions, job_id).state == "succeeded"
+    assert "The job goes on without wandb" in caplog.text
+    assert PASSWORD not in caplog.text
+
+
 def wandb_records(file: Path) -> Iterator[Any]:
     """What a run's file holds: protobuf in the framing of LevelDB's log, after a header of seven bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
