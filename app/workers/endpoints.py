@@ -14,7 +14,7 @@ router = APIRouter(prefix="/v1/workers", tags=["Workers"])
 def list_workers(session: SessionDep, settings: SettingsDep, principal: AdminDep) -> WorkerList:
     """The workers of the installation, the oldest first. Needs the scope `admin`.
 
-    They are there for all projects, and none learns of the others' jobs.
+    They are there for all projects, and none learns of the others' jobs, nor how many there are.
     """
     found = service.all_workers(session, principal.project, settings.lease_seconds)
     return WorkerList.of([WorkerResource.of(seen) for seen in found])

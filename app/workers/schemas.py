@@ -22,7 +22,7 @@ _WORKER: dict[str, Any] = {
     "gpus": ["NVIDIA H100 80GB HBM3"],
     "gpu_memory_bytes": 85520809984,
     "started_at": "2026-05-04T09:00:00Z",
-    "last_seen_at": "2026-05-04T09:21:07.512000Z",
+    "last_seen_at": None,
 }
 
 
@@ -34,9 +34,10 @@ class WorkerResource(BaseModel):
     object: Literal["worker"] = "worker"
     id: str = Field(description="Sorts by start.")
     state: WorkerState = Field(
-        description="`lost` where it has not been heard of for so long that its job goes to another one."
+        description="`busy` with a job of the project; `online` where it is at none of those, and may be at "
+        "another project's; `lost` where it has not been heard of for so long that its job goes to another one."
     )
-    job_id: str | None = Field(description="What it is at; null where that is another project's.")
+    job_id: str | None = Field(description="The job of the project that it is at.")
     hostname: str
     pid: int
     version: str = Field(description="Of eggs.")
@@ -45,7 +46,7 @@ class WorkerResource(BaseModel):
     gpus: list[str] = Field(description="By name; none where jobs run on the CPU.")
     gpu_memory_bytes: int = Field(description="Of all of these together.")
     started_at: datetime
-    last_seen_at: datetime
+    last_seen_at: datetime | None = Field(description="When one that is lost was last heard of.")
 
     @classmethod
     def of(cls, seen: Seen) -> Self:
@@ -63,7 +64,7 @@ class WorkerResource(BaseModel):
             gpus=worker.gpus.splitlines(),
             gpu_memory_bytes=worker.gpu_memory_bytes,
             started_at=worker.started_at,
-            last_seen_at=worker.last_seen_at,
+            last_seen_at=seen.last_seen_at,
         )
 
 

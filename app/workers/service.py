@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -16,20 +16,25 @@ _SHOWN_LOST = timedelta(hours=1)
 
 
 class WorkerState(StrEnum):
-    """What a worker is at."""
+    """What a project may know of a worker."""
 
-    IDLE = "idle"
+    ONLINE = "online"
     BUSY = "busy"
     LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A worker as a project may see it: the job that it is at only where that is the project's own."""
+    """A worker as a project may see it, which shall not count the others' jobs.
+
+    It is busy with a job of the project's own alone. Nor is told when one that is not lost was last heard of: it
+    says so too when it takes a job.
+    """
 
     worker: Worker
     state: WorkerState
     job_id: str | None
+    last_seen_at: datetime | None
 
 
 def beat(session: Session, worker: Worker) -> None:
@@ -46,7 +51,7 @@ def leave(session: Session, worker_id: str) -> None:
 def all_workers(session: Session, project: str, lease_seconds: float) -> Sequence[Seen]:
     """Every worker of the installation, the oldest first."""
     return [
-        Seen(worker, _state(worker, lease_seconds), worker.job_id if at == project else None)
+        _seen(worker, worker.job_id if at == project else None, lease_seconds)
         for worker, at in repository.all_with_projects(session)
     ]
 
@@ -57,7 +62,7 @@ def sweep(sessions: sessionmaker[Session]) -> None:
         repository.remove_unseen(session, utcnow() - _SHOWN_LOST)
 
 
-def _state(worker: Worker, lease_seconds: float) -> WorkerState:
+def _seen(worker: Worker, job_id: str | None, lease_seconds: float) -> Seen:
     if worker.last_seen_at < utcnow() - timedelta(seconds=lease_seconds):
-        return WorkerState.LOST
-    return WorkerState.IDLE if worker.job_id is None else WorkerState.BUSY
+        return Seen(worker, WorkerState.LOST, job_id, worker.last_seen_at)
+    return Seen(worker, WorkerState.ONLINE if job_id is None else WorkerState.BUSY, job_id, None)

@@ -20,8 +20,8 @@ Sessions = sessionmaker[Session]
 
 def make_worker(sessions: Sessions, job_id: str | None = None, **fields: object) -> str:
     """The id of a worker that has just been heard of."""
-    worker_id = new_id("worker")
     known: dict[str, object] = {
+        "id": new_id("worker"),
         "hostname": "gpu-3",
         "pid": 4711,
         "version": "0.1.0",
@@ -31,9 +31,10 @@ def make_worker(sessions: Sessions, job_id: str | None = None, **fields: object)
         "gpu_memory_bytes": 2**36,
         "started_at": utcnow(),
     }
+    known |= fields
     with sessions.begin() as session:
-        service.beat(session, Worker(id=worker_id, job_id=job_id, **known | fields))
-    return worker_id
+        service.beat(session, Worker(job_id=job_id, **known))
+    return str(known["id"])
 
 
 def test_a_project_sees_every_worker_and_its_own_jobs_alone(anonymous: TestClient, sessions: Sessions) -> None:
@@ -43,13 +44,21 @@ def test_a_project_sees_every_worker_and_its_own_jobs_alone(anonymous: TestClien
         answer = anonymous.get("/v1/workers", headers=key_with(sessions, Scope.ADMIN, project=project))
         found = answer.json()["data"]
         assert [worker["id"] for worker in found] == workers
-        assert [worker["state"] for worker in found] == ["idle", "busy", "busy"]
-        assert [worker["job_id"] for worker in found] == [
-            None,
-            *(own if job == own else None for job in jobs.values()),
-        ]
-        assert not (set(jobs.values()) - {own}) & set(answer.text.split('"'))
+        at = [own if job == own else None for job in (None, *jobs.values())]
+        assert [worker["job_id"] for worker in found] == at
+        assert [worker["state"] for worker in found] == ["busy" if job else "online" for job in at]
         assert found[0]["gpus"] == ["A GPU", "Another"]
+
+
+def test_no_project_can_tell_whether_a_worker_is_at_anothers_job(
+    anonymous: TestClient, sessions: Sessions
+) -> None:
+    headers = key_with(sessions, Scope.ADMIN)
+    started_at = utcnow()
+    worker_id = make_worker(sessions, started_at=started_at)
+    before = anonymous.get("/v1/workers", headers=headers).json()
+    make_worker(sessions, make_job(sessions, "another"), id=worker_id, started_at=started_at)
+    assert anonymous.get("/v1/workers", headers=headers).json() == before
 
 
 def test_a_worker_is_lost_and_forgotten(anonymous: TestClient, sessions: Sessions, settings: Settings) -> None:
@@ -66,10 +75,10 @@ def test_a_worker_is_lost_and_forgotten(anonymous: TestClient, sessions: Session
 
     silent_for(first, settings.lease_seconds + 1)
     silent_for(second, 1800)
-    assert states() == ["lost", "lost", "idle"]
+    assert states() == ["lost", "lost", "online"]
     silent_for(second, 7200)  # which the application's own sweeper may find as well
     service.sweep(sessions)
-    assert states() == ["lost", "idle"]
+    assert states() == ["lost", "online"]
     with sessions.begin() as session:
         service.leave(session, third)
     assert states() == ["lost"]

@@ -37,9 +37,9 @@ def test_a_worker_comes_works_and_goes(
             return list(service.all_workers(session, "default", settings.lease_seconds))
 
     first = start_worker()
-    (idle,) = wait_for(seen)
-    assert (idle.worker.pid, idle.state, idle.job_id) == (first.pid, "idle", None)
-    assert idle.worker.memory_bytes > 0
+    (alone,) = wait_for(seen)
+    assert (alone.worker.pid, alone.state, alone.job_id) == (first.pid, "online", None)
+    assert alone.worker.memory_bytes > 0
     model = str(make_model("llama", num_hidden_layers=80))
     calibration = {"samples": 2, "sequence_length": 32}
     job_id = make_job(sessions, model=model, calibration=calibration, evaluation=None)

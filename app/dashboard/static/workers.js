@@ -1,4 +1,4 @@
-// The installation's workers: what they compute with, and what each is at.
+// The installation's workers: what they compute with, and which jobs of the project they are at.
 
 import { html } from "./preact.js";
 import { get } from "./api.js";
@@ -6,7 +6,7 @@ import { size } from "./format.js";
 import { Empty, Loading, Problem, Table, When, useLoaded, useTitle } from "./ui.js";
 
 const EVERY = 2000;
-const CLASSES = { idle: "queued", busy: "running", lost: "failed" }; // the marks of jobs mean the same
+const CLASSES = { online: "queued", busy: "running", lost: "failed" }; // the marks of jobs mean the same
 
 const several = (names) => [...new Set(names)].map((name) => {
   const count = names.filter((other) => other === name).length;
@@ -22,11 +22,11 @@ export function Workers() {
     <${Problem} error=${error} again=${error && again} />
     ${!data && !error && html`<${Loading} label="Loading workers" />`}
     ${data && workers.length === 0 && html`<${Empty} title="No worker is running"><p>Jobs wait until there is one. <code>eggs serve</code> starts one beside the API, and <code>python -m worker</code> another, with the same settings.</p><//>`}
-    ${workers.length > 0 && html`<p class="sub" role="status">${count("busy")} busy, ${count("idle")} idle${count("lost") ? `, ${count("lost")} lost` : ""}. They take jobs of every project.</p>
-      <section class="card"><${Table} label="Workers" head=${["Worker", "State", "Computes with", "Memory", "Version", "Started", "Last seen"]}>
+    ${workers.length > 0 && html`<p class="sub" role="status">${count("busy")} busy with this project's jobs, ${count("online")} more online${count("lost") ? `, ${count("lost")} lost` : ""}. They take jobs of every project.</p>
+      <section class="card"><${Table} label="Workers" head=${["Worker", "State", "Computes with", "Memory", "Version", "Started"]}>
       ${workers.map((worker) => html`<tr key=${worker.id} class=${worker.state === "lost" ? "over" : ""}><td><strong>${worker.hostname}</strong> <span class="help">process ${worker.pid}</span></td>
-        <td><span class=${`state ${CLASSES[worker.state]}`}><span class="dot" aria-hidden="true"></span>${worker.state}</span>${worker.state === "busy" && html`<br />${worker.job_id ? html`<a href=${`/jobs/${worker.job_id}`}><code>${worker.job_id}</code></a>` : html`<span class="help">with another project's job</span>`}`}
-          ${worker.state === "lost" && html`<br /><span class="help">not heard of; a job it had goes to another one</span>`}</td>
+        <td><span class=${`state ${CLASSES[worker.state]}`}><span class="dot" aria-hidden="true"></span>${worker.state}</span>${worker.state === "busy" && html`<br /><a href=${`/jobs/${worker.job_id}`}><code>${worker.job_id}</code></a>`}
+          ${worker.state === "lost" && html`<br /><span class="help">last heard of <${When} at=${worker.last_seen_at} />; a job it had goes to another one</span>`}</td>
         <td>${several(worker.gpus) || html`${worker.cpus} processors <span class="help">no GPU</span>`}</td><td>${size(worker.gpu_memory_bytes || worker.memory_bytes)}</td>
-        <td>${worker.version}</td><td><${When} at=${worker.started_at} /></td><td><${When} at=${worker.last_seen_at} /></td></tr>`)}<//></section>`}`;
+        <td>${worker.version}</td><td><${When} at=${worker.started_at} /></td></tr>`)}<//></section>`}`;
 }

@@ -806,9 +806,9 @@ class WebhookWithSecret(Answer):
 
 
 class WorkerState(OpenEnum):
-    """What a worker is at."""
+    """What a project may know of a worker."""
 
-    IDLE = "idle"
+    ONLINE = "online"
     BUSY = "busy"
     LOST = "lost"
 
@@ -1181,9 +1181,10 @@ class WorkerResource(Answer):
     object: str = "worker"
     id: str = Field(..., description="Sorts by start.")
     state: WorkerState = Field(
-        ..., description="`lost` where it has not been heard of for so long that its job goes to another one."
+        ...,
+        description="`busy` with a job of the project; `online` where it is at none of those, and may be at another project's; `lost` where it has not been heard of for so long that its job goes to another one.",
     )
-    job_id: str | None = Field(..., description="What it is at; null where that is another project's.")
+    job_id: str | None = Field(..., description="The job of the project that it is at.")
     hostname: str
     pid: int
     version: str = Field(..., description="Of eggs.")
@@ -1192,7 +1193,7 @@ class WorkerResource(Answer):
     gpus: list[str] = Field(..., description="By name; none where jobs run on the CPU.")
     gpu_memory_bytes: int = Field(..., description="Of all of these together.")
     started_at: AwareDatetime
-    last_seen_at: AwareDatetime
+    last_seen_at: AwareDatetime | None = Field(..., description="When one that is lost was last heard of.")
 
 
 class DeliveryList(Answer):
