@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,15 @@ def test_an_overlay_as_documented_names_its_own_images(tmp_path: Path) -> None:
     images = [container["image"] for pod in made for container in pod["spec"]["containers"]]
     assert len(images) == 3
     assert all(image.startswith("registry.acme.example/") for image in images)
+
+
+def test_commands_as_documented_reach_the_services_namespace() -> None:
+    blocks = (block for block in blocks_of(ROOT / "docs" / "deploying.md") if block.language == "console")
+    commands = [shlex.split(each, comments=True) for block in blocks for each in block.commands()]
+    kubectl = [command for command in commands if command[0] == "kubectl"]
+    assert len(kubectl) > 5
+    for command in kubectl:
+        assert "-k" in command or command[1:3] == ["--namespace", "eggs"], "only kustomize knows it by itself"
 
 
 def test_settings_are_spelled_as_the_service_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
