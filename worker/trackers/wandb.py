@@ -29,35 +29,11 @@ class Run:
         folder = Path(os.environ.get("WANDB_DIR", settings.data_dir))
         os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))
         os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "wandb"))
-        self._run = wandb.init(
-            id=job.id,
-            name=job.name or job.id,
-            group=job.sweep_id,
-            resume="allow",
-            reinit="create_new",
-            dir=folder,
-            tags=[str(job.spec.pattern), job.spec.label],
-            config={
-                **parameters(job.spec),
-                **{f"metadata.{name}": value for name, value in job.metadata.items()},
-                "job_id": job.id,
-                "project": job.project,
-                "attempt": job.attempt,
-            },
-            # The job, and nothing of the machine that it runs on.
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                disable_git=True,
-                disable_code=True,
-                x_disable_meta=True,
-                x_disable_stats=True,
-                x_disable_machine_info=True,
-                x_save_requirements=False,
-                init_timeout=_INIT_SECONDS,
-                finish_timeout=_FINISH_SECONDS,
-            ),
-        )
+        try:
+            self._run = _init(job, folder)
+        except Exception:
+            wandb.teardown()  # or its process would have the run's id in use whenever the run is begun again
+            raise
         self._run.define_metric(_BLOCK, hidden=True)
         for figures_of_blocks in ("prune/*", "layers/*", "progress"):
             self._run.define_metric(figures_of_blocks, step_metric=_BLOCK)
@@ -108,6 +84,38 @@ class Run:
         for file in files:
             model.add_file(str(file), policy=policy)
         self._run.log_artifact(model, aliases=[self._job.id])
+
+
+def _init(job: TrackedJob, folder: Path) -> wandb.Run:
+    return wandb.init(
+        id=job.id,
+        name=job.name or job.id,
+        group=job.sweep_id,
+        resume="allow",
+        reinit="create_new",
+        dir=folder,
+        tags=[str(job.spec.pattern), job.spec.label],
+        config={
+            **parameters(job.spec),
+            **{f"metadata.{name}": value for name, value in job.metadata.items()},
+            "job_id": job.id,
+            "project": job.project,
+            "attempt": job.attempt,
+        },
+        # The job, and nothing of the machine that it runs on.
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+            init_timeout=_INIT_SECONDS,
+            finish_timeout=_FINISH_SECONDS,
+        ),
+    )
 
 
 def _charts(end: End) -> dict[str, Path]:
