@@ -77,7 +77,7 @@ preact:
 	mkdir -p build
 	npm pack --silent --pack-destination build htm@3.1.1
 	tar -xzf build/htm-3.1.1.tgz --to-stdout package/preact/standalone.module.js > app/dashboard/static/preact.js
-	sha256sum --check app/dashboard/preact.sha256
+	sha256sum --check app/dashboard/static/preact.sha256
 
 clean:
 	rm -rf .venv .audit .kfp .promtool build eggs-data demo-report.json

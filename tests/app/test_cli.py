@@ -364,11 +364,11 @@ def test_workers(eggs: Eggs, sessions: Sessions, admin_key: str) -> None:
     shown = eggs("workers", EGGS_API_KEY=admin_key).stdout
     rows = {line.split("│")[1].strip(): line for line in shown.splitlines() if line.startswith("│")}
     assert re.search(rf"busy +│ {job_id} │ A GPU, Another +│ 68.72 GB ", rows["gpu-1"])
-    assert re.search(r"idle +│ +│ 8 processors +│ 64 GB ", rows["cpu-1"])
+    assert re.search(r"online +│ +│ 8 processors +│ 64 GB ", rows["cpu-1"])
     found = json.loads(eggs("workers", "--json", EGGS_API_KEY=admin_key).stdout)
     assert [(one["hostname"], one["state"], one["job_id"]) for one in found] == [
         ("gpu-1", "busy", job_id),
-        ("cpu-1", "idle", None),
+        ("cpu-1", "online", None),
     ]
     refused(eggs("workers"), "scope")
 

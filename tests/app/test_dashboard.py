@@ -62,7 +62,7 @@ def test_no_other_files_are_served(anonymous: TestClient, path: str) -> None:
 
 def test_the_script_of_others_is_theirs_unchanged() -> None:
     """`make preact` fetches it again, and holds it against the same checksum."""
-    digest, name = (FOLDER.parent / "preact.sha256").read_text().split()
+    digest, name = (FOLDER / "preact.sha256").read_text().split()
     assert hashlib.sha256((ROOT / name).read_bytes()).hexdigest() == digest
     version = re.findall(r"package htm (\S+),", (FOLDER / "preact.LICENSE.txt").read_text())
     assert version == re.findall(r"npm pack .* htm@(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
