@@ -43,10 +43,20 @@ MAX_HEADER_BYTES = 32 << 20
 """Of a safetensors file, before its tensors."""
 MAX_COMPANION_BYTES = 64 << 20
 # In these transformers takes a setting of such a name for a file to read, wherever on the machine it lies, or for
-# code to fetch. No model needs one: what `save_pretrained` writes is found by its name.
+# code to fetch or to run. No model needs one: what `save_pretrained` writes is found by its name, and a model that
+# needs code of its own is not taken.
 _SETTINGS = (CONFIG, "tokenizer_config.json", "special_tokens_map.json")
 _MORE_SETTINGS = ("generation_config.json", "added_tokens.json", "chat_template.jinja")
-_NAMES_OF_FILES = ("_file", "_files", "_spm", "vocab", "merges", "_implementation", "_implementation_internal")
+_NAMES_OF_FILES = (
+    "_file",
+    "_files",
+    "_spm",
+    "vocab",
+    "merges",
+    "_implementation",
+    "_implementation_internal",
+    "auto_map",
+)
 
 
 def is_model_file(name: str) -> bool:

@@ -1,5 +1,6 @@
 """Small random models of every family, with a tokenizer, saved as a user's checkpoint would be."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 MakeModel = Callable[..., Path]
+
+
+def bring_code(folder: Path, trace: Path) -> None:
+    """Gives a model code of its own for config, model and tokenizer, as the Hub has it; run, it makes `trace`."""
+    code = f"import pathlib\n\npathlib.Path({str(trace)!r}).touch()\n\n\nclass Own:\n    pass\n"
+    (folder / "own.py").write_text(code)
+    for name, classes in (
+        ("config.json", {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["own.Own", "own.Own"]}),
+    ):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(settings | {"auto_map": classes}))
 
 
 @pytest.fixture(scope="session")

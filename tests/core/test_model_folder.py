@@ -5,16 +5,18 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, dynamic_module_utils
 
 from eggs_core.checkpoint import Checkpoint
-from eggs_core.errors import BrokenCheckpoint, EggsError, ModelNotAllowed, ModelNotFound
+from eggs_core.errors import BrokenCheckpoint, EggsError, ModelNotAllowed, ModelNotFound, UnsupportedModel
 from eggs_core.model_folder import (
     INDEX,
     MAX_COMPANION_BYTES,
@@ -28,7 +30,7 @@ from eggs_core.skeleton import Skeleton
 from eggs_core.sources import offered_models, resolve_model
 from eggs_core.spec import PruneSpec
 from tests.limited import limited
-from tests.tiny_models import MakeModel
+from tests.tiny_models import MakeModel, bring_code
 
 FILES = ["model.safetensors", INDEX, "config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE"]
 REQUEST: dict[str, Any] = {
@@ -385,3 +387,30 @@ def test_a_config_does_not_choose_code_to_fetch(model: Path, tmp_path: Path) -> 
     (model / "config.json").write_text(json.dumps(config | changes))
     out = run(model, tmp_path, [model.parent])
     assert json.loads((out / "config.json").read_text()) == config
+
+
+@pytest.mark.parametrize("family", ["llama", "own"])
+def test_code_that_a_model_brings_is_not_run(
+    family: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it needs none, it is pruned as transformers has it, and the code is not published either."""
+    trace = tmp_path / "trace"
+    bring_code(model, trace)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": family}))
+    measured = {"samples": 1, "sequence_length": 16, "generations": 1}  # which loads whole models besides
+    request = PruneSpec(model=str(model), **REQUEST | {"evaluation": measured})
+    out = tmp_path / "out"
+    if family == "llama":
+        prune(request, out, cache_dir=tmp_path / "cache")
+        assert [file for file in out.iterdir() if file.suffix == ".py" or b"auto_map" in file.read_bytes()] == []
+    else:
+        with pytest.raises(UnsupportedModel, match="without remote code"):
+            prune(request, out, cache_dir=tmp_path / "cache")
+    assert not trace.exists()
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with suppress(Exception):
+        AutoConfig.from_pretrained(model, trust_remote_code=True)
+    assert trace.exists(), "nor would it be where it is allowed"

@@ -1,7 +1,9 @@
 """A job on nothing but uploads: over HTTP, then through a worker, in one process and in several."""
 
 import io
+import shutil
 import tarfile
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -11,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.main import create_app
 from app.settings import Settings
 from tests.app.build import make_key
-from tests.tiny_models import MakeModel
+from tests.tiny_models import MakeModel, bring_code
 from worker.runner import run_job
 
 SHORT = {"samples": 2, "sequence_length": 32}
@@ -19,12 +21,16 @@ SHORT = {"samples": 2, "sequence_length": 32}
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_uploaded_model_is_pruned_with_an_uploaded_text(
-    processes: int, settings: Settings, sessions: sessionmaker[Session], make_model: MakeModel
+    processes: int, settings: Settings, sessions: sessionmaker[Session], make_model: MakeModel, tmp_path: Path
 ) -> None:
+    """Without the code that it brings."""
     settings.processes = processes
+    folder, trace = tmp_path / "tiny", tmp_path / "trace"
+    shutil.copytree(make_model("llama", max_shard_size="50KB"), folder)
+    bring_code(folder, trace)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        archive.add(make_model("llama", max_shard_size="50KB"), "tiny")
+        archive.add(folder, "tiny")
     text = "".join(f"Egg number {number} is boiled.\n" for number in range(1000))
     with TestClient(create_app(settings)) as client:
         client.headers["Authorization"] = f"Bearer {make_key(sessions)[1]}"
@@ -45,6 +51,7 @@ def test_an_uploaded_model_is_pruned_with_an_uploaded_text(
 
         job = client.get(url).json()
         assert (job["state"], job["error"]) == ("succeeded", None)
+        assert not trace.exists()
         report = client.get(f"{url}/report").json()
         assert report["model"]["reference"] == model
         assert report["calibration"]["source"] == notes
