@@ -12,6 +12,7 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 
+from app import redisqueue
 from app.settings import Settings
 
 TASK_NAME = "eggs.prune"
@@ -57,6 +58,7 @@ def make_celery(settings: Settings) -> Celery:
             "control_folder": str(settings.broker_dir / "control"),
         }
     elif settings.broker_url.startswith("redis"):
+        redisqueue.use()
         celery.conf.broker_transport_options = {
             "socket_connect_timeout": _TIMEOUT_SECONDS,
             "socket_timeout": 5 * _TIMEOUT_SECONDS,

@@ -10,6 +10,17 @@ from worker.app import make_worker
 from worker.presence import Presence
 
 _NICENESS = 10
+ARGUMENTS = [
+    "--quiet",  # no banner
+    "worker",
+    "--pool=prefork",
+    "--concurrency=1",
+    "--max-tasks-per-child=1",
+    "--without-gossip",
+    "--without-mingle",
+    "--without-heartbeat",
+    "--loglevel=INFO",
+]
 
 
 def main() -> None:
@@ -25,19 +36,8 @@ def main() -> None:
     tracing.setup("eggs-worker")
     setup_logging.connect(lambda **_: None, weak=False)  # keeps Celery from setting up its own
     presence = Presence(settings)
-    arguments = [
-        "--quiet",  # no banner
-        "worker",
-        "--pool=prefork",
-        "--concurrency=1",
-        "--max-tasks-per-child=1",
-        "--without-gossip",
-        "--without-mingle",
-        "--without-heartbeat",
-        "--loglevel=INFO",
-    ]
     try:
-        make_worker(settings, presence).worker_main(arguments)
+        make_worker(settings, presence).worker_main(ARGUMENTS)
     finally:
         presence.end()
 

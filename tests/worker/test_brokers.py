@@ -2,11 +2,13 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kombu import Connection
@@ -15,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.dispatcher import Dispatcher
 from app.jobs.models import JobState
-from app.queue import make_celery, ring
+from app.queue import make_celery, ring, waiting_messages
 from app.settings import Settings
 from tests.app.build import events_of, make_job, read_job
 from tests.conftest import free_port, wait_for
@@ -28,25 +30,37 @@ SHORT = {
     "evaluation": None,
     "output": {"format": "dense"},
 }
-# A worker whose jobs run in its one process, which loads torch once; a broker that takes what is not acknowledged
-# within a second for lost gives it to another one.
+# An operator's worker, but that its jobs share a process, which loads torch once. Redis gives what is not
+# acknowledged within a second to another one; RabbitMQ's settings, below, have it do so too.
 WORKER = """
 from app.settings import get_settings
+from worker.__main__ import ARGUMENTS
 from worker.app import make_worker
 from worker.presence import Presence
 celery = make_worker(get_settings(), Presence(get_settings()))
-celery.conf.broker_transport_options = {**celery.conf.broker_transport_options, "visibility_timeout": 1}
-celery.worker_main(["worker", "--pool=solo", "--without-gossip", "--without-mingle", "--loglevel=INFO"])
+redis = {"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+celery.conf.broker_transport_options = {**celery.conf.broker_transport_options, **redis}
+celery.worker_main([*ARGUMENTS, "--max-tasks-per-child=1000"])
 """
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
 class Broker:
-    """A server of the test's own, which can be stopped and started again. Fails where it is not installed."""
+    """A server of the test's own, which can be stopped and started again. Fails where it is not installed.
 
-    def __init__(self, url: str, command: list[str], environment: dict[str, str], log: Path) -> None:
-        self.url = url
+    `empty` takes all messages from a channel's queue of a name.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        command: list[str],
+        environment: dict[str, str],
+        log: Path,
+        empty: Callable[[Any, str], object],
+    ) -> None:
+        self.url, self.empty = url, empty
         self._command, self._environment, self._log = command, os.environ | environment, log
 
     def start(self) -> None:
@@ -79,16 +93,27 @@ def redis(folder: Path) -> Broker:
     port = free_port()
     options = {"port": str(port), "bind": "127.0.0.1", "save": "", "dir": str(folder)}
     command = ["redis-server", *(word for name, value in options.items() for word in (f"--{name}", value))]
-    return Broker(f"redis://127.0.0.1:{port}/0", command, {}, folder / "redis.log")
+    return Broker(f"redis://127.0.0.1:{port}/0", command, {}, folder / "redis.log", flush)
+
+
+def flush(channel: Any, _: str) -> None:
+    channel.client.flushall()
+
+
+def purge(channel: Any, queue: str) -> None:
+    channel.queue_purge(queue)
 
 
 def rabbitmq(folder: Path) -> Broker:
     port = free_port()
-    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\n")
+    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\nconsumer_timeout = 1000\n")
+    # How often it looks for what is not acknowledged in time, in milliseconds.
+    (folder / "advanced.config").write_text("[{rabbit, [{channel_tick_interval, 500}]}].\n")
     environment = {
         "RABBITMQ_NODENAME": f"eggs-{port}@localhost",
         "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),  # the machine's own settings
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
         "RABBITMQ_DIST_PORT": str(free_port()),
         "RABBITMQ_MNESIA_BASE": str(folder),
         "RABBITMQ_LOG_BASE": str(folder),
@@ -96,7 +121,7 @@ def rabbitmq(folder: Path) -> Broker:
         "HOME": str(folder),  # where the cookie of this node is
     }
     command = ["/usr/lib/rabbitmq/bin/rabbitmq-server"]  # not the one in the path, which changes the user
-    return Broker(f"amqp://guest:guest@127.0.0.1:{port}//", command, environment, folder / "rabbitmq.log")
+    return Broker(f"amqp://guest:guest@127.0.0.1:{port}//", command, environment, folder / "rabbitmq.log", purge)
 
 
 @pytest.fixture(params=[redis, rabbitmq], ids=["redis", "rabbitmq"])
@@ -110,57 +135,78 @@ def broker(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -
     broker.kill()
 
 
+Start = Callable[[], list[subprocess.Popen[bytes]]]
+
+
 @pytest.fixture
-def workers(broker: Broker, settings: Settings, tmp_path: Path) -> Iterator[Callable[[], None]]:
+def start_workers(broker: Broker, settings: Settings, tmp_path: Path) -> Iterator[Start]:
     """Starts two workers, and kills them at the end."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start() -> None:
+    def start() -> list[subprocess.Popen[bytes]]:
         environment = os.environ | settings.environment() | {"OMP_NUM_THREADS": "1"}
         for number in range(2):
             with (tmp_path / f"worker-{number}.log").open("wb") as log:
+                command = [sys.executable, "-c", WORKER]
                 started.append(
-                    subprocess.Popen([sys.executable, "-c", WORKER], env=environment, stdout=log, stderr=log)
+                    subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
                 )
+        return started
 
     yield start
     for worker in started:
-        worker.kill()
-        worker.wait()
+        if worker.poll() is None:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
 
 
 @pytest.mark.timeout(600)
 def test_no_job_is_lost_and_none_is_run_twice(
     broker: Broker,
-    workers: Callable[[], None],
+    start_workers: Start,
     settings: Settings,
     sessions: sessionmaker[Session],
     make_model: MakeModel,
+    tmp_path: Path,
 ) -> None:
     short, long = make_model("llama", num_hidden_layers=1), make_model("llama", num_hidden_layers=40)
     settings.model_roots = [short.parent, long.parent]
     celery = make_celery(settings)
-    jobs = [make_job(sessions, model=str(short), **SHORT) for _ in range(JOBS - 1)]
-    jobs.append(make_job(sessions, model=str(long), **SHORT | {"method": "eggs"}))
+    jobs = [make_job(sessions, model=str(long), **SHORT | {"method": "eggs"})]
+    jobs.extend(make_job(sessions, model=str(short), **SHORT) for _ in range(JOBS - 1))
     messages = jobs * 2
     random.Random(0).shuffle(messages)
 
     assert all(ring(celery, job_id) for job_id in jobs)
     with celery.connection_for_write() as connection:
-        connection.default_channel.queue_purge(settings.queue_name)
+        broker.empty(connection.default_channel, settings.queue_name)
+    assert waiting_messages(celery) == 0
     dispatcher = Dispatcher(sessions, celery, interval=0.5)
     dispatcher.start()
     try:
-        workers()
-        assert all(ring(celery, job_id) for job_id in messages)
+        workers = start_workers()
 
         def done() -> int:
             return sum(read_job(sessions, job_id).state is JobState.SUCCEEDED for job_id in jobs)
 
-        wait_for(lambda: done() >= 10, seconds=120, pause=0.2)
+        def logs() -> list[str]:
+            return [(tmp_path / f"worker-{number}.log").read_text() for number in range(2)]
+
+        def brought_again() -> bool:
+            received = re.findall(r"Task eggs\.prune\[(.+)\] received", "".join(logs()))
+            return len(set(received)) < len(received)
+
+        def losses() -> list[int]:
+            """How often each worker has met a broker that is away, be it only to say that a job begins."""
+            return [len(re.findall(r"Couldn't ack|Connection to broker lost", log)) for log in logs()]
+
+        wait_for(lambda: done() >= 5, seconds=120, pause=0.2)  # for which nobody but the dispatcher has rung
+        assert all(ring(celery, job_id) for job_id in messages)
+        wait_for(lambda: done() >= 10 and brought_again(), seconds=120, pause=0.2)
+        before = losses()
         broker.stop()
-        before = done()
-        assert before < JOBS
+        wait_for(lambda: all(now > then for now, then in zip(losses(), before, strict=True)), pause=0.2)
+        assert done() < JOBS
         broker.start()
         wait_for(lambda: done() == JOBS, seconds=240, pause=0.2)
     finally:
@@ -169,3 +215,4 @@ def test_no_job_is_lost_and_none_is_run_twice(
         types = [event.type for event in events_of(sessions, job_id) if event.type != "job.progress"]
         assert types == ["job.queued", "job.running", "job.succeeded"]
         assert read_job(sessions, job_id).attempt == 1
+    assert [worker.poll() for worker in workers] == [None, None]
