@@ -121,7 +121,8 @@ def make_engine(database_url: str) -> Engine:
     """An engine for SQLite or PostgreSQL. Connects to nothing yet."""
     url = make_url(database_url)
     if url.get_backend_name() != "sqlite":
-        engine = create_engine(url, pool_size=CONNECTIONS, max_overflow=0, connect_args={"connect_timeout": 5})
+        url = url.set(query={"connect_timeout": "5"} | dict(url.query))  # what the URL says goes before
+        engine = create_engine(url, pool_size=CONNECTIONS, max_overflow=0)
         event.listen(engine, "checkin", _note_use)
         event.listen(engine, "checkout", partial(_ping, engine.dialect))
         return engine

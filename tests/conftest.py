@@ -53,11 +53,13 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A migrated database of this test session's own on the PostgreSQL server. Fails when there is none."""
-    server = create_engine(POSTGRES_URL, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5})
+    # A machine that runs all tests at once may take longer to connect than an API would wait.
+    patient = make_url(POSTGRES_URL).update_query_dict({"connect_timeout": "60"})
+    server = create_engine(patient, isolation_level="AUTOCOMMIT")
     name = f"eggs_test_{uuid.uuid4().hex[:12]}"
     with server.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
-    url = make_url(POSTGRES_URL).set(database=name).render_as_string(hide_password=False)
+    url = patient.set(database=name).render_as_string(hide_password=False)
     engine = make_engine(url)
     try:
         upgrade(engine)
@@ -78,10 +80,15 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return url
     url = request.getfixturevalue("postgres_url")
     engine = make_engine(url)
-    with engine.begin() as connection:
-        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in Base.metadata.sorted_tables)}"))
+    truncate(engine)
     engine.dispose()
     return str(url)
+
+
+def truncate(engine: Engine) -> None:
+    """Empties all tables of a PostgreSQL database."""
+    with engine.begin() as connection:
+        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in Base.metadata.sorted_tables)}"))
 
 
 @pytest.fixture
