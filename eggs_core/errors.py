@@ -135,7 +135,7 @@ class TooManyProcesses(EggsError):
 
 class NoSpace(EggsError):
     code = "no-space"
-    title = "Not enough disk space for the output"
+    title = "Not enough disk space"
     transient = True
 
 

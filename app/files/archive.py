@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from app.files.content import invalid_file
-from app.files.incoming import no_space
+from app.files.incoming import check_disk, no_space
 from eggs_core.model_folder import WEIGHTS, is_model_file, most_bytes
 from eggs_core.sources import PICKLE_SUFFIXES, only_pickled
 
@@ -44,16 +44,17 @@ class _Bounded:
             raise invalid_file(f"The archive unpacks to more than the {self._most} bytes that a model may have.")
 
 
-def unpack(archive: Path, folder: Path, most: int) -> None:
+def unpack(archive: Path, folder: Path, most: int, reserve: int) -> None:
     """Makes `folder` the model that the archive holds at its top, or in the one folder there.
 
     Raises a 422 `Problem` where a member is not a plain file or folder within the archive, or where there are too
-    many or too large ones; `UnsafeCheckpoint` where weights are only pickled; and `NoSpace`.
+    many or too large ones; a 507 one where the disk would have fewer than `reserve` bytes left; and
+    `UnsafeCheckpoint` where weights are only pickled.
     """
     scratch = folder.with_name(f"{folder.name}.unpacking")
     scratch.mkdir()
     try:
-        pickled = _extract(archive, scratch, most)
+        pickled = _extract(archive, scratch, most, reserve)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
         raise invalid_file(
             "The archive is damaged or no tar archive. Make it with `tar -cf` or `tar -czf`."
@@ -69,7 +70,7 @@ def unpack(archive: Path, folder: Path, most: int) -> None:
     places[0].rename(folder)
 
 
-def _extract(archive: Path, folder: Path, most: int) -> bool:
+def _extract(archive: Path, folder: Path, most: int, reserve: int) -> bool:
     """Writes a model's files below `folder`. Returns whether there are pickles."""
     pickled = False
     # tarfile reads ahead a little after the last member.
@@ -98,6 +99,7 @@ def _extract(archive: Path, folder: Path, most: int) -> bool:
                 )
             member.mode = 0o644
             member.name = str(path)
+            check_disk(folder, member.size, reserve)
             with no_space():
                 tar.extract(member, folder, set_attrs=False, filter="data")
     return pickled

@@ -13,7 +13,7 @@ from typing import Self
 
 from app.files import layout
 from app.ids import new_id
-from app.problems import Problem
+from app.problems import STATUS_OF_ERROR, Problem
 from app.settings import Settings
 from eggs_core.errors import NoSpace
 
@@ -61,8 +61,9 @@ class Incoming:
             os.close(self._lock)
 
     def write(self, data: bytes) -> None:
-        """Takes more of the file. Raises a 413 `Problem` for too much of it, and `NoSpace`."""
+        """Takes more of the file. Raises a 413 `Problem` for too much of it, and a 507 one for a full disk."""
         check_size(self.bytes + len(data), self._settings, self._most)
+        check_disk(self.folder, len(data), self._settings.disk_reserve_bytes)
         self.bytes += len(data)
         self._digest.update(data)
         with no_space():
@@ -89,13 +90,19 @@ class Incoming:
 
 @contextmanager
 def no_space() -> Iterator[None]:
-    """Raises `NoSpace` for a disk that is full."""
+    """Raises a 507 `Problem` for a disk that is full."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace("The service's disk is full. Delete files, or ask the operator for room.") from error
+            raise disk_full() from error
         raise
+
+
+def check_disk(folder: Path, size: int, reserve: int) -> None:
+    """Raises a 507 `Problem` where the folder's disk has no room for `size` bytes and `reserve` ones beside."""
+    if shutil.disk_usage(folder).free < reserve + size:
+        raise disk_full()
 
 
 def check_size(size: int, settings: Settings, most: int) -> None:
@@ -130,6 +137,17 @@ def no_room(settings: Settings) -> Problem:
         "no job needs: DELETE /v1/files/{id}.",
         headers={"Connection": "close"},
         limit=limit,
+    )
+
+
+def disk_full() -> Problem:
+    """The disk has no room for it."""
+    return Problem(
+        NoSpace.code,
+        NoSpace.title,
+        STATUS_OF_ERROR[NoSpace.code],
+        "The service's disk is full. Delete files, or ask the operator for room.",
+        headers={"Connection": "close"},
     )
 
 

@@ -11,14 +11,14 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.audit import service as audit
 from app.db import DATABASE_DOWN, utcnow
 from app.files import archive, content, layout, repository
-from app.files.incoming import Incoming, check_size, lock, no_room
+from app.files.incoming import Incoming, check_disk, check_size, lock, no_room
 from app.files.models import FileType, UploadedFile
 from app.ids import is_id
 from app.keys import repository as keys
 from app.keys.service import Principal
 from app.problems import Problem
 from app.settings import Settings
-from eggs_core.errors import ModelNotFound, NoSpace, TextNotFound
+from eggs_core.errors import ModelNotFound, TextNotFound
 from eggs_core.spec import PruneSpec
 
 _MAX_NAME_BYTES = 255
@@ -28,13 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 def begin(sessions: sessionmaker[Session], settings: Settings, project: str, declared: int) -> Incoming:
-    """An upload of about `declared` bytes. Raises a 413 `Problem` or `NoSpace` for one that has no chance."""
+    """An upload of about `declared` bytes. Raises a 413 or 507 `Problem` for one that has no chance."""
     with sessions() as session:
         most = settings.max_stored_bytes_per_project - repository.stored_bytes(session, project)
     check_size(declared, settings, most)
     settings.files_dir.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(settings.files_dir).free < settings.disk_reserve_bytes + declared:
-        raise NoSpace("The service's disk is full. Delete files, or ask the operator for room.")
+    check_disk(settings.files_dir, declared, settings.disk_reserve_bytes)
     return Incoming(settings, most)
 
 
@@ -46,7 +45,7 @@ def finish(
     name: str,
     expected_sha256: str | None,
 ) -> UploadedFile:
-    """Checks what has come and makes it visible. Raises a 413 or 422 `Problem` or an `EggsError`."""
+    """Checks what has come and makes it visible. Raises a 413, 422 or 507 `Problem` or an `EggsError`."""
     name = _plain(name)
     kind = content.kind_of(name)
     incoming.complete()
@@ -54,7 +53,7 @@ def finish(
     stored = incoming.bytes
     if kind.type is FileType.MODEL:
         model = incoming.folder / layout.MODEL
-        archive.unpack(incoming.path, model, settings.max_upload_bytes)
+        archive.unpack(incoming.path, model, settings.max_upload_bytes, settings.disk_reserve_bytes)
         shutil.rmtree(model.with_name(f"{model.name}.unpacking"), ignore_errors=True)
         content.check_model(model)
         stored += sum(file.stat().st_size for file in model.iterdir() if file.is_file())

@@ -316,6 +316,26 @@ def test_too_much_is_refused_and_not_read_to_its_end(
     nothing_is_left(remote, settings)
 
 
+def test_a_reserve_of_the_disk_stays_free(remote: httpx.Client, settings: Settings, small_disk: Path) -> None:
+    """Whatever a request says that it brings, and whatever a model unpacks to."""
+    settings.files_dir.symlink_to(small_disk)
+    settings.disk_reserve_bytes = 48 << 20
+    size = 20 << 20  # of 64 - 48 MiB
+    weights = safetensors({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}, bytes(size))
+    packed = tar(MODEL[0], plain("model.safetensors", weights), zipped=True)
+    assert len(packed) < 1 << 16
+    sent: list[int] = []
+    for response in (
+        send(remote, "notes.txt", b"a" * size),
+        remote.post("/v1/files", content=pieces(10_000, sent), headers=MULTIPART),
+        send(remote, "model.tar.gz", packed),
+    ):
+        assert (response.status_code, code(response)) == (507, "no-space")
+        nothing_is_left(remote, settings)
+    assert len(sent) < 1000, "it was read on"
+    uploaded(remote, "notes.txt", b"a" * (10 << 20))
+
+
 def test_what_a_project_stores_counts_unpacked_and_until_it_is_deleted(
     remote: httpx.Client, settings: Settings, sessions: Sessions
 ) -> None:

@@ -83,18 +83,6 @@ def start_worker(settings: Settings, tmp_path: Path, broker: Celery) -> Iterator
             worker.wait()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system is for root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def fill(file: Path) -> None:
     """Leaves no byte free beside the file."""
     with file.open("wb", buffering=0) as stream, suppress(OSError):
