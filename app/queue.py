@@ -12,7 +12,6 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 
-from app import redisqueue
 from app.settings import Settings
 
 TASK_NAME = "eggs.prune"
@@ -58,6 +57,8 @@ def make_celery(settings: Settings) -> Celery:
             "control_folder": str(settings.broker_dir / "control"),
         }
     elif settings.broker_url.startswith("redis"):
+        from app import redisqueue  # what it takes to import, only its users wait for
+
         redisqueue.use()
         celery.conf.broker_transport_options = {
             "socket_connect_timeout": _TIMEOUT_SECONDS,
