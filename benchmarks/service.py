@@ -65,6 +65,17 @@ def database() -> Iterator[str]:
         server.dispose()
 
 
+def installation(data: Path, database_url: str) -> dict[str, str]:
+    """Settings of an installation of this run's own, with its data in a folder and a queue on the Redis."""
+    return {
+        "EGGS_DATA_DIR": str(data),
+        "EGGS_DATABASE_URL": database_url,
+        "EGGS_BROKER_URL": REDIS_URL,
+        "EGGS_QUEUE_NAME": f"eggs-benchmark-{uuid.uuid4().hex[:12]}",
+        "EGGS_PORT": "0",
+    }
+
+
 @contextmanager
 def process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block."""
@@ -259,14 +270,7 @@ def main() -> None:
         save_model(
             scratch / "models" / "busy", blocks=60, hidden=512, inner=1408, head=64, length=256, vocabulary=4096
         )
-        environment = {
-            "EGGS_DATA_DIR": folder,
-            "EGGS_DATABASE_URL": database_url,
-            "EGGS_BROKER_URL": REDIS_URL,
-            "EGGS_QUEUE_NAME": f"eggs-benchmark-{uuid.uuid4().hex[:12]}",
-            "EGGS_PORT": "0",
-            "EGGS_API_PROCESSES": str(arguments.processes),
-        }
+        environment = installation(scratch, database_url) | {"EGGS_API_PROCESSES": str(arguments.processes)}
         request = {
             "model": "busy",
             "calibration": {"samples": 64, "sequence_length": 256},

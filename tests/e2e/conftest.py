@@ -3,25 +3,22 @@
 Screenshots go to `build/screenshots`.
 """
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 from tests.app.build import make_job
 from tests.app.receiver import receiver
+from tests.e2e.browser import DESKTOP, chromium, session_of
 from tests.e2e.service import Service, advance, claim, fail, running, succeed
 
 __all__ = ["receiver"]
 
-CHROMIUM = "/usr/bin/chromium"
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 PUSH = {"push_to_hub": {"repo_id": "acme/smollm2-135m-2of4"}}
 ACCEPT = {"accept_if": {"perplexity_ratio": 1.15}}
@@ -35,14 +32,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or CHROMIUM
-    assert Path(path).exists(), f"The browser is missing: install Debian's package `chromium` ({CHROMIUM})."
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +69,6 @@ def watched(page: Page) -> list[str]:
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text) if "Content Security" in message.text else None)
     return faults
-
-
-def session_of(service: Service, key: str) -> Any:
-    answer = httpx.post(f"{service.url}/v1/session", headers={"Authorization": f"Bearer {key}"})
-    return {"name": "eggs_session", "value": answer.cookies["eggs_session"], "url": f"{service.url}/v1/"}
 
 
 @pytest.fixture(scope="module")

@@ -193,16 +193,16 @@ def succeed(service: Service, *, quality: float = 1.0, days: float | None = None
     return job_id
 
 
-def make_many(service: Service, count: int) -> str:
-    """The token of a key in a project of its own with so many jobs that have ended."""
+def make_many(service: Service, count: int, project: str = "many") -> str:
+    """The token of a key in a project, which now has so many jobs more that have ended."""
     with service.sessions.begin() as session:
-        key, token = keys.create(session, name="many", project="many", scopes=list(Scope))
+        key, token = keys.create(session, name="many", project=project, scopes=list(Scope))
         spec = JobCreate.model_validate({"model": "smollm2-135m-instruct"}).spec.model_dump(mode="json")
         states = list(JobState)
         rows = [
             {
                 "id": new_id("job"),
-                "project": "many",
+                "project": project,
                 "key_id": key.id,
                 "name": f"job {number:05}",
                 "metadata_": {"team": "research"},

@@ -14,7 +14,8 @@ from app.db import utcnow
 from app.jobs import leases
 from tests.app.build import make_job, read_job
 from tests.conftest import wait_for
-from tests.e2e.conftest import DESKTOP, PHONE, check_accessible, shot, shot_of, watched
+from tests.e2e.browser import DESKTOP
+from tests.e2e.conftest import PHONE, check_accessible, shot, shot_of, watched
 from tests.e2e.service import BLOCKS, CONTENT, MASKED, Service, advance, claim
 
 

@@ -8,7 +8,8 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 from app.keys import service as keys
 from app.keys.service import Scope
 from tests.app.build import make_job, read_job
-from tests.e2e.conftest import check_accessible, names, session_of, shot
+from tests.e2e.browser import session_of
+from tests.e2e.conftest import check_accessible, names, shot
 from tests.e2e.service import Service, advance, claim
 
 
