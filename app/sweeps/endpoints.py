@@ -10,7 +10,7 @@ from app.idempotency import IdempotencyKeyHeader
 from app.jobs.endpoints import announce
 from app.jobs.schemas import SWEEP_ID_PATTERN
 from app.openapi import problems
-from app.sweeps import service
+from app.sweeps import comparison, service
 from app.sweeps.schemas import SWEEP_ID, SweepCreate, SweepList, SweepResource
 
 router = APIRouter(prefix="/v1/sweeps", tags=["Sweeps"])
@@ -36,7 +36,7 @@ def submit(
     if not replayed:
         for job_id in dict.fromkeys(trial["job_id"] for trial in sweep.trials):
             background.add_task(announce, celery, job_id)
-    return service.resource(session, sweep)
+    return comparison.resource(session, sweep)
 
 
 @router.get("", summary="List sweeps")
@@ -56,10 +56,10 @@ def list_sweeps(
 @router.get("/{sweep_id}", summary="Get a sweep", responses=problems(404))
 def get_sweep(sweep_id: SweepId, session: SessionDep, principal: PrincipalDep) -> SweepResource:
     """One sweep, its trials side by side with what has come of them so far."""
-    return service.resource(session, service.get(session, principal.project, sweep_id))
+    return comparison.resource(session, service.get(session, principal.project, sweep_id))
 
 
 @router.post("/{sweep_id}/cancel", summary="Cancel a sweep", responses=problems(404, 409))
 def cancel(sweep_id: SweepId, session: SessionDep, principal: PrincipalDep) -> SweepResource:
     """Cancels what has not ended of it; jobs that run stop after the block at hand."""
-    return service.resource(session, service.cancel(session, principal, sweep_id))
+    return comparison.resource(session, service.cancel(session, principal, sweep_id))

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.settings import Settings
-from app.sweeps import service
+from app.sweeps import comparison, service
 from app.sweeps.schemas import SweepCreate
 from tests.app.build import principal_of
 from tests.hub import HubServer, Repository, hub
@@ -35,7 +35,7 @@ def test_a_sweep_from_its_request_to_its_comparison(
     for _ in range(2):
         run_next(settings, sessions, Event())
     with sessions() as session:
-        ended = service.resource(session, service.get(session, "default", sweep_id))
+        ended = comparison.resource(session, service.get(session, "default", sweep_id))
     assert (ended.state, ended.jobs) == ("succeeded", {"succeeded": 2})
     assert [trial.shared for trial in ended.trials] == [False, True, False]
     figures = [trial.figures for trial in ended.trials]
