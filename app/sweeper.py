@@ -1,4 +1,4 @@
-"""Removes what has expired, and what was left behind."""
+"""Removes what has expired, and sees to what was left behind."""
 
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -7,11 +7,13 @@ from app.artifacts.store import Store
 from app.files import service as files
 from app.rounds import Rounds
 from app.settings import Settings
+from app.sweeps import completion
 from app.workers import service as workers
 
 
 def sweep(sessions: sessionmaker[Session], settings: Settings, store: Store) -> None:
     """One round. Several processes may be at it at once."""
+    completion.complete_overlooked(sessions)
     files.sweep(sessions, settings)
     retention.sweep_staging(sessions, settings)
     retention.expire(sessions)

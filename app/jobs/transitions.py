@@ -3,7 +3,8 @@
 A worker that is stopped, or that meets a fault which may pass, hands its job back, from running to queued.
 
 Every step takes the condition under which it may happen, writes its event and whatever is to tell of it elsewhere,
-and returns the job as it is then, or None where the condition did not hold.
+ends the sweep of which the job was the last, and returns the job as it is then, or None where the condition did
+not hold.
 """
 
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 from app.db import utcnow
 from app.jobs import repository
 from app.jobs.models import Job, JobEventType, JobState
+from app.sweeps import completion
 from app.webhooks import outbox
 
 _NO_LEASE = {"lease_token": None, "lease_expires_at": None}
@@ -204,5 +206,7 @@ def _advance(session: Session, job_id: str, condition: ColumnElement[bool], **ch
     if step is None:
         return None
     job, event = step
-    outbox.write(session, job, event)
+    outbox.write_job(session, job, event)
+    if job.state.final and job.sweep_id is not None:
+        completion.complete(session, job.sweep_id)
     return job

@@ -10,10 +10,13 @@ from app.db import Base
 
 
 class Sweep(Base):
-    """Several trials over one model. How it stands is how its jobs stand, and is stored with them alone."""
+    """Several trials over one model. How it stands is how its jobs stand, and is stored with them alone.
+
+    But for its end, which is told of once; see `app.sweeps.completion`.
+    """
 
     __tablename__ = "sweeps"
-    __table_args__ = (Index(None, "project", "id"),)
+    __table_args__ = (Index(None, "project", "id"), Index(None, "completed_at"))
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     project: Mapped[str] = mapped_column(String(64))
@@ -24,3 +27,4 @@ class Sweep(Base):
     # In the order of the request: each with `change`, `label`, `job_id` and `place`, see `app.sweeps.service`.
     trials: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     created_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]

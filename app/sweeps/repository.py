@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from app.jobs.models import Job, JobState
@@ -68,10 +68,40 @@ def figures(session: Session, sweep_id: str) -> dict[str, JobFigures]:
 
 
 def open_jobs(session: Session, sweep_id: str) -> Sequence[str]:
-    """The jobs of a sweep that have not ended, nor were asked to."""
-    query = select(Job.id).where(
-        Job.sweep_id == sweep_id,
-        Job.state.in_([state for state in JobState if not state.final]),
-        Job.cancel_requested_at.is_(None),
-    )
-    return session.scalars(query).all()
+    """The jobs of a sweep that have not ended, nor were asked to; nobody else ends them meanwhile.
+
+    Who ends a job locks it, and then its sweep. Who ends several has to lock all of them first: else it would have
+    the sweep, and wait for a job whose worker waits for the sweep.
+    """
+    query = select(Job.id).where(Job.sweep_id == sweep_id, _open(), Job.cancel_requested_at.is_(None))
+    return session.scalars(query.order_by(Job.id).with_for_update(key_share=True)).all()
+
+
+def complete(session: Session, sweep_id: str) -> Sweep | None:
+    """Stores when the last job of a sweep has ended. None, and nothing done, if one has not, or if it is stored.
+
+    The lock comes first: of two transactions that end the last two jobs neither sees what the other does, so that
+    one has to wait for the other's end before it looks.
+    """
+    session.execute(select(Sweep.id).where(Sweep.id == sweep_id).with_for_update())
+    last = select(func.max(Job.finished_at)).where(Job.sweep_id == sweep_id)
+    return session.scalars(
+        update(Sweep)
+        .where(Sweep.id == sweep_id, _completable())
+        .values(completed_at=last.scalar_subquery())
+        .returning(Sweep),
+        execution_options={"synchronize_session": False, "populate_existing": True},
+    ).one_or_none()
+
+
+def overlooked(session: Session) -> Sequence[str]:
+    """Sweeps whose jobs have all ended, and whose end is not stored."""
+    return session.scalars(select(Sweep.id).where(_completable()).order_by(Sweep.id)).all()
+
+
+def _open() -> ColumnElement[bool]:
+    return Job.state.in_([state for state in JobState if not state.final])
+
+
+def _completable() -> ColumnElement[bool]:
+    return Sweep.completed_at.is_(None) & ~exists().where(Job.sweep_id == Sweep.id, _open())

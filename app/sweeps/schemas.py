@@ -28,6 +28,7 @@ _SUMMARY: dict[str, Any] = {
     "state": "succeeded",
     "jobs": {"succeeded": 2},
     "created_at": "2026-05-04T09:19:58.120000Z",
+    "completed_at": "2026-05-04T09:41:12.480000Z",
     "links": _LINKS,
 }
 _TRIAL: dict[str, Any] = {
@@ -42,6 +43,7 @@ _TRIAL: dict[str, Any] = {
         "verdict": None,
     },
 }
+SWEEP = _SUMMARY | {"trials": [_TRIAL], "best": 0}
 
 
 class TrialChange(Spec):
@@ -176,6 +178,7 @@ class SweepSummary(BaseModel):
     )
     jobs: dict[JobState, int] = Field(description="How many are in each state that has some.")
     created_at: datetime
+    completed_at: datetime | None = Field(description="When the last of its jobs ended.")
     links: SweepLinks
 
     @classmethod
@@ -189,6 +192,7 @@ class SweepSummary(BaseModel):
             "state": state_of(jobs),
             "jobs": {state: jobs[state] for state in JobState if state in jobs},  # in the order of their lives
             "created_at": sweep.created_at,
+            "completed_at": sweep.completed_at,
             "links": SweepLinks(self=f"/v1/sweeps/{sweep.id}", jobs=f"/v1/jobs?sweep={sweep.id}"),
         }
 
@@ -196,7 +200,7 @@ class SweepSummary(BaseModel):
 class SweepResource(SweepSummary):
     """A sweep with its trials side by side."""
 
-    model_config = example(_SUMMARY | {"trials": [_TRIAL], "best": 0})
+    model_config = example(SWEEP)
 
     trials: list[TrialResource] = Field(description="In the order of the request.")
     best: int | None = Field(

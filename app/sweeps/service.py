@@ -1,7 +1,6 @@
 """Rules on sweeps. Nothing here commits: the request does."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -108,6 +107,5 @@ def cancel(session: Session, principal: Principal, sweep_id: str) -> Sweep:
             f"All of its jobs have ended, or were asked to stop. GET /v1/sweeps/{sweep.id} has how they stand.",
         )
     for job_id in waiting:
-        with suppress(Problem):  # it has just ended
-            jobs.cancel(session, principal.project, job_id, principal.key_id)
+        jobs.cancel(session, principal.project, job_id, principal.key_id)
     return sweep

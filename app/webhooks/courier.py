@@ -125,8 +125,12 @@ def _cloud_event(message: Message) -> dict[str, str]:
 
     The body is its data. These headers are not signed; the same is in the body, but for the id, which is signed.
     """
-    about = {"subject": message.job_id} if message.job_id is not None else {}
-    source = "/v1/jobs" if message.job_id is not None else f"/v1/webhooks/{message.endpoint_id}"
+    if message.job_id is not None:
+        source, about = "/v1/jobs", {"subject": message.job_id}
+    elif message.sweep_id is not None:
+        source, about = "/v1/sweeps", {"subject": message.sweep_id}
+    else:
+        source, about = f"/v1/webhooks/{message.endpoint_id}", {}
     attributes = {
         "specversion": "1.0",
         "id": message.id,

@@ -1,7 +1,7 @@
 """HTTP on webhooks.
 
-All of it needs the scope `admin`: a webhook is shown every job of the project, and still is when the key that made
-it has ended.
+All of it needs the scope `admin`: a webhook is shown every job and sweep of the project, and still is when the key
+that made it has ended.
 """
 
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from app.openapi import problems
 from app.problems import Problem
 from app.webhooks import addresses, service
 from app.webhooks.models import DeliveryState
-from app.webhooks.payloads import JobEventPayload, PingPayload
+from app.webhooks.payloads import JobEventPayload, PingPayload, SweepPayload
 from app.webhooks.schemas import (
     DELIVERY_ID,
     DELIVERY_ID_PATTERN,
@@ -76,7 +76,7 @@ def create(
     secrets: SecretsDep,
     principal: AdminDep,
 ) -> WebhookWithSecret:
-    """Has the project's jobs told of to an address. Needs the scope `admin`, as all of these do.
+    """Has the project's jobs and sweeps told of to an address. Needs the scope `admin`, as all of these do.
 
     What is sent is described under `webhooks` in `/openapi.json`, and signed as
     [Standard Webhooks](https://www.standardwebhooks.com) says, with the `secret` that is in this answer and
@@ -188,6 +188,10 @@ _TOLD: dict[str, Any] = {
 
 @told.post("job-event", summary="Something has happened to a job", **_TOLD)
 def job_event(body: JobEventPayload) -> None: ...
+
+
+@told.post("sweep-completed", summary="The last job of a sweep has ended", **_TOLD)
+def sweep_completed(body: SweepPayload) -> None: ...
 
 
 @told.post("ping", summary="Somebody tries the webhook", **_TOLD)

@@ -7,6 +7,20 @@ from sqlalchemy import Enum, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
+from app.jobs.models import JobEventType
+
+
+class WebhookEventType(StrEnum):
+    """What a webhook can be told of: all that happens to jobs, and the end of sweeps."""
+
+    JOB_QUEUED = JobEventType.QUEUED.value
+    JOB_RUNNING = JobEventType.RUNNING.value
+    JOB_PROGRESS = JobEventType.PROGRESS.value
+    JOB_CANCEL_REQUESTED = JobEventType.CANCEL_REQUESTED.value
+    JOB_SUCCEEDED = JobEventType.SUCCEEDED.value
+    JOB_FAILED = JobEventType.FAILED.value
+    JOB_CANCELLED = JobEventType.CANCELLED.value
+    SWEEP_COMPLETED = "sweep.completed"
 
 
 class DeliveryState(StrEnum):
@@ -18,7 +32,7 @@ class DeliveryState(StrEnum):
 
 
 class WebhookEndpoint(Base):
-    """An address that wants to be told of a project's jobs. One courier at a time has a turn at it."""
+    """An address that wants to be told of a project's jobs and sweeps. One courier at a time has a turn at it."""
 
     __tablename__ = "webhook_endpoints"
     __table_args__ = (Index(None, "project", "id"),)
@@ -56,9 +70,10 @@ class WebhookDelivery(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
     type: Mapped[str] = mapped_column(String(32))
-    # None for a ping.
+    # What it tells of, a job's event or a sweep; a ping tells of neither.
     job_id: Mapped[str | None] = mapped_column(String(40))
     sequence: Mapped[int | None]
+    sweep_id: Mapped[str | None] = mapped_column(String(40))
     payload: Mapped[str] = mapped_column(Text)
     state: Mapped[DeliveryState] = mapped_column(
         Enum(

@@ -9,6 +9,7 @@ from app.db import utcnow
 from app.examples import JOB_ID, example
 from app.jobs.models import Job, JobEvent, JobEventType
 from app.jobs.schemas import JOB, JobEventResource, JobResource
+from app.sweeps.schemas import SWEEP, SweepResource
 
 _PING: dict[str, Any] = {"webhook_id": "whk_01jv3k0s9e6x7q2m4n8p5r1t0w"}
 _AT = "2026-05-04T09:21:58.120000Z"
@@ -50,6 +51,22 @@ class JobEventPayload(BaseModel):
         """As it is sent."""
         data = JobEventData(**dict(JobEventResource.of(event)), job=JobResource.of(job))
         return cls(type=JobEventType(event.type), timestamp=event.created_at, data=data)
+
+
+class SweepPayload(BaseModel):
+    """Tells that the last job of a sweep has ended, with the sweep as `/v1/sweeps/{sweep_id}` has it."""
+
+    model_config = example({"type": "sweep.completed", "timestamp": SWEEP["completed_at"], "data": SWEEP})
+
+    type: Literal["sweep.completed"] = "sweep.completed"
+    timestamp: datetime = Field(description="When it ended; the same in every attempt to tell of it.")
+    data: SweepResource
+
+    @classmethod
+    def of(cls, sweep: SweepResource) -> Self:
+        """As it is sent."""
+        assert sweep.completed_at is not None
+        return cls(timestamp=sweep.completed_at, data=sweep)
 
 
 class PingData(BaseModel):

@@ -7,20 +7,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl
 
 from app.examples import JOB_ID, example, example_list
 from app.ids import id_pattern
-from app.jobs.models import JobEventType
 from app.pages import Page
-from app.webhooks.models import DeliveryState, WebhookDelivery, WebhookEndpoint
+from app.webhooks.models import DeliveryState, WebhookDelivery, WebhookEndpoint, WebhookEventType
 
 WEBHOOK_ID_PATTERN = id_pattern("whk")
 DELIVERY_ID_PATTERN = id_pattern("msg")
 WEBHOOK_ID = "whk_01jv3k0s9e6x7q2m4n8p5r1t0w"
 DELIVERY_ID = "msg_01jv3k0s9e6x7q2m4n8p5r1t0w"
 DEFAULT_EVENTS = (
-    JobEventType.QUEUED,
-    JobEventType.RUNNING,
-    JobEventType.SUCCEEDED,
-    JobEventType.FAILED,
-    JobEventType.CANCELLED,
+    WebhookEventType.JOB_QUEUED,
+    WebhookEventType.JOB_RUNNING,
+    WebhookEventType.JOB_SUCCEEDED,
+    WebhookEventType.JOB_FAILED,
+    WebhookEventType.JOB_CANCELLED,
 )
 
 _WEBHOOK: dict[str, Any] = {
@@ -40,6 +39,7 @@ _DELIVERY: dict[str, Any] = {
     "type": "job.succeeded",
     "job_id": JOB_ID,
     "event_id": 34,
+    "sweep_id": None,
     "state": "pending",
     "attempts": 1,
     "created_at": "2026-05-04T09:21:58.120000Z",
@@ -56,8 +56,8 @@ def _without_credentials(url: HttpUrl) -> HttpUrl:
     return url
 
 
-def _sorted(events: list[JobEventType]) -> list[JobEventType]:
-    return [event for event in JobEventType if event in events]
+def _sorted(events: list[WebhookEventType]) -> list[WebhookEventType]:
+    return [event for event in WebhookEventType if event in events]
 
 
 Url = Annotated[
@@ -69,9 +69,9 @@ Url = Annotated[
     ),
 ]
 Events = Annotated[
-    list[JobEventType],
+    list[WebhookEventType],
     AfterValidator(_sorted),
-    Field(min_length=1, max_length=len(JobEventType), description="What it is told of."),
+    Field(min_length=1, max_length=len(WebhookEventType), description="What it is told of."),
 ]
 Description = Annotated[
     str, Field(max_length=256, pattern=r"^[^\x00]*$", description="What you know the webhook by.")
@@ -79,7 +79,7 @@ Description = Annotated[
 
 
 class WebhookCreate(BaseModel):
-    """An address that is to be told of the project's jobs."""
+    """An address that is to be told of the project's jobs and sweeps."""
 
     model_config = ConfigDict(extra="forbid") | example(
         {name: _WEBHOOK[name] for name in ("url", "events", "description")}
@@ -113,7 +113,7 @@ class WebhookResource(BaseModel):
     object: Literal["webhook"] = "webhook"
     id: str = Field(description="Sorts by creation.")
     url: str
-    events: list[JobEventType]
+    events: list[WebhookEventType]
     description: str
     enabled: bool = Field(description="Whether anything is sent.")
     disabled_reason: str | None = Field(description="Why the service has disabled it, if it was not you.")
@@ -165,6 +165,7 @@ class DeliveryResource(BaseModel):
     type: str = Field(description="The type of the event; `webhook.ping` for a ping.")
     job_id: str | None
     event_id: int | None = Field(description="Number of the event within the job.")
+    sweep_id: str | None
     state: DeliveryState
     attempts: int
     created_at: datetime
@@ -182,6 +183,7 @@ class DeliveryResource(BaseModel):
             type=delivery.type,
             job_id=delivery.job_id,
             event_id=delivery.sequence,
+            sweep_id=delivery.sweep_id,
             state=delivery.state,
             attempts=delivery.attempts,
             created_at=delivery.created_at,

@@ -59,6 +59,7 @@ class Message:
     secrets: tuple[str, ...]
     type: str
     job_id: str | None
+    sweep_id: str | None
     created_at: datetime
     payload: str
     attempts: int
@@ -92,6 +93,7 @@ def next_message(session: Session, turn: Turn) -> Message | None:
         secrets=tuple(secrets),
         type=delivery.type,
         job_id=delivery.job_id,
+        sweep_id=delivery.sweep_id,
         created_at=delivery.created_at,
         payload=delivery.payload,
         attempts=delivery.attempts,

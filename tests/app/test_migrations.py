@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, MetaData, Table, inspect, select, text
 
 from app.db import Base, make_engine
 from app.migrate import alembic_config, is_current, upgrade
+from app.sweeps.models import Sweep
+from app.webhooks.models import WebhookDelivery
 
 
 @pytest.fixture
@@ -65,6 +68,34 @@ def test_a_schema_that_a_newer_version_has_made_is_left_alone(own_database: Engi
         assert is_current(connection)
         connection.execute(text("ALTER TABLE jobs DROP COLUMN newer"))
         connection.execute(text("UPDATE alembic_version SET version_num = :now"), {"now": now})
+
+
+def test_sweeps_that_have_ended_are_not_told_of(own_database: Engine) -> None:
+    now = datetime(2026, 5, 4, 9, 20, tzinfo=UTC)
+    with own_database.begin() as connection:
+        command.upgrade(alembic_config(connection), "0016")
+        key, sweep, job = (
+            Table(name, MetaData(), autoload_with=connection, resolve_fks=False)
+            for name in ("api_keys", "sweeps", "jobs")
+        )
+        of_key = {"id": "key", "name": "", "project": "a", "token_hash": "", "created_at": now}
+        connection.execute(key.insert(), of_key)
+        common = {"project": "a", "key_id": "key", "metadata": {}, "created_at": now}
+        of_job = {"spec": {}, "progress": 0.0, "attempt": 0, "last_sequence": 0}
+        for sweep_id, states in {"ended": ("failed", "succeeded"), "running": ("succeeded", "running")}.items():
+            connection.execute(sweep.insert(), common | {"id": sweep_id, "model": "", "trials": []})
+            for minutes, state in enumerate(states):
+                ends = {
+                    "state": state,
+                    "finished_at": None if state == "running" else now + timedelta(minutes=minutes),
+                }
+                made = common | of_job | ends | {"id": f"{sweep_id} {minutes}", "sweep_id": sweep_id}
+                connection.execute(job.insert(), made)
+        command.upgrade(alembic_config(connection), "head")
+        found = {row.id: row.completed_at for row in connection.execute(select(Sweep.id, Sweep.completed_at))}
+        assert found == {"ended": now + timedelta(minutes=1), "running": None}
+        assert connection.execute(select(WebhookDelivery.id)).all() == []
+        command.downgrade(alembic_config(connection), "base")
 
 
 def test_revisions_are_numbered_in_their_order(engine: Engine) -> None:

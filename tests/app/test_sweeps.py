@@ -132,6 +132,7 @@ def test_a_sweep_ends_in_a_comparison(client: TestClient, sessions: Sessions) ->
     succeed(sessions, shared, 40.0, 30.0, 25.0)
     now = client.get(f"/v1/sweeps/{made['id']}").json()
     assert (now["state"], now["jobs"], now["best"]) == ("running", {"queued": 1, "succeeded": 1}, 2)
+    assert now["completed_at"] is None
     assert [trial["state"] for trial in now["trials"]] == ["succeeded"] * 3 + ["queued"]
     figures = [trial["figures"] for trial in now["trials"]]
     texts = [entry["texts"] for entry in figures[:3]]
@@ -145,6 +146,9 @@ def test_a_sweep_ends_in_a_comparison(client: TestClient, sessions: Sessions) ->
     succeed(sessions, alone, 22.0)
     now = client.get(f"/v1/sweeps/{made['id']}").json()
     assert (now["state"], now["best"]) == ("succeeded", 3)
+    assert now["completed_at"] == client.get(f"/v1/jobs/{alone}").json()["finished_at"]
+    (listed,) = client.get("/v1/sweeps").json()["data"]
+    assert listed["completed_at"] == now["completed_at"]
 
 
 def test_a_rejected_trial_is_not_the_best(client: TestClient, sessions: Sessions) -> None:

@@ -104,6 +104,13 @@ def ping(sessions: Sessions, webhook_id: str) -> None:
         outbox.ping(session, webhook_id)
 
 
+def waits_for_a_lock(sessions: Sessions) -> bool:
+    """Whether somebody waits for what another one has locked, in PostgreSQL."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with make_sessions(sessions.kw["bind"], read_only=True)() as session:
+        return bool(session.scalar(text(query)))
+
+
 def run_job(sessions: Sessions) -> str:
     """A job from its submission to its success."""
     job_id = make_job(sessions, name="Ünïcode", metadata={"team": "研究"})
@@ -213,20 +220,11 @@ def test_what_is_rolled_back_is_not_told_of(settings: Settings, sessions: Sessio
 def test_a_job_goes_on_while_its_webhook_is_deleted(settings: Settings, sessions: Sessions) -> None:
     webhook_id, _ = make_webhook(sessions, settings, "http://127.0.0.1:1/")
     principal = principal_of(sessions)
-    readers = make_sessions(sessions.kw["bind"], read_only=True)
-
-    def waits() -> bool:
-        query = (
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        with readers() as session:
-            return bool(session.scalar(text(query)))
-
     with ThreadPoolExecutor(1) as pool:
         with sessions.begin() as session:
             service.delete(session, principal, webhook_id)
             job = pool.submit(make_job, sessions)
-            wait_for(lambda: waits() or job.done())
+            wait_for(lambda: waits_for_a_lock(sessions) or job.done())
         assert read_job(sessions, job.result()).state == "queued"
     assert log(sessions) == []
 

@@ -51,9 +51,10 @@ def test_a_webhook_from_its_making_to_its_end(admin: TestClient) -> None:
     assert secret.startswith("whsec_")
     assert admin.get(f"/v1/webhooks/{made['id']}").json() == made
 
-    changes = {"url": f"{URL}/2", "events": ["job.failed", "job.progress"], "description": "d", "enabled": False}
+    events = ["sweep.completed", "job.failed", "job.progress"]
+    changes = {"url": f"{URL}/2", "events": events, "description": "d", "enabled": False}
     changed = admin.patch(f"/v1/webhooks/{made['id']}", json=changes).json()
-    assert changed == made | changes | {"events": ["job.progress", "job.failed"]}
+    assert changed == made | changes | {"events": ["job.progress", "job.failed", "sweep.completed"]}
     assert admin.patch(f"/v1/webhooks/{made['id']}", json={}).json() == changed
     assert admin.get("/v1/webhooks").json()["data"] == [changed]
     assert secret not in admin.get("/v1/webhooks").text
@@ -258,7 +259,7 @@ def test_everything_that_was_done_is_noted(admin: TestClient) -> None:
 
 def test_the_document_says_what_is_sent(admin: TestClient) -> None:
     document = admin.get("/openapi.json").json()
-    assert set(document["webhooks"]) == {"job-event", "ping"}
+    assert set(document["webhooks"]) == {"job-event", "sweep-completed", "ping"}
     assert json.dumps(document["components"]["schemas"]["JobEventPayload"]["examples"])
     text = json.dumps(document)
     assert set(re.findall(r'"#/components/schemas/(\w+)"', text)) <= set(document["components"]["schemas"])

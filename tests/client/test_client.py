@@ -80,6 +80,7 @@ def test_a_sweep(eggs: Any, sessions: Sessions) -> None:
     finish(sessions, sweep.trials[0].job_id)
     eggs.jobs.cancel(sweep.trials[1].job_id)
     ended = eggs.sweeps.wait(sweep.id, progress=True)
+    assert ended.completed_at is not None
     assert (ended.state, ended.best, ended.trials[0].figures.texts[0].pruned) == ("cancelled", 0, 130.1)
     with pytest.raises(eggs_client.Conflict):
         eggs.sweeps.cancel(sweep.id)
@@ -150,7 +151,9 @@ def test_the_catalog(eggs: Any) -> None:
 
 
 def test_webhooks(admin: Any, receiver: Receiver) -> None:
-    webhook = admin.webhooks.create(url=receiver.url, events=["job.succeeded"], description="mine")
+    events = ["job.succeeded", "sweep.completed"]
+    webhook = admin.webhooks.create(url=receiver.url, events=events, description="mine")
+    assert webhook.events == events
     assert webhook.secret.startswith("whsec_")
     assert [one.id for one in admin.webhooks.list()] == [webhook.id]
     assert admin.webhooks.get(webhook.id).description == "mine"

@@ -706,6 +706,7 @@ class SweepSummary(Answer):
     )
     jobs: dict[str, int] = Field(..., description="How many are in each state that has some.")
     created_at: AwareDatetime
+    completed_at: AwareDatetime | None = Field(..., description="When the last of its jobs ended.")
     links: SweepLinks
 
 
@@ -774,6 +775,19 @@ class WebhookDeleted(Answer):
     deleted: bool = True
 
 
+class WebhookEventType(OpenEnum):
+    """What a webhook can be told of: all that happens to jobs, and the end of sweeps."""
+
+    JOB_QUEUED = "job.queued"
+    JOB_RUNNING = "job.running"
+    JOB_PROGRESS = "job.progress"
+    JOB_CANCEL_REQUESTED = "job.cancel_requested"
+    JOB_SUCCEEDED = "job.succeeded"
+    JOB_FAILED = "job.failed"
+    JOB_CANCELLED = "job.cancelled"
+    SWEEP_COMPLETED = "sweep.completed"
+
+
 class WebhookResource(Answer):
     """
     A webhook, without its secret.
@@ -782,7 +796,7 @@ class WebhookResource(Answer):
     object: str = "webhook"
     id: str = Field(..., description="Sorts by creation.")
     url: str
-    events: list[JobEventType]
+    events: list[WebhookEventType]
     description: str
     enabled: bool = Field(..., description="Whether anything is sent.")
     disabled_reason: str | None = Field(..., description="Why the service has disabled it, if it was not you.")
@@ -797,7 +811,7 @@ class WebhookWithSecret(Answer):
     object: str = "webhook"
     id: str = Field(..., description="Sorts by creation.")
     url: str
-    events: list[JobEventType]
+    events: list[WebhookEventType]
     description: str
     enabled: bool = Field(..., description="Whether anything is sent.")
     disabled_reason: str | None = Field(..., description="Why the service has disabled it, if it was not you.")
@@ -900,6 +914,7 @@ class DeliveryResource(Answer):
     type: str = Field(..., description="The type of the event; `webhook.ping` for a ping.")
     job_id: str | None
     event_id: int | None = Field(..., description="Number of the event within the job.")
+    sweep_id: str | None
     state: DeliveryState
     attempts: int
     created_at: AwareDatetime
@@ -1357,6 +1372,7 @@ class SweepResource(Answer):
     )
     jobs: dict[str, int] = Field(..., description="How many are in each state that has some.")
     created_at: AwareDatetime
+    completed_at: AwareDatetime | None = Field(..., description="When the last of its jobs ended.")
     links: SweepLinks
     trials: list[TrialResource] = Field(..., description="In the order of the request.")
     best: int | None = Field(
@@ -1418,3 +1434,13 @@ class JobList(Answer):
     first_id: str | None = Field(..., description="Id of the first one on this page.")
     last_id: str | None = Field(..., description="Id of the last one on this page.")
     has_more: bool = Field(..., description="Whether there are more after this page, as of now.")
+
+
+class SweepPayload(Answer):
+    """
+    Tells that the last job of a sweep has ended, with the sweep as `/v1/sweeps/{sweep_id}` has it.
+    """
+
+    type: str = "sweep.completed"
+    timestamp: AwareDatetime = Field(..., description="When it ended; the same in every attempt to tell of it.")
+    data: SweepResource

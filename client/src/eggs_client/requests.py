@@ -56,17 +56,6 @@ class HubPush(TypedDict):
     revision: NotRequired[str]
 
 
-JobEventType: TypeAlias = Literal[
-    "job.queued",
-    "job.running",
-    "job.progress",
-    "job.cancel_requested",
-    "job.succeeded",
-    "job.failed",
-    "job.cancelled",
-]
-
-
 Method: TypeAlias = Literal["eggs", "sparsegpt", "ria", "wanda", "magnitude"]
 
 
@@ -106,14 +95,16 @@ class TrialChange(TypedDict):
     calibration: NotRequired[CalibrationSpec | None]
 
 
-class WebhookCreate(TypedDict):
-    """
-    An address that is to be told of the project's jobs.
-    """
-
-    url: str
-    events: NotRequired[list[JobEventType]]
-    description: NotRequired[str]
+WebhookEventType: TypeAlias = Literal[
+    "job.queued",
+    "job.running",
+    "job.progress",
+    "job.cancel_requested",
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
+    "sweep.completed",
+]
 
 
 class WebhookUpdate(TypedDict):
@@ -122,7 +113,7 @@ class WebhookUpdate(TypedDict):
     """
 
     url: NotRequired[str | None]
-    events: NotRequired[list[JobEventType] | None]
+    events: NotRequired[list[WebhookEventType] | None]
     description: NotRequired[str | None]
     enabled: NotRequired[bool | None]
 
@@ -179,6 +170,16 @@ class SweepCreate(TypedDict):
     priority: NotRequired[int]
     trials: list[TrialChange]
     share_calibration: NotRequired[bool]
+
+
+class WebhookCreate(TypedDict):
+    """
+    An address that is to be told of the project's jobs and sweeps.
+    """
+
+    url: str
+    events: NotRequired[list[WebhookEventType]]
+    description: NotRequired[str]
 
 
 class JobCreate(TypedDict):
