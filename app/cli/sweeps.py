@@ -165,7 +165,8 @@ def _trials(sweep: "SweepResource") -> Table:
     sources = next(
         ([text.source for text in trial.figures.texts] for trial in sweep.trials if trial.figures is not None), []
     )
-    table = Table(title=f"{sweep.id} is {state(sweep.state)}", title_justify="left")
+    ended = f", ended {moment(sweep.completed_at)}" if sweep.completed_at else ""
+    table = Table(title=f"{sweep.id} is {state(sweep.state)}{ended}", title_justify="left")
     table.add_column("Trial", overflow="fold")
     table.add_column("Job", no_wrap=True)
     table.add_column("State")

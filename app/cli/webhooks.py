@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from eggs_client.models import DeliveryResource
     from eggs_client.requests import WebhookCreate
 
-app = typer.Typer(help="Have addresses told of jobs; needs a key with the scope admin.", no_args_is_help=True)
+app = typer.Typer(
+    help="Have addresses told of jobs and sweeps; needs a key with the scope admin.", no_args_is_help=True
+)
 
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="The webhook's id.")]
 
@@ -47,13 +49,14 @@ def create(
     event: Annotated[
         list[str] | None,
         typer.Option(
-            help="What it is told of, such as job.succeeded; may be given again. By default every change of state."
+            help="What it is told of, such as job.succeeded or sweep.completed; may be given again. By default "
+            "every change of a job's state."
         ),
     ] = None,
     description: Annotated[str, typer.Option(help="What you know it by.")] = "",
     as_json: options.Json = False,
 ) -> None:
-    """Have an address told of jobs; prints the webhook's id, and the secret that signs messages, this once."""
+    """Have an address told of jobs or sweeps; prints the webhook's id and, this once, the secret that signs."""
     request: WebhookCreate = {"url": address, "description": description}
     if event:
         request["events"] = event  # type: ignore[typeddict-item]  # the service says which there are
@@ -96,13 +99,13 @@ def deliveries(
         write_json(found)
         return
     table = Table()
-    for heading in ("Message", "Type", "Job", "State", "Tries", "Last try", "Answer", "Next try"):
+    for heading in ("Message", "Type", "About", "State", "Tries", "Last try", "Answer", "Next try"):
         table.add_column(heading, no_wrap=heading == "Message", overflow="fold")
     for delivery in found:
         table.add_row(
             delivery.id,
             delivery.type,
-            delivery.job_id or "",
+            delivery.job_id or delivery.sweep_id or "",
             delivery.state,
             str(delivery.attempts),
             moment(delivery.last_attempt_at),

@@ -314,6 +314,8 @@ def test_sweeps(eggs: Eggs, sessions: Sessions) -> None:
     found = json.loads(eggs("sweeps", "show", sweep["id"], "--json").stdout)
     assert (found["best"], found["trials"][0]["figures"]["texts"][0]["pruned"]) == (0, 130.1)
     assert json.loads(eggs("sweeps", "cancel", sweep["id"], "--json").stdout)["state"] == "cancelled"
+    ended = json.loads(eggs("sweeps", "show", sweep["id"], "--json").stdout)["completed_at"]
+    assert f"is cancelled, ended {ended[:19].replace('T', ' ')}" in eggs("sweeps", "show", sweep["id"]).stdout
     refused(eggs("sweeps", "cancel", sweep["id"]), "no job left")
     refused(eggs("sweeps", "show", "sweep_x"), "No such sweep")
     refused(eggs("sweeps", "submit", MODEL, "--vary", "method=ria"), "at least 2")
@@ -324,7 +326,7 @@ def test_webhooks(eggs: Eggs, settings: Settings, receiver: Receiver, admin_key:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return eggs("webhooks", *arguments, EGGS_API_KEY=admin_key)
 
-    webhook_id, secret = run("create", receiver.url, "--event", "job.succeeded").stdout.split()
+    webhook_id, secret = run("create", receiver.url, "--event", "sweep.completed").stdout.split()
     assert secret.startswith("whsec_")
     listed = run("list").stdout
     assert (webhook_id in listed, receiver.url in listed, secret in listed) == (True, True, False)
@@ -335,6 +337,9 @@ def test_webhooks(eggs: Eggs, settings: Settings, receiver: Receiver, admin_key:
     assert (message_id in shown, "webhook.ping" in shown) == (True, True)
     assert json.loads(run("redeliver", webhook_id, message_id, "--json").stdout)["id"] == message_id
     wait_for(lambda: len(receiver.received) == 2)
+    sweep = eggs("sweeps", "submit", MODEL, "--vary", "method=ria,wanda").stdout.strip()
+    eggs("sweeps", "cancel", sweep)
+    assert [sweep in run("deliveries", webhook_id, *form).stdout for form in ((), ("--json",))] == [True, True]
     refused(run("create", receiver.url, "--event", "job.eaten"), "events.0", "job.succeeded")
     refused(eggs("webhooks", "list"), "scope")
     assert "is deleted" in run("delete", webhook_id).stdout

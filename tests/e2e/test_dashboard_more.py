@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +18,14 @@ from tests.app.test_sweeps import succeed as measure
 from tests.app.test_workers import make_worker
 from tests.e2e.conftest import check_accessible, shot
 from tests.e2e.service import Service
+
+MODEL = "smollm2-135m-instruct"
+
+
+def posted(service: Service, path: str, **body: Any) -> Any:
+    """What the API answers."""
+    headers = {"Authorization": f"Bearer {service.key}"}
+    return httpx.post(f"{service.url}/v1/{path}", headers=headers, json=body or None).raise_for_status().json()
 
 
 def test_jobs_are_compared(page: Page, jobs: dict[str, str]) -> None:
@@ -102,10 +111,39 @@ def test_keys_are_made_and_revoked(page: Page, service: Service) -> None:
     assert opened.status_code == 401
 
 
-def test_webhooks_are_made_tried_and_deleted(page: Page, receiver: Receiver) -> None:
+def test_a_sweep_is_compared(page: Page, service: Service) -> None:
+    page.goto("/sweeps")
+    expect(page.get_by_role("heading", name="No sweeps yet")).to_be_visible()
+    shot(page, "sweeps-empty")
+    trials = [{"method": "ria"}, {"method": "wanda"}, {"pattern": "4:8"}]
+    sweep = posted(service, "sweeps", model=MODEL, name="which method", trials=trials)
+    page.get_by_role("link", name="which method").click()
+    rows = page.get_by_role("region", name="Trials").locator("tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(1)).to_contain_text("leaves no model")
+    measure(service.sessions, sweep["trials"][0]["job_id"], 130.1, 146.2)
+    expect(rows.nth(0)).to_contain_text("130.1")
+    expect(rows.nth(0)).to_contain_text("best")
+    expect(rows.nth(1)).to_contain_text("146.2")
+    expect(page.get_by_role("status")).to_contain_text("1 queued, 1 succeeded")
+    check_accessible(page)
+    shot(page, "sweep")
+    page.get_by_role("link", name="method=ria").click()
+    page.get_by_role("link", name="its sweep").click()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel the sweep").click()
+    expect(page.locator(".title .state")).to_have_text("cancelled")
+    expect(page.locator(".sub")).to_contain_text("· ended ")
+    shot(page, "sweep-ended")
+    page.get_by_role("link", name="Compare its jobs").click()
+    expect(page.get_by_role("heading", name="Compare 2 jobs")).to_be_visible()
+
+
+def test_webhooks_are_made_tried_and_deleted(page: Page, service: Service, receiver: Receiver) -> None:
     page.goto("/webhooks")
     expect(page.get_by_role("heading", name="No webhooks")).to_be_visible()
     page.get_by_label("URL").fill(receiver.url)
+    page.get_by_role("checkbox", name="sweep.completed").check()
     page.get_by_role("button", name="Make the webhook").click()
     secret = page.get_by_role("region", name="The secret")
     expect(secret).to_contain_text("whsec_")
@@ -131,37 +169,16 @@ def test_webhooks_are_made_tried_and_deleted(page: Page, receiver: Receiver) -> 
     first, second = receiver.received
     assert first.verified(old) == second.verified(new)
     assert new != old
+    sweep = posted(service, "sweeps", model=MODEL, trials=[{"method": "ria"}, {"method": "wanda"}])
+    posted(service, f"sweeps/{sweep['id']}/cancel")
+    expect(sent).to_contain_text("sweep.completed")
+    shot(page, "webhooks-sweep")
+    sent.get_by_role("link", name=sweep["id"]).click()
+    expect(page.locator(".sub")).to_contain_text("· ended ")
+    page.go_back()
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Delete the webhook").click()
     expect(page.get_by_role("heading", name="No webhooks")).to_be_visible()
-
-
-def test_a_sweep_is_compared(page: Page, service: Service) -> None:
-    page.goto("/sweeps")
-    expect(page.get_by_role("heading", name="No sweeps yet")).to_be_visible()
-    shot(page, "sweeps-empty")
-    trials = [{"method": "ria"}, {"method": "wanda"}, {"pattern": "4:8"}]
-    body = {"model": "smollm2-135m-instruct", "name": "which method", "trials": trials}
-    answer = httpx.post(f"{service.url}/v1/sweeps", headers={"Authorization": f"Bearer {service.key}"}, json=body)
-    sweep = answer.json()
-    page.get_by_role("link", name="which method").click()
-    rows = page.get_by_role("region", name="Trials").locator("tbody tr")
-    expect(rows).to_have_count(3)
-    expect(rows.nth(1)).to_contain_text("leaves no model")
-    measure(service.sessions, sweep["trials"][0]["job_id"], 130.1, 146.2)
-    expect(rows.nth(0)).to_contain_text("130.1")
-    expect(rows.nth(0)).to_contain_text("best")
-    expect(rows.nth(1)).to_contain_text("146.2")
-    expect(page.get_by_role("status")).to_contain_text("1 queued, 1 succeeded")
-    check_accessible(page)
-    shot(page, "sweep")
-    page.get_by_role("link", name="method=ria").click()
-    page.get_by_role("link", name="its sweep").click()
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Cancel the sweep").click()
-    expect(page.locator(".title .state")).to_have_text("cancelled")
-    page.get_by_role("link", name="Compare its jobs").click()
-    expect(page.get_by_role("heading", name="Compare 2 jobs")).to_be_visible()
 
 
 def test_workers_are_seen(page: Page, service: Service, jobs: dict[str, str]) -> None:

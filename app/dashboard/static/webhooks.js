@@ -12,7 +12,7 @@ function Deliveries({ id, act }) {
   return html`<${Problem} error=${error} />${!data && !error && html`<${Loading} label="Loading what was sent" />`}
     ${data?.data.length === 0 && html`<p class="help">Nothing was sent yet.</p>`}
     ${data?.data.length > 0 && html`<${Table} caption="The last messages" head=${["Event", "State", "Answer", "Attempts", "Sent", "~Send again"]}>${data.data.map((one) => html`<tr key=${one.id}>
-      <td>${one.type}${one.job_id && html`<br /><a href=${`/jobs/${one.job_id}`}>${one.job_id}</a>`}</td><td><span class=${`state ${one.state}`}><span class="dot" aria-hidden="true"></span>${one.state}</span></td>
+      <td>${one.type}${one.job_id && html`<br /><a href=${`/jobs/${one.job_id}`}>${one.job_id}</a>`}${one.sweep_id && html`<br /><a href=${`/sweeps/${one.sweep_id}`}>${one.sweep_id}</a>`}</td><td><span class=${`state ${one.state}`}><span class="dot" aria-hidden="true"></span>${one.state}</span></td>
       <td>${one.last_error ?? one.last_status ?? "–"}</td><td>${one.attempts}</td><td><${When} at=${one.last_attempt_at ?? one.created_at} /></td>
       <td>${one.state !== "pending" && html`<button type="button" class="quiet" onClick=${() => resend(one)}>Send again</button>`}</td></tr>`)}<//>`}`;
 }
@@ -66,7 +66,7 @@ export function Webhooks() {
     ${made && html`<div class="card made" role="status"><h2>The secret of ${made.url}</h2><p><strong>This is shown only once.</strong> The receiver checks signatures with it.</p><${Code} text=${made.secret} label="The secret" /><button type="button" onClick=${() => setMade(null)}>I have it</button></div>`}
     <${Problem} error=${failure ?? error} again=${error && again} />
     ${!data && !error && html`<${Loading} label="Loading webhooks" />`}
-    ${data?.data.length === 0 && html`<${Empty} title="No webhooks"><p>Have an address of yours told when jobs start, succeed or fail.</p><//>`}
+    ${data?.data.length === 0 && html`<${Empty} title="No webhooks"><p>Have an address of yours told when jobs start, succeed or fail, and when sweeps end.</p><//>`}
     ${data?.data.map((hook) => html`<section key=${hook.id} class="card hook"><div class="title"><h2>${hook.url}</h2><span class=${`state ${hook.enabled ? "succeeded" : "cancelled"}`}><span class="dot" aria-hidden="true"></span>${hook.enabled ? "enabled" : "disabled"}</span></div>
       <p class="sub">${hook.description || "No description"} · made <${When} at=${hook.created_at} /></p>${hook.disabled_reason && html`<p class="fault">${hook.disabled_reason}</p>`}
       <p class="tags">${hook.events.map((one) => html`<span key=${one} class="tag">${one}</span>`)}</p>
@@ -74,5 +74,5 @@ export function Webhooks() {
         <button type="button" onClick=${() => rotate(hook)}>New secret</button><button type="button" class="danger" onClick=${() => remove(hook)}>Delete</button>
         <button type="button" class="quiet" aria-expanded=${String(open === hook.id)} onClick=${() => setOpen(open === hook.id ? null : hook.id)}>What was sent</button></div>
       ${open === hook.id && html`<${Deliveries} id=${hook.id} act=${act} />`}</section>`)}
-    ${schema && html`<${NewWebhook} events=${schema.JobEventType.enum} standard=${schema.WebhookCreate.properties.events.default} made=${(hook) => { setMade(hook); again(); window.scrollTo(0, 0); }} />`}${question}`;
+    ${schema && html`<${NewWebhook} events=${schema.WebhookEventType.enum} standard=${schema.WebhookCreate.properties.events.default} made=${(hook) => { setMade(hook); again(); window.scrollTo(0, 0); }} />`}${question}`;
 }
