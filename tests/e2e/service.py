@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import httpx
 import torch
 import uvicorn
 from sqlalchemy import insert
@@ -38,6 +39,7 @@ from eggs_core.report import Report
 from tests.app.build import make_job
 from tests.conftest import wait_for
 
+MODEL = "smollm2-135m-instruct"
 BLOCKS = 30
 TYPES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CONTENT = b"weights" * 1000
@@ -85,6 +87,12 @@ def running(folder: Path) -> Iterator[Service]:
         server.should_exit = True
         thread.join()
         engine.dispose()
+
+
+def posted(service: Service, path: str, **body: Any) -> Any:
+    """What the API answers."""
+    headers = {"Authorization": f"Bearer {service.key}"}
+    return httpx.post(f"{service.url}/v1/{path}", headers=headers, json=body or None).raise_for_status().json()
 
 
 def claim(service: Service, job_id: str) -> Lease:
