@@ -9,7 +9,7 @@ from app.keys import service as keys
 from app.keys.service import Scope
 from tests.app.build import make_job, read_job
 from tests.e2e.browser import session_of
-from tests.e2e.conftest import check_accessible, names, shot
+from tests.e2e.conftest import PHONE, check_accessible, names, shot
 from tests.e2e.service import Service, advance, claim
 
 
@@ -93,6 +93,35 @@ def test_jobs_are_filtered_sorted_and_kept_in_the_url(page: Page, jobs: dict[str
     expect(page.get_by_role("columnheader", name="Submitted")).to_have_attribute("aria-sort", "descending")
     page.get_by_role("button", name="Submitted").click()
     expect(names(page).first).to_have_text("smollm2 at 2:4")
+
+
+def test_jobs_are_sorted_and_all_are_selected_on_a_phone(page: Page, jobs: dict[str, str]) -> None:
+    by_age = ["smollm2 with RIA", "smollm2 at 2:4"]
+    page.set_viewport_size(PHONE)
+    page.goto("/jobs?state=succeeded")
+    expect(names(page)).to_have_text(by_age)
+    everything, column = page.get_by_label("Select all jobs of this page"), page.get_by_label("Sort by")
+    expect(column.locator("option")).to_have_text(["Job", "State", "Model", "Method", "Submitted"])
+    expect(column).to_have_value("created_at")
+    everything.focus()
+    page.keyboard.press("Space")
+    expect(page.get_by_text("2 selected")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(column).to_be_focused()
+    page.keyboard.type("job")
+    expect(page).to_have_url(re.compile("sort=name$"))
+    expect(names(page)).to_have_text(by_age[::-1])
+    check_accessible(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    shot(page, "phone-jobs-sorted")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Ascending: turn round")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("sort=-name$"))
+    expect(names(page)).to_have_text(by_age)
+    column.select_option("Submitted")
+    expect(page).to_have_url(re.compile("state=succeeded$"))
+    expect(names(page)).to_have_text(by_age)
 
 
 def test_pages_survive_a_reload_and_jobs_are_cancelled_in_bulk(page: Page, service: Service) -> None:

@@ -11,6 +11,7 @@ const PAGE = 25;
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
 const METHODS = ["eggs", "sparsegpt", "ria", "wanda", "magnitude"];
 const COLUMNS = [["name", "Job"], ["state", "State"], ["model", "Model"], ["method", "Method"], ["created_at", "Submitted"], [null, "Time"]];
+const NEWEST = "-created_at"; // first, where nothing else is asked for
 
 function query(url) {
   const asked = new URLSearchParams({ limit: PAGE });
@@ -67,18 +68,24 @@ function Tags() {
       onClick=${() => navigate(withQuery({ tag: tags.filter((other) => other !== tag), after: null }))}>${tag} ×</button>`)}`;
 }
 
+// Where there is room for columns each sorts by itself, and where there is none a list of them does.
 function Head({ sort, all, some, choose }) {
   const box = useRef();
   useEffect(() => { box.current.indeterminate = some && !all; });
+  const down = sort.startsWith("-"), by = sort.replace("-", "");
+  const order = (column) => {
+    const turned = column === by ? !down : column === NEWEST.slice(1);
+    const next = `${turned ? "-" : ""}${column}`;
+    navigate(withQuery({ sort: next === NEWEST ? null : next, after: null }));
+  };
+  const arrow = html`<span aria-hidden="true">${down ? "↓" : "↑"}</span>`;
   return html`<thead><tr>
-    <th scope="col" class="pick"><input type="checkbox" ref=${box} checked=${all} aria-label="Select all jobs of this page" onChange=${(event) => choose(event.target.checked)} /></th>
-    ${COLUMNS.map(([column, title]) => {
-      if (!column) return html`<th key=${title} scope="col">${title}</th>`;
-      const down = sort === `-${column}`, up = sort === column;
-      const next = column === "created_at" ? (down ? "created_at" : null) : (up ? `-${column}` : column);
-      return html`<th key=${column} scope="col" aria-sort=${down ? "descending" : up ? "ascending" : "none"}>
-        <button type="button" class="sort" onClick=${() => navigate(withQuery({ sort: next, after: null }))}>${title}<span aria-hidden="true">${down ? " ↓" : up ? " ↑" : ""}</span></button></th>`;
-    })}</tr></thead>`;
+    <th scope="col" class="pick"><label><input type="checkbox" ref=${box} checked=${all} aria-label="Select all jobs of this page" onChange=${(event) => choose(event.target.checked)} /><span>Select all</span></label></th>
+    ${COLUMNS.map(([column, title]) => (column ? html`<th key=${column} scope="col" aria-sort=${column !== by ? "none" : down ? "descending" : "ascending"}>
+      <button type="button" class="sort" onClick=${() => order(column)}>${title}${column === by && arrow}</button></th>` : html`<th key=${title} scope="col">${title}</th>`))}
+    <td class="order"><label for="sort">Sort by</label><select id="sort" value=${by} onChange=${(event) => order(event.target.value)}>
+      ${COLUMNS.map(([column, title]) => column && html`<option key=${column} value=${column}>${title}</option>`)}</select>
+      <button type="button" aria-label=${down ? "Descending: turn round" : "Ascending: turn round"} onClick=${() => order(by)}>${arrow}</button></td></tr></thead>`;
 }
 
 const Row = ({ job, picked, pick }) => html`<tr class=${picked ? "picked" : ""}>
@@ -143,7 +150,7 @@ export function Jobs({ session }) {
         ${chosen.length > 1 && html`<a class="button" href=${`/compare?${chosen.map((job) => `job=${job.id}`).join("&")}`}>Compare</a>`}
         <button type="button" class="quiet" onClick=${() => setPicked([])}>Clear</button>`}</div>
       <div class="jobs-table"><table class="jobs"><caption class="sr">Jobs of the project ${session.project}</caption>
-      <${Head} sort=${url.get("sort") ?? "-created_at"} all=${chosen.length === jobs.length} some=${chosen.length > 0}
+      <${Head} sort=${url.get("sort") ?? NEWEST} all=${chosen.length === jobs.length} some=${chosen.length > 0}
         choose=${(on) => setPicked(on ? jobs.map((job) => job.id) : [])} />
       <tbody>${jobs.map((job) => html`<${Row} key=${job.id} job=${job} picked=${picked.includes(job.id)}
         pick=${() => setPicked(picked.includes(job.id) ? picked.filter((id) => id !== job.id) : [...picked, job.id])} />`)}</tbody></table></div>`}
