@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from app.keys import service as keys
+from app.keys.service import Scope
 from tests.app.build import read_job
 from tests.e2e.browser import DESKTOP, session_of
 from tests.e2e.conftest import PHONE, check_accessible, names, shot
@@ -55,7 +57,32 @@ def test_dark_and_narrow(page: Page, jobs: dict[str, str], name: str) -> None:
 def test_what_is_not_there(page: Page, path: str, said: str) -> None:
     page.goto(path)
     expect(page.locator("main")).to_contain_text(said)
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)
     check_accessible(page)
+
+
+@pytest.mark.parametrize("status", [408, 429, 503])
+def test_what_may_pass_can_be_tried_again(page: Page, status: int) -> None:
+    problem = json.dumps({"title": "Not now", "detail": "Ask again in a moment."})
+    page.route("**/v1/keys", lambda route: route.fulfill(status=status, body=problem))
+    page.goto("/keys")
+    expect(page.get_by_role("alert")).to_contain_text("Not now")
+    page.unroute("**/v1/keys")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("region", name="Keys")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_what_a_key_may_not_do_is_not_tried_again(
+    anonymous: Page, context: BrowserContext, service: Service
+) -> None:
+    page = anonymous
+    with service.sessions.begin() as session:
+        _, token = keys.create(session, name="reader", scopes=[Scope.JOBS_READ])
+    context.add_cookies([session_of(service, token)])
+    page.goto("/keys")
+    expect(page.get_by_role("alert")).to_contain_text("admin")
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)
 
 
 def test_a_theme_is_chosen_and_kept(page: Page) -> None:

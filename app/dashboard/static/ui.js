@@ -53,6 +53,10 @@ export const Progress = ({ value, label }) => html`<progress max="1" value=${val
 // Text with `code` in it, as the API writes it.
 export const Text = ({ text }) => (text ?? "").split("`").map((part, index) => (index % 2 ? html`<code>${part}</code>` : part));
 
+// Whether the same request may be answered otherwise a moment later. What is refused for what it is stays refused; all
+// else passes: no connection or one that breaks off, a service that fails, and what came too slowly or too often.
+const mayPass = ({ status }) => status === undefined || status >= 500 || status === 408 || status === 429;
+
 export function Problem({ error, again }) {
   if (!error) return null;
   const errors = error.problem?.errors ?? [];
@@ -60,7 +64,7 @@ export function Problem({ error, again }) {
     <strong>${error.title ?? "Something went wrong on this page"}</strong>
     <p><${Text} text=${error.message} /></p>
     ${errors.length > 0 && html`<ul>${errors.map((one) => html`<li><code>${one.pointer ?? one.parameter ?? ""}</code> <${Text} text=${one.message} /></li>`)}</ul>`}
-    ${again && html`<button type="button" onClick=${again}>Try again</button>`}
+    ${again && mayPass(error) && html`<button type="button" onClick=${again}>Try again</button>`}
   </div>`;
 }
 
