@@ -16,7 +16,7 @@ _SIZES: dict[str, Any] = {
 _MEMORY: dict[str, Any] = {
     "bytes": 1288490188,
     "at_least": False,
-    "basis": "The most that 3 jobs of this model took with eggs:balanced.",
+    "basis": "The most that 3 jobs of this model took with eggs:balanced and as much calibration.",
 }
 _TIME: dict[str, Any] = {
     "seconds": 101.2,

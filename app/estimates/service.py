@@ -25,7 +25,7 @@ from eggs_core.sources import resolve_model
 from eggs_core.spec import OutputFormat, PruneSpec
 
 _LOOKED_AT = 5
-_NOT_AT_HAND = "The model is not at hand before a worker has fetched or converted it; a job of it tells."
+_NOT_AT_HAND = "Known once a job of this model has succeeded here: a worker fetches or converts it first."
 
 
 def estimate(session: Session, settings: Settings, project: str, body: JobCreate) -> Estimate:
@@ -81,11 +81,11 @@ def _memory(size: ModelSize | None, body: JobCreate, same: list[Report]) -> Memo
     windows = _windows(body)
     peaks = [r.bytes.peak_resident for r in same if r.spec.label == body.label and _windows(r.spec) == windows]
     if peaks:
-        jobs_ = "a job" if len(peaks) == 1 else f"{len(peaks)} jobs"
-        basis = f"The most that {jobs_} of this model took, with {body.label} and as much calibration."
+        jobs_ = "What a job" if len(peaks) == 1 else f"The most that {len(peaks)} jobs"
+        basis = f"{jobs_} of this model took with {body.label} and as much calibration."
         return MemoryEstimate(bytes=max(peaks), at_least=False, basis=basis)
     if size is None or size.least_bytes is None or size.hidden is None:
-        why = f"No job of this model has succeeded with {body.label} and as much calibration."
+        why = f"No job of this model with {body.label} and as much calibration has succeeded here."
         return MemoryEstimate(bytes=None, at_least=False, basis=why)
     return MemoryEstimate(
         bytes=size.least_bytes + windows * size.hidden * size.itemsize,
@@ -99,7 +99,11 @@ def _time(size: ModelSize | None, body: JobCreate, alike: list[Report]) -> TimeE
     own = [r for r in alike if r.model.reference == body.model and r.spec.revision == body.revision]
     known = own or (alike if size is not None else [])
     if not known:
-        why = f"No job with {body.label} has succeeded here." if not alike else _NOT_AT_HAND
+        why = f"No job with {body.label} has succeeded here."
+        if alike:
+            why = (
+                f"Jobs of other models have succeeded with {body.label}; they tell once this one's size is known."
+            )
         return TimeEstimate(seconds=None, low=None, high=None, basis=why)
     tokens = _windows(body) * body.seeds
     seconds = []

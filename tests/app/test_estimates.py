@@ -85,6 +85,21 @@ def test_memory_and_time_are_those_of_jobs(client: TestClient, sessions: Session
     assert estimate(client, model=model, effort="best")["time"]["seconds"] is None
 
 
+def test_each_figure_says_what_it_rests_on(client: TestClient, sessions: Sessions, settings: Settings) -> None:
+    settings.allow_hub = True
+    succeed(sessions, 100, 7)
+    model = "smollm2-135m-instruct"
+    assert estimate(client, model=model)["memory"]["basis"].startswith("What a job of this model took")
+    succeed(sessions, 100, 7)
+    found = estimate(client, model=model)
+    assert found["memory"]["basis"].startswith("The most that 2 jobs of this model took")
+    assert found["time"]["basis"].startswith("From 2 jobs of this model")
+    found = estimate(client, model="org/on-the-hub")
+    assert found["sizes"]["basis"].startswith("Known once a job of this model has succeeded")
+    assert found["memory"]["basis"].startswith("No job of this model")
+    assert found["time"]["basis"].startswith("Jobs of other models")
+
+
 def test_what_could_not_be_submitted_is_not_estimated(client: TestClient) -> None:
     assert code(client.post("/v1/estimates", json={"model": "not-there"})) == "model-not-found"
     assert code(client.post("/v1/estimates", json={"model": "x", "pattern": "5:4"})) == "invalid-request"

@@ -3,6 +3,7 @@
 import { html, useEffect, useState } from "./preact.js";
 import { post } from "./api.js";
 import { duration, share, size } from "./format.js";
+import { Text } from "./ui.js";
 
 const PAUSE = 400;
 
@@ -32,11 +33,12 @@ const Figure = ({ name, value, note }) => html`<div class="figure"><dt>${name}</
 export function Estimate({ request }) {
   const { data, error } = useEstimate(request);
   let shown = html`<p class="help">Choose a model to see what the job would leave and take.</p>`;
-  if (error) shown = html`<p class="fault">${error.message}</p>`;
+  if (error) shown = html`<p class="fault"><${Text} text=${error.message} /></p>`;
   else if (data) {
     const { sizes, memory, time } = data;
     const forms = sizes.dense_bytes && `Packed ${size(sizes.packed_bytes)}, ${share(sizes.packed_bytes / sizes.dense_bytes)} of the dense ${size(sizes.dense_bytes)}. `;
-    const spread = time.seconds !== null && time.low !== time.high && `From ${duration(time.low)} to ${duration(time.high)}. `;
+    const [low, high] = [duration(time.low), duration(time.high)];
+    const spread = low !== high && `${low} to ${high}. `;
     shown = html`<dl class="estimate">
       <${Figure} name="Output" value=${sizes.output_bytes === null ? "Not known" : size(sizes.output_bytes)} note=${`${forms || ""}${sizes.basis}`} />
       <${Figure} name="Memory" value=${memory.bytes === null ? "Not known" : `${memory.at_least ? "At least " : ""}${size(memory.bytes)}`} note=${memory.basis} />
