@@ -8,8 +8,8 @@ from playwright.sync_api import Page, expect
 
 from tests.app.build import make_job
 from tests.app.test_sweeps import succeed as measure
-from tests.e2e.conftest import check_accessible, shot
-from tests.e2e.service import MODEL, Service, posted
+from tests.e2e.conftest import PHONE, check_accessible, shot
+from tests.e2e.service import MODEL, Service, fail, posted
 
 
 def test_jobs_are_compared(page: Page, jobs: dict[str, str]) -> None:
@@ -74,6 +74,21 @@ def test_more_jobs_than_fit_side_by_side(page: Page, service: Service) -> None:
     expect(page.get_by_role("status")).to_contain_text("These are the first 8 of 10 jobs")
     check_accessible(page)
     shot(page, "compare-many")
+
+
+def test_jobs_without_a_report(page: Page, service: Service, jobs: dict[str, str]) -> None:
+    page.goto(f"/compare?job={jobs['failed']}&job={jobs['queued']}")
+    expect(page.get_by_role("row", name="No report yet")).to_be_visible()
+    check_accessible(page)
+    shot(page, "compare-no-report")
+    page.set_viewport_size(PHONE)
+    shot(page, "phone-compare-no-report")
+    another = fail(service, name="does not fit either")
+    page.goto(f"/compare?job={jobs['failed']}&job={another}")
+    expect(page.get_by_role("row", name="None of these jobs has succeeded")).to_be_visible()
+    page.goto(f"/compare?job={jobs['succeeded']}&job={another}")
+    expect(page.get_by_role("row", name="Perplexity, pruned")).to_be_visible()
+    expect(page.locator("main")).not_to_contain_text("No report")
 
 
 def test_a_sweep_is_compared(page: Page, service: Service) -> None:

@@ -4,7 +4,7 @@ import { html, useState } from "./preact.js";
 import { get } from "./api.js";
 import { useLocation } from "./router.js";
 import { between, duration, number, share, size } from "./format.js";
-import { Empty, State, Verdict, Waiting, useLoaded, useTitle } from "./ui.js";
+import { Empty, FINAL, State, Verdict, Waiting, useLoaded, useTitle } from "./ui.js";
 import { Chart, METRICS, byBlock } from "./charts.js";
 import { requestOf } from "./requests.js";
 
@@ -37,7 +37,14 @@ const RESULTS = [
   ["Time", (report) => report.seconds.total, duration, Math.min],
 ];
 
-function Results({ reports }) {
+// In the place of rows where there are none.
+const Row = ({ columns, children }) => html`<tr><td colspan=${columns}><span class="none">${children}</span></td></tr>`;
+
+function Results({ jobs, reports }) {
+  if (reports.every((report) => report === null)) {
+    return html`<${Row} columns=${jobs.length + 1}>${jobs.every((job) => FINAL.includes(job.state)) ? "None of these jobs has succeeded, so there is no report to compare."
+      : "No report yet: a job has one when it has succeeded."}<//>`;
+  }
   return RESULTS.map(([name, of, show, best]) => {
     const values = reports.map((report) => (report ? of(report) ?? null : null));
     const known = values.filter((value) => value !== null);
@@ -73,10 +80,10 @@ export function Compare() {
     ${named.length > MOST && html`<p class="notice" role="status">These are the first ${MOST} of ${named.length} jobs; more do not fit side by side. <code>eggs compare</code> compares as many as you name.</p>`}
     <section class="card"><div class="wide" tabindex="0" role="region" aria-label="Jobs side by side"><table class="compare">
       <thead><tr><th scope="col"><span class="sr">Of each job</span></th>${jobs.map((job) => html`<th key=${job.id} scope="col"><a href=${`/jobs/${job.id}`}>${unique(job)}</a><br /><${State} state=${job.state} /> <${Verdict} verdict=${job.verdict} /></th>`)}</tr></thead>
-      <tbody><tr class="part"><th colspan=${jobs.length + 1} scope="rowgroup">What came of it</th></tr><${Results} reports=${reports} /></tbody>
+      <tbody><tr class="part"><th colspan=${jobs.length + 1} scope="rowgroup">What came of it</th></tr><${Results} jobs=${jobs} reports=${reports} /></tbody>
       <tbody><tr class="part"><th colspan=${jobs.length + 1} scope="rowgroup">What was asked <label class="inline"><input type="checkbox" checked=${all} onChange=${(event) => setAll(event.target.checked)} />what is the same too</label></th></tr>
-        ${shown.length === 0 && html`<tr><td colspan=${jobs.length + 1}>All of them were asked the same.</td></tr>`}
-        ${shown.map((row) => html`<tr key=${row.name} class=${row.differ ? "differs" : ""}><th scope="row">${row.name}</th>${row.values.map((value) => html`<td>${plain(value)}</td>`)}</tr>`)}</tbody></table></div></section>
+        ${shown.length === 0 && html`<${Row} columns=${jobs.length + 1}>All of them were asked the same.<//>`}
+        ${shown.map((row) => html`<tr key=${row.name} class=${row.differ ? "differs" : ""}><th scope="row">${row.name.split(/(?<=[._])/).map((part) => html`${part}<wbr />`)}</th>${row.values.map((value) => html`<td>${plain(value)}</td>`)}</tr>`)}</tbody></table></div></section>
     ${types.length > 0 && html`<section class="card"><h2>Layers</h2><label class="inline">Layers of type <select value=${type} onChange=${(event) => setType(event.target.value)}>
         <option value="">all, mean of each block</option>${types.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select></label>
       <div class="charts">${METRICS.map((metric) => html`<${Chart} key=${`${metric.id}${type}`} title=${metric.title} help=${metric.help} y=${metric.title} file=${`compare-${metric.id}`} reference=${metric.reference}
