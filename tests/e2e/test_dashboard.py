@@ -1,5 +1,6 @@
 """The page in a real browser, for everybody: in the dark, on a phone, by keyboard alone, with many jobs."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
