@@ -33,10 +33,16 @@ GRAM_BYTES = 2 << 30
 def passes(spec: PruneSpec) -> int:
     """Work per block and calibration token, in forward passes.
 
-    One to see what enters its layers, one to pass on what the pruned block makes of it, and for training one for
-    the targets, then epochs of three.
+    One to see what enters its layers; but for effort `fast` one to pass on what the pruned block makes of it; and
+    for training one for the targets, then epochs of three.
     """
-    return 2 + (1 + 3 * EPOCHS if spec.effective_effort is Effort.BEST else 0)
+    match spec.effective_effort:
+        case Effort.FAST:
+            return 1
+        case Effort.BEST:
+            return 3 + 3 * EPOCHS
+        case _:
+            return 2
 
 
 def plan(skeleton: Skeleton, spec: PruneSpec) -> list[list[PrunableLayer]]:
@@ -69,9 +75,10 @@ def prune_blocks(
     """Prunes the `layers` that were planned, on calibration `tokens` (windows, L), writing a shard for each block.
 
     Shard 0 holds what lies outside the blocks, unchanged. Each block is measured on what the pruned blocks
-    before it make of the tokens. `on_block` is called with each block's index and figures once its shard is
-    on disk, and may raise to stop the run. The models that are `compared` get their shards of each block from the
-    same statistics, gathered as the blocks of `spec` pass the tokens on.
+    before it make of the tokens, or with effort `fast` on what the dense ones do. `on_block` is called with each
+    block's index and figures once its shard is on disk, and may raise to stop the run. The models that are
+    `compared` get their shards of each block from the same statistics, gathered as the blocks of `spec` pass the
+    tokens on.
 
     Blocks that the `journal` has as finished are not pruned again; their weights pass the tokens on as they did,
     to the bit, and `on_block` is called for them too.
@@ -92,7 +99,7 @@ def prune_blocks(
         for index in range(len(layers)):
             group.first(partial(adopt, index))
         return
-    best = spec.effective_effort is Effort.BEST
+    best, fast = (spec.effective_effort is effort for effort in (Effort.BEST, Effort.FAST))
     stream = BlockStream(skeleton, group.shard(tokens), MIN_BATCHES if best else 1)
     hidden = stream.embed()
     # Where blocks are trained to give the dense model's outputs, its hidden states go along.
@@ -101,7 +108,8 @@ def prune_blocks(
     with_gram = any(needs_gram(asked) for asked in (spec, *(model.spec for model in compared)))
 
     def replay(index: int, call: BlockCall) -> None:
-        skeleton.replace(index, load_file(writer.path(index + 1)))
+        if not fast:
+            skeleton.replace(index, load_file(writer.path(index + 1)))
         for i, states in enumerate(hidden):
             hidden[i] = call(states)
         group.first(partial(adopt, index))
@@ -117,10 +125,14 @@ def prune_blocks(
         changed: dict[str, Tensor] = {}
         pruned: list[PrunedLayer] = []
         waiting = layers[index]
+        passed = list(hidden) if with_gram else hidden  # for Gram matrices the text may pass through again
         while waiting:
             with gather(waiting, tokens.numel(), GRAM_BYTES if with_gram else 0, group) as statistics:
-                for states in hidden:
-                    statistics.feed(call, states)
+                for i, states in enumerate(hidden):
+                    if fast:
+                        passed[i] = call(states)
+                    else:
+                        statistics.feed(call, states)
             ready, waiting = _split(waiting, statistics, with_gram)
             sets = list(_sharing(ready, statistics))
             for model in compared:
@@ -150,7 +162,9 @@ def prune_blocks(
                 journal.record(_step(index), {"layers": figures, "compared": of_compared}, files)
 
         group.first(write)
-        if index + 1 < len(skeleton.blocks):
+        if fast and layers[index]:
+            hidden[:] = passed
+        elif index + 1 < len(skeleton.blocks):
             for i, states in enumerate(hidden):
                 hidden[i] = call(states)
         group.first(lambda: on_block(index, reports))

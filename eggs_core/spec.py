@@ -66,7 +66,7 @@ class Effort(StrEnum):
 
 
 EFFORT_DESCRIPTIONS = {
-    Effort.FAST: "RIA importance; the kept weights stay as they are.",
+    Effort.FAST: "RIA importance, from one pass of the dense model; the kept weights stay as they are.",
     Effort.BALANCED: "Mask and weights chosen together, to keep each layer's outputs on the calibration text.",
     Effort.BEST: "As balanced, then every block is trained on the calibration text to give the dense model's "
     "outputs. Takes several times as long.",

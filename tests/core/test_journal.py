@@ -70,6 +70,7 @@ def assert_same(a: Path, b: Path, reports: tuple[Report, Report]) -> None:
 
 
 METHODS: dict[str, dict[str, Any]] = {
+    "fast": {"effort": "fast"},
     "balanced": {},
     "best": {"effort": "best"},
     "packed": {"output": {"format": "packed"}},

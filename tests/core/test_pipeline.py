@@ -130,6 +130,21 @@ def test_ignored_layers_stay_dense(make_model: MakeModel, tmp_path: Path) -> Non
     assert (text.perplexity.ratio, text.kl_divergence, text.top1_agreement) == (1, 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("method", "dense"), [({"effort": "fast"}, True), ({"effort": "balanced"}, False), ({"method": "ria"}, False)]
+)
+def test_what_a_block_is_measured_on(
+    method: dict[str, Any], dense: bool, make_model: MakeModel, tmp_path: Path
+) -> None:
+    """What the dense blocks before it make of the text (effort fast), or the pruned ones."""
+    errors = []
+    for name, ignore in (("all", ()), ("last", ("*.layers.0.*",))):
+        spec = spec_for(make_model("llama"), ignore=ignore, evaluation=None, permute=False, **method)
+        report = prune(spec, tmp_path / name, cache_dir=tmp_path)
+        errors.append([layer.relative_output_error for layer in report.layers if layer.block == 1])
+    assert (errors[0] == errors[1]) is dense
+
+
 @pytest.mark.parametrize("pattern", ["1:2", "1:4", "4:8", "8:8", "3:16", "20:32"])
 def test_any_pattern(pattern: str, make_model: MakeModel, tmp_path: Path) -> None:
     spec = spec_for(make_model("llama"), pattern=NMPattern.parse(pattern), min_degree=1)

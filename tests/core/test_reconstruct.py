@@ -97,4 +97,4 @@ def test_one_batch_is_left_alone() -> None:
 
 def test_progress_counts_the_epochs(make_model: MakeModel) -> None:
     work = [passes(spec_for(make_model("llama"), effort)) for effort in Effort]
-    assert work[0] == work[1] < work[2]
+    assert work[0] < work[1] < work[2]

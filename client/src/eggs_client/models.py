@@ -1065,7 +1065,7 @@ class PruneSpec(Answer):
     )
     effort: Effort | None = Field(
         default=None,
-        description="For method `eggs` only, where null means `balanced`. `fast`: RIA importance; the kept weights stay as they are. `balanced`: Mask and weights chosen together, to keep each layer's outputs on the calibration text. `best`: As balanced, then every block is trained on the calibration text to give the dense model's outputs. Takes several times as long.",
+        description="For method `eggs` only, where null means `balanced`. `fast`: RIA importance, from one pass of the dense model; the kept weights stay as they are. `balanced`: Mask and weights chosen together, to keep each layer's outputs on the calibration text. `best`: As balanced, then every block is trained on the calibration text to give the dense model's outputs. Takes several times as long.",
     )
     min_degree: int | str | None = Field(
         default=None,
