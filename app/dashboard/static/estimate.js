@@ -30,9 +30,10 @@ function useEstimate(request) {
 
 const Figure = ({ name, value, note }) => html`<div class="figure"><dt>${name}</dt><dd>${value}</dd><dd class="help">${note}</dd></div>`;
 
-export function Estimate({ request }) {
+// `request`: null while it is not one that could be submitted, for want of a model or by what the form marks.
+export function Estimate({ request, model }) {
   const { data, error } = useEstimate(request);
-  let shown = html`<p class="help">Choose a model to see what the job would leave and take.</p>`;
+  let shown;
   if (error) shown = html`<p class="fault"><${Text} text=${error.message} /></p>`;
   else if (data) {
     const { sizes, memory, time } = data;
@@ -43,6 +44,6 @@ export function Estimate({ request }) {
       <${Figure} name="Output" value=${sizes.output_bytes === null ? "Not known" : size(sizes.output_bytes)} note=${`${forms || ""}${sizes.basis}`} />
       <${Figure} name="Memory" value=${memory.bytes === null ? "Not known" : `${memory.at_least ? "At least " : ""}${size(memory.bytes)}`} note=${memory.basis} />
       <${Figure} name="Time" value=${time.seconds === null ? "Not known" : `About ${duration(time.seconds)}`} note=${`${spread || ""}${time.basis}`} /></dl>`;
-  }
+  } else shown = html`<p class="help">${request ? "Estimating…" : model ? "Shown when each field has a value that fits." : "Choose a model to see what the job would leave and take."}</p>`;
   return html`<section class="card"><h2>Estimate</h2><div aria-live="polite">${shown}</div></section>`;
 }

@@ -65,7 +65,7 @@ function Form({ schemas, models, initial }) {
       <div id="refused"><${Problem} error=${general} /></div>
       <div class="actions"><button type="submit" class="primary" disabled=${busy}>${busy ? "Submitting…" : "Submit job"}</button>
         ${touched === true && found.length > 0 && html`<span class="fault" role="status">${found.length === 1 ? "One field needs" : `${found.length} fields need`} another value.</span>`}</div></form>
-    <aside><${Estimate} request=${found.length || !value.model ? null : value} /><section class="card"><h2>The request</h2><p class="help">What is left out takes its default. The same job from a terminal or a program:</p><${Request} request=${value.hub_token ? { ...value, hub_token: "hf_…" } : value} /></section></aside></div>`;
+    <aside><${Estimate} request=${found.length ? null : value} model=${value.model} /><section class="card"><h2>The request</h2><p class="help">What is left out takes its default. The same job from a terminal or a program:</p><${Request} request=${value.hub_token ? { ...value, hub_token: "hf_…" } : value} /></section></aside></div>`;
 }
 
 export function NewJob() {
