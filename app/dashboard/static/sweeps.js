@@ -59,8 +59,8 @@ export function Sweep({ id, session }) {
   };
   return html`${crumb}
     <div class="title"><h1>${sweep.name ?? sweep.id}</h1><${State} state=${sweep.state} />
-      ${!FINAL.includes(sweep.state) && session.scopes.includes("jobs:write") && html`<button type="button" class="danger" onClick=${cancel}>Cancel</button>`}
-      ${jobs.length > 1 && html`<a class="button" href=${`/compare?${jobs.map((job) => `job=${job}`).join("&")}`}>Compare its jobs</a>`}</div>
+      <div class="actions">${!FINAL.includes(sweep.state) && session.scopes.includes("jobs:write") && html`<button type="button" class="danger" onClick=${cancel}>Cancel</button>`}
+        ${jobs.length > 1 && html`<a class="button" href=${`/compare?${jobs.map((job) => `job=${job}`).join("&")}`}>Compare its jobs</a>`}</div></div>
     <p class="sub"><span role="status">${sweep.model}: ${sweep.trials.length} trials, ${counts(sweep.jobs)}</span> · submitted <${When} at=${sweep.created_at} />${sweep.completed_at && html` · ended <${When} at=${sweep.completed_at} />`}</p>
     <${Problem} error=${failure ?? error} again=${error && again} />
     <section class="card"><${Trials} sweep=${sweep} /></section>${question}`;
