@@ -29,7 +29,7 @@ def scrape(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
     """Every figure as Prometheus reads it over HTTP, by its name and the values of its labels."""
     port = free_port()
     metrics.serve(registry, "127.0.0.1", port)
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
 

@@ -131,6 +131,7 @@ def test_by_keyboard_alone(page: Page, jobs: dict[str, str]) -> None:
 
 def test_a_job_is_submitted_by_keyboard_alone(page: Page, service: Service) -> None:
     page.goto("/jobs")
+    expect(page.get_by_role("link", name="New job").last).to_be_visible()
     tab_to(page, "New job")
     page.keyboard.press("Enter")
     expect(page.get_by_label("Name")).to_be_visible()
