@@ -86,6 +86,15 @@ def test_what_a_key_may_not_do_is_not_tried_again(
     expect(page.get_by_role("button", name="Try again")).to_have_count(0)
 
 
+def test_what_is_wrong_with_a_request_is_said_once(page: Page) -> None:
+    page.goto("/jobs?after=nothing")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The request is not valid")
+    expect(alert.get_by_text("should match pattern")).to_have_count(1)
+    expect(alert.get_by_role("button")).to_have_count(0)
+    check_accessible(page)
+
+
 def test_a_theme_is_chosen_and_kept(page: Page) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     page.goto("/jobs")

@@ -62,8 +62,7 @@ export function Problem({ error, again }) {
   const errors = error.problem?.errors ?? [];
   return html`<div class="problem" role="alert">
     <strong>${error.title ?? "Something went wrong on this page"}</strong>
-    <p><${Text} text=${error.message} /></p>
-    ${errors.length > 0 && html`<ul>${errors.map((one) => html`<li><code>${one.pointer ?? one.parameter ?? ""}</code> <${Text} text=${one.message} /></li>`)}</ul>`}
+    ${errors.length === 0 ? html`<p><${Text} text=${error.message} /></p>` : html`<ul>${errors.map((one) => html`<li><code>${one.pointer ?? one.parameter ?? ""}</code> <${Text} text=${one.message} /></li>`)}</ul>`}
     ${again && mayPass(error) && html`<button type="button" onClick=${again}>Try again</button>`}
   </div>`;
 }
