@@ -38,7 +38,7 @@ const RESULTS = [
 ];
 
 // In the place of rows where there are none.
-const Row = ({ columns, children }) => html`<tr><td colspan=${columns}><span class="none">${children}</span></td></tr>`;
+const Row = ({ columns, children }) => html`<tr><td colspan=${columns}><span class="stays">${children}</span></td></tr>`;
 
 function Results({ jobs, reports }) {
   if (reports.every((report) => report === null)) {
@@ -80,8 +80,8 @@ export function Compare() {
     ${named.length > MOST && html`<p class="notice" role="status">These are the first ${MOST} of ${named.length} jobs; more do not fit side by side. <code>eggs compare</code> compares as many as you name.</p>`}
     <section class="card"><div class="wide" tabindex="0" role="region" aria-label="Jobs side by side"><table class="compare">
       <thead><tr><th scope="col"><span class="sr">Of each job</span></th>${jobs.map((job) => html`<th key=${job.id} scope="col"><a href=${`/jobs/${job.id}`}>${unique(job)}</a><br /><${State} state=${job.state} /> <${Verdict} verdict=${job.verdict} /></th>`)}</tr></thead>
-      <tbody><tr class="part"><th colspan=${jobs.length + 1} scope="rowgroup">What came of it</th></tr><${Results} jobs=${jobs} reports=${reports} /></tbody>
-      <tbody><tr class="part"><th colspan=${jobs.length + 1} scope="rowgroup">What was asked <label class="inline"><input type="checkbox" checked=${all} onChange=${(event) => setAll(event.target.checked)} />what is the same too</label></th></tr>
+      <tbody><tr class="part"><th colspan=${jobs.length + 1} scope="rowgroup"><span class="stays">What came of it</span></th></tr><${Results} jobs=${jobs} reports=${reports} /></tbody>
+      <tbody><tr class="part"><th colspan=${jobs.length + 1} scope="rowgroup"><span class="stays">What was asked <label class="inline"><input type="checkbox" checked=${all} onChange=${(event) => setAll(event.target.checked)} />what is the same too</label></span></th></tr>
         ${shown.length === 0 && html`<${Row} columns=${jobs.length + 1}>All of them were asked the same.<//>`}
         ${shown.map((row) => html`<tr key=${row.name} class=${row.differ ? "differs" : ""}><th scope="row">${row.name.split(/(?<=[._])/).map((part) => html`${part}<wbr />`)}</th>${row.values.map((value) => html`<td>${plain(value)}</td>`)}</tr>`)}</tbody></table></div></section>
     ${types.length > 0 && html`<section class="card"><h2>Layers</h2><label class="inline">Layers of type <select value=${type} onChange=${(event) => setType(event.target.value)}>
