@@ -50,7 +50,7 @@ function Chosen({ name, label, options }) {
     <option value="">any</option>${options.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select></label>`;
 }
 
-function Tags() {
+function Tags({ children }) {
   const { query: url } = useLocation();
   const tags = url.getAll("tag");
   const add = (event) => {
@@ -64,8 +64,8 @@ function Tags() {
   };
   return html`<form class="filter" onSubmit=${add}><label for="tag">Tag</label>
     <input id="tag" name="tag" placeholder="key=value ⏎" autocomplete="off" onInput=${(event) => event.target.setCustomValidity("")} /></form>
-    ${tags.map((tag) => html`<button key=${tag} type="button" class="chip" aria-label=${`Remove the tag ${tag}`}
-      onClick=${() => navigate(withQuery({ tag: tags.filter((other) => other !== tag), after: null }))}>${tag} ×</button>`)}`;
+    <div class="chips">${tags.map((tag) => html`<button key=${tag} type="button" class="chip" aria-label=${`Remove the tag ${tag}`}
+      onClick=${() => navigate(withQuery({ tag: tags.filter((other) => other !== tag), after: null }))}>${tag} ×</button>`)}${children}</div>`;
 }
 
 // Where there is room for columns each sorts by itself, and where there is none a list of them does.
@@ -136,8 +136,8 @@ export function Jobs({ session }) {
   return html`<div class="title"><h1>Jobs</h1>${write && html`<a class="button primary" href="/new">New job</a>`}</div>
     <search class="filters"><${Typed} name="q" label="Search" placeholder="name, model or id" />
       <${Chosen} name="state" label="State" options=${STATES} /><${Chosen} name="method" label="Method" options=${METHODS} />
-      <${Typed} name="model" label="Model" placeholder="any" options=${names} /><${Tags} />
-      ${filtered && html`<a class="button quiet" href="/jobs">Clear filters</a>`}</search>
+      <${Typed} name="model" label="Model" placeholder="any" options=${names} />
+      <${Tags}>${filtered && html`<a class="button quiet" href="/jobs">Clear filters</a>`}<//></search>
     <${Problem} error=${failure ?? error} again=${error && again} />
     <p class="sr" role="status">${told}</p>
     ${!data && loading && html`<${Loading} lines=${8} label="Loading jobs" />`}
