@@ -13,11 +13,11 @@ from app import health, metrics, openapi, problem_handlers, tracing
 from app.artifacts import endpoints as artifacts
 from app.artifacts.store import open_store
 from app.audit import endpoints as audit
+from app.beat import Beat
 from app.body_limit import MAX_BODY_BYTES, BodyLimit
 from app.catalog import endpoints as catalog
 from app.dashboard import endpoints as dashboard
 from app.db import CONNECTIONS, make_engine, make_sessions
-from app.dispatcher import Dispatcher
 from app.estimates import endpoints as estimates
 from app.files import endpoints as files
 from app.jobs import endpoints as jobs
@@ -32,11 +32,8 @@ from app.security_headers import SecurityHeaders
 from app.sessions import endpoints as browser_sessions
 from app.settings import Settings
 from app.shares import endpoints as shares
-from app.sweeper import Sweeper
 from app.sweeps import endpoints as sweeps
 from app.webhooks import endpoints as webhooks
-from app.webhooks.courier import Couriers
-from app.webhooks.sender import Sender
 from app.workers import endpoints as workers
 
 DESCRIPTION = """
@@ -60,20 +57,16 @@ def create_app(settings: Settings) -> FastAPI:
     celery = make_celery(settings)
     store = open_store(settings)
     watch = Watch(readers)
-    sweeper = Sweeper(sessions, settings, store)
     secrets = Secrets(settings)
-    dispatcher = Dispatcher(readers, celery, settings.dispatch_interval_seconds)
-    couriers = Couriers(readers, sessions, secrets, Sender(allow_private=settings.webhook_allow_private))
+    beat = Beat(settings, readers=readers, sessions=sessions, celery=celery, store=store, secrets=secrets)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Watch]]:
-        dispatcher.start()
-        sweeper.start()
-        couriers.start()
+        if settings.beat:
+            beat.start()
         yield {"watch": watch}  # for `app.protocol`
-        dispatcher.stop()
-        sweeper.stop()
-        couriers.stop()
+        if settings.beat:
+            beat.stop()
         engine.dispose()
         tracing.flush()
 

@@ -105,6 +105,11 @@ class Settings(BaseSettings):
         description="Processes that answer requests, all at one port: more of them answer more at a time, as far "
         "as there are processors for them.",
     )
+    beat: bool = Field(
+        True,
+        description="Whether the API does what recurs beside its requests: offering jobs again whose message was "
+        "lost, removing what has expired, sending webhooks. Where it does not, `eggs beat` must run.",
+    )
     metrics_port: int | None = Field(
         None,
         ge=0,

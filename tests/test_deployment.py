@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import yaml
 from fastapi.testclient import TestClient
 
+from app.cli.main import app as command_line
 from app.main import create_app
 from app.settings import Settings
 
@@ -140,6 +142,20 @@ def test_the_health_check_asks_for_what_the_api_answers(tmp_path: Path) -> None:
     (path,) = re.findall(r"http://127.0.0.1:8000(/\w+)", dict(instructions("api"))["HEALTHCHECK"])
     with TestClient(create_app(Settings(data_dir=tmp_path))) as client:
         assert client.get(path).json()["database"] == "ok"
+
+
+def test_the_api_leaves_to_the_beat_what_recurs() -> None:
+    assert SERVICES["api"]["environment"]["EGGS_BEAT"] == "false"
+    program, command = SERVICES["beat"]["command"]
+    assert (program, command) == ("eggs", "beat")
+    assert command in typer.main.get_command(command_line).commands  # type: ignore[attr-defined]
+
+
+def test_what_is_run_beside_the_api_asks_nothing_of_its_port() -> None:
+    """The image of the API has a check that does."""
+    own = {name: service["healthcheck"]["test"] for name, service in OURS.items() if "healthcheck" in service}
+    assert own == {"beat": ["CMD", "python", "-m", "worker.health"]}
+    assert "worker.health" in dict(instructions("worker-cpu"))["HEALTHCHECK"]
 
 
 def test_workers_have_the_time_to_hand_their_jobs_back() -> None:

@@ -68,7 +68,7 @@ def test_a_manifest_has_the_form_that_its_kind_has(manifest: Manifest) -> None:
 
 
 def test_whatever_is_applied_is_in_the_services_namespace() -> None:
-    assert sorted(of_kind("Deployment")) == ["eggs-api", "eggs-worker-cpu", "eggs-worker-cuda"]
+    assert sorted(of_kind("Deployment")) == ["eggs-api", "eggs-beat", "eggs-worker-cpu", "eggs-worker-cuda"]
     assert {m["metadata"].get("namespace") for m in ALL if m not in (SECRET, of_kind("Namespace")["eggs"])} == {
         "eggs"
     }
@@ -91,7 +91,7 @@ def test_an_overlay_as_documented_names_its_own_images(tmp_path: Path) -> None:
     (tmp_path / "overlay" / "kustomization.yaml").write_text(overlay.text)
     made = [m["spec"]["template"] for m in rendered(tmp_path / "overlay") if m["kind"] == "Deployment"]
     images = [container["image"] for pod in made for container in pod["spec"]["containers"]]
-    assert len(images) == 3
+    assert len(images) == 4
     assert all(image.startswith("registry.acme.example/") for image in images)
 
 
@@ -182,16 +182,22 @@ def test_probes_ask_for_what_is_answered(tmp_path: Path) -> None:
             assert probe["port"] in ports
             assert client.get(probe["path"]).headers["content-type"] == "application/json"
             assert client.get(probe["path"]).status_code != 404
-    for worker in ("eggs-worker-cpu", "eggs-worker-cuda"):
-        python, option, module = CONTAINERS[worker]["readinessProbe"]["exec"]["command"]
+    for other in ("eggs-beat", "eggs-worker-cpu", "eggs-worker-cuda"):
+        python, option, module = CONTAINERS[other]["readinessProbe"]["exec"]["command"]
         assert (python, option) == ("python", "-m")
         assert importlib.util.find_spec(module) is not None
 
 
-def test_the_migration_is_a_command_that_there_is() -> None:
-    program, command = CONTAINERS["eggs-migrate"]["command"]
+@pytest.mark.parametrize("name", ["eggs-migrate", "eggs-beat"])
+def test_what_is_run_is_a_command_that_there_is(name: str) -> None:
+    program, command = CONTAINERS[name]["command"]
     assert program == "eggs"
     assert command in typer.main.get_command(command_line).commands  # type: ignore[attr-defined]
+
+
+def test_the_api_leaves_to_the_beat_what_recurs() -> None:
+    assert CONFIGURATION["EGGS_BEAT"] == "false"
+    assert of_kind("Deployment")["eggs-beat"]["spec"]["replicas"] == 1
 
 
 def test_workers_say_that_a_job_takes_too_much_before_they_are_killed() -> None:

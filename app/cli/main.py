@@ -10,6 +10,7 @@ app = typer.Typer(
     help="Pruning as a service for large language models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.command("serve")(serve.serve)
+app.command("beat")(serve.beat)
 app.command("migrate")(serve.migrate)
 app.command("doctor")(doctor.doctor)
 app.add_typer(keys.app, name="keys")

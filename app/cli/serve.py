@@ -1,4 +1,4 @@
-"""`eggs serve` and `eggs migrate`."""
+"""`eggs serve`, `eggs beat` and `eggs migrate`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,13 +20,17 @@ def serve(
         int | None, typer.Option(min=1, help="Processes that answer requests.", show_default="1")
     ] = None,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Whether to run a worker too.")] = True,
+    beat: Annotated[
+        bool | None,
+        typer.Option("--beat/--no-beat", help="Whether to do what `eggs beat` does too.", show_default="beat"),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Serve the API, and work on its jobs."""
     # Only now: the commands that talk to a service start three times faster without it.
     from app import server
 
-    given = {"host": host, "port": port, "data_dir": data_dir, "api_processes": processes}
+    given = {"host": host, "port": port, "data_dir": data_dir, "api_processes": processes, "beat": beat}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     def listening(address: str, key: str | None) -> None:
@@ -38,6 +42,16 @@ def serve(
         console.print(f"The service is at {address}", highlight=False, soft_wrap=True)
 
     server.run(settings, with_worker=worker, listening=listening)
+
+
+def beat() -> None:
+    """Do what recurs: offer jobs again, remove what has expired, send webhooks.
+
+    `eggs serve` does so too. This goes on while the API is away, and beside any number of `eggs serve --no-beat`.
+    """
+    from app import beat
+
+    beat.run(get_settings())
 
 
 def migrate(as_json: options.Json = False) -> None:
