@@ -1,7 +1,7 @@
 """The service as a whole: health, catalog, the OpenAPI document, failures on our side, and what it imports."""
 
+import json
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -155,19 +155,10 @@ def test_docs(anonymous: TestClient) -> None:
     assert anonymous.get("/openapi.json").json()["info"]["title"] == "eggs"
 
 
-def test_the_api_imports_nothing_heavy_and_starts_fast() -> None:
-    heavy = ("torch", "transformers", "opentelemetry.sdk")
-    program = f"import sys, app.main, app.cli.main; print([m for m in {heavy} if m in sys.modules])"
-    best = float("inf")
-    for _ in range(3):
-        before = _processor_seconds()  # the clock would also count what else the machine does
-        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        best = min(best, _processor_seconds() - before)
-        assert result.stdout.strip() == "[]"
-    assert best < 2
-
-
-def _processor_seconds() -> float:
-    """Of child processes that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def test_the_api_imports_little() -> None:
+    """How long it takes to start is told by how much it loads, on any machine."""
+    program = "import json, sys, app.main, app.cli.main; print(json.dumps(list(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    modules = set(json.loads(ended.stdout))
+    assert not modules & {"torch", "transformers", "opentelemetry.sdk", "alembic", "boto3", "redis", "numpy"}
+    assert len(modules) < 1300
