@@ -80,8 +80,8 @@ def prune_blocks(
     `compared` get their shards of each block from the same statistics, gathered as the blocks of `spec` pass the
     tokens on.
 
-    Blocks that the `journal` has as finished are not pruned again; their weights pass the tokens on as they did,
-    to the bit, and `on_block` is called for them too.
+    Blocks that the `journal` has as finished are not pruned again; they pass the tokens on as they did, to the bit
+    (pruned, or with effort `fast` dense), and `on_block` is called for them too.
 
     The processes of a `group` are called with the same arguments; the first one writes, and calls `on_block`, and
     what is raised in one is raised in all. Raises `TooManyProcesses` for fewer windows than processes.
@@ -99,7 +99,8 @@ def prune_blocks(
         for index in range(len(layers)):
             group.first(partial(adopt, index))
         return
-    best, fast = (spec.effective_effort is effort for effort in (Effort.BEST, Effort.FAST))
+    best = spec.effective_effort is Effort.BEST
+    fast = spec.effective_effort is Effort.FAST
     stream = BlockStream(skeleton, group.shard(tokens), MIN_BATCHES if best else 1)
     hidden = stream.embed()
     # Where blocks are trained to give the dense model's outputs, its hidden states go along.

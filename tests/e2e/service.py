@@ -169,7 +169,7 @@ def write_masks(folder: Path, pattern: NMPattern) -> list[NewArtifact]:
 
 def succeed(service: Service, *, quality: float = 1.0, days: float | None = None, **body: Any) -> str:
     """The id of a job that has succeeded, with its report, files and their checksums."""
-    request = {"model": "smollm2-135m-instruct", **body}
+    request = {"model": MODEL, **body}
     job_id = make_job(service.sessions, **request)
     lease = claim(service, job_id)
     for block in (1, 15, BLOCKS):
@@ -205,7 +205,7 @@ def make_many(service: Service, count: int, project: str = "many") -> str:
     """The token of a key in a project, which now has so many jobs more that have ended."""
     with service.sessions.begin() as session:
         key, token = keys.create(session, name="many", project=project, scopes=list(Scope))
-        spec = JobCreate.model_validate({"model": "smollm2-135m-instruct"}).spec.model_dump(mode="json")
+        spec = JobCreate.model_validate({"model": MODEL}).spec.model_dump(mode="json")
         states = list(JobState)
         rows = [
             {
@@ -227,7 +227,7 @@ def make_many(service: Service, count: int, project: str = "many") -> str:
 
 def fail(service: Service, **body: Any) -> str:
     """The id of a job that has failed."""
-    job_id = make_job(service.sessions, **{"model": "smollm2-135m-instruct", **body})
+    job_id = make_job(service.sessions, **{"model": MODEL, **body})
     lease = claim(service, job_id)
     problem = problems.document(
         "pattern-does-not-fit",
