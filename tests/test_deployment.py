@@ -1,11 +1,14 @@
 """What can be said of the images and the compose file without an engine to build them; `make lint` has linters."""
 
+import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import compose
 import pytest
 import typer.main
 import yaml
@@ -56,20 +59,37 @@ def instructions(stage: str) -> list[tuple[str, str]]:
     return instructions(below) + own if below in STAGES else own
 
 
-def interpolated(value: Any) -> str:
-    """As Compose reads it where the operator has set nothing but the password."""
-    text = re.sub(r"\$\{\w+:\?[^}]*\}", "a-password", str(value))
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+def config(**environment: str) -> subprocess.CompletedProcess[str]:
+    """What Docker Compose makes of the file, with all profiles, where the operator has set nothing else."""
+    program = Path(compose.__file__).with_name("docker-compose")  # the package's own command ends with 0 always
+    command = [program, "--env-file", "/dev/null", "--profile", "*", "config", "--format", "json"]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def environments() -> Iterator[dict[str, str]]:
     """What the images and the compose file set for the service."""
-    for service in OURS.values():
-        yield {name: interpolated(value) for name, value in service["environment"].items()}
+    services = json.loads(config(EGGS_POSTGRES_PASSWORD="a-password").stdout)["services"]
+    for name in OURS:
+        yield services[name]["environment"]
     for image in IMAGES:
         for name, rest in instructions(image):
             if name == "ENV":
                 yield dict(pair.split("=", 1) for pair in shlex.split(rest))
+
+
+def test_docker_compose_takes_the_file() -> None:
+    ended = config(EGGS_POSTGRES_PASSWORD="a-password")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    made = json.loads(ended.stdout)
+    assert set(made["services"]) == set(SERVICES)
+    assert made["services"]["beat"]["build"] == made["services"]["api"]["build"]
+    assert made["services"]["beat"]["environment"]["PGPASSWORD"] == "a-password"
+
+
+def test_docker_compose_asks_for_the_password() -> None:
+    ended = config()
+    assert ended.returncode != 0
+    assert "Put EGGS_POSTGRES_PASSWORD=… into the file .env" in ended.stderr
 
 
 def test_services_build_from_what_is_there_and_know_each_other() -> None:
