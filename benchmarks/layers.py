@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results import keep
+from benchmarks.results import keep, of_processor
 from eggs_core import kernels
 from eggs_core.masks import top_n_mask
 from eggs_core.packing import pack
@@ -128,7 +128,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         library = built(Path(folder))
         table = [row for shape in SHAPES for row in one_token(shape, library, arguments.rounds)]
-    keep("layers", f"python -m benchmarks.layers --rounds {arguments.rounds}", table, "Medians, one token.")
+    command = f"python -m benchmarks.layers --rounds {arguments.rounds}"
+    keep(of_processor("layers"), command, table, "Medians, one token.")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from eggs_core.kernels import Level, best_level
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -29,6 +31,7 @@ def keep(
     setting = {
         "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "kernels": _level(),
         "threads": torch.get_num_threads(),
         "versions": versions,
     }
@@ -42,7 +45,7 @@ def keep(
         "",
         f"`{command}`",
         "",
-        f"{setting['date']}, {setting['device']}, {setting['threads']} threads, "
+        f"{setting['date']}, {setting['device']}, kernels for {setting['kernels']}, {setting['threads']} threads, "
         + ", ".join(f"{library} {number}" for library, number in versions.items()),
         "",
         *_table(rows),
@@ -52,6 +55,11 @@ def keep(
     ]
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def of_processor(name: str) -> str:
+    """The name of a result that depends on what the kernels use of the processor, of which each has its own."""
+    return name if best_level() is Level.AVX512_BF16 else f"{name}-{_level().lower()}"
 
 
 def short(source: str) -> str:
@@ -72,6 +80,11 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _level() -> str:
+    level = best_level()
+    return "none" if level is None else level.name
 
 
 def _processor() -> str:

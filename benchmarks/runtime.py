@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.random_llama import save_model
-from benchmarks.results import keep
+from benchmarks.results import keep, of_processor
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.output import PACKED
 from eggs_core.pipeline import prune
@@ -81,7 +81,7 @@ def main() -> None:
         for speed in speeds
     ]
     keep(
-        "runtime",
+        of_processor("runtime"),
         f"python -m benchmarks.runtime --blocks {arguments.blocks} --hidden {arguments.hidden} "
         f"--inner {arguments.inner} --pattern {arguments.pattern} "
         f"--batches {' '.join(map(str, arguments.batches))} --rounds {arguments.rounds}",
