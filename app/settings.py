@@ -139,7 +139,11 @@ class Settings(BaseSettings):
     job_seconds: float | None = Field(
         None, gt=0, description="Time that an attempt at a job may take before it is ended. No limit by default."
     )
-    max_queued_per_key: int = Field(10_000, ge=1, description="Jobs of one API key that may wait at a time.")
+    max_queued_per_key: int = Field(
+        10_000,
+        ge=0,
+        description="Jobs of one API key that may wait, beside those that `EGGS_MAX_RUNNING_PER_KEY` lets run.",
+    )
     max_running_per_key: int | None = Field(
         None, ge=1, description="Jobs of one API key that may run at a time; the others wait. No limit by default."
     )
@@ -148,6 +152,12 @@ class Settings(BaseSettings):
     )
     max_stored_bytes_per_project: int = Field(
         107_374_182_400, ge=1, description="Bytes that the uploaded files of a project may take together."
+    )
+    max_stored_bytes_per_key: int | None = Field(
+        None,
+        ge=1,
+        description="Bytes that the files uploaded with one API key may take together. Those of its project limit "
+        "it by default.",
     )
     disk_reserve_bytes: int = Field(268_435_456, ge=0, description="Disk space that a job must leave free.")
     processes: int = Field(

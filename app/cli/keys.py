@@ -6,7 +6,7 @@ With `--url` they ask a service instead, as whoever has a key with the scope `ad
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.markup import escape
@@ -19,10 +19,12 @@ from app.cli.exit_codes import ExitCode
 from app.cli.render import console, show_error, write_json
 from app.db import utcnow
 from app.keys import service
+from app.keys.limits import MOST, KeyLimits
 from app.keys.models import ApiKey
 from app.settings import get_settings
 
 if TYPE_CHECKING:
+    from eggs_client import requests
     from eggs_client.models import CreatedKey, KeyResource
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
@@ -52,13 +54,32 @@ def create(
         typer.Option(help="What it may be used for, several times if need be; by default jobs alone."),
     ] = None,
     expires_in_days: Annotated[float | None, typer.Option(min=0, help="After so long it opens nothing.")] = None,
+    max_queued_jobs: Annotated[
+        int | None,
+        typer.Option(min=0, max=MOST, help="Jobs that may wait, beside those that may run."),
+    ] = None,
+    max_running_jobs: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Jobs that may run at a time; the others wait.")
+    ] = None,
+    max_upload_bytes: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Bytes of an uploaded file.")
+    ] = None,
+    max_stored_bytes: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Bytes that the files it uploads may take together.")
+    ] = None,
     url: Url = None,
     key: Key = "",
     as_json: options.Json = False,
 ) -> None:
-    """Make a key; it is printed this once."""
+    """Make a key; it is printed this once. Limits of its own only tighten what the installation allows."""
     expires_at = utcnow() + timedelta(days=expires_in_days) if expires_in_days is not None else None
     scopes = scope or list(service.DEFAULT_SCOPES)
+    limits = KeyLimits(
+        queued_jobs=max_queued_jobs,
+        running_jobs=max_running_jobs,
+        upload_bytes=max_upload_bytes,
+        stored_bytes=max_stored_bytes,
+    )
     if url is not None:
         if project is not None:
             raise typer.BadParameter("A service makes keys of the project of the key that asks; leave it out.")
@@ -67,6 +88,7 @@ def create(
                 name=name,
                 scopes=[one.value for one in scopes],
                 expires_at=None if expires_at is None else expires_at.isoformat(),
+                limits=cast("requests.KeyLimits", limits.model_dump(exclude_none=True)),
             )
         shown, token = _of_service(created), created.token
     else:
@@ -77,6 +99,7 @@ def create(
                 project=project or service.DEFAULT_PROJECT,
                 scopes=scopes,
                 expires_at=expires_at,
+                limits=limits,
             )
             shown = _of_database(made)
     if as_json:
@@ -98,11 +121,13 @@ def list_keys(url: Url = None, key: Key = "", as_json: options.Json = False) -> 
         write_json(found)
         return
     table = Table()
-    for heading in ("Key", "Project", "Name", "Scopes", "Created", "Last used", "Expires", "Revoked"):
+    for heading in ("Key", "Project", "Name", "Scopes", "Limits", "Created", "Last used", "Expires", "Revoked"):
         table.add_column(heading, no_wrap=heading == "Key")
     for one in found:
         times = [(one[name] or "")[:16].replace("T", " ") for name in _MOMENTS]
-        table.add_row(one["id"], one.get("project", ""), escape(one["name"]), " ".join(one["scopes"]), *times)
+        limits = [f"{name} {limit}" for name, limit in one["limits"].items() if limit is not None]
+        about = [" ".join(one["scopes"]), "\n".join(limits)]
+        table.add_row(one["id"], one.get("project", ""), escape(one["name"]), *about, *times)
     console.print(table)
 
 

@@ -9,6 +9,7 @@ from typing import BinaryIO, cast
 
 from app.files.content import invalid_file
 from app.files.incoming import check_disk, no_space
+from app.files.room import too_large
 from eggs_core.model_folder import WEIGHTS, is_model_file, most_bytes
 from eggs_core.sources import PICKLE_SUFFIXES, only_pickled
 
@@ -41,15 +42,15 @@ class _Bounded:
 
     def _check(self, position: int) -> None:
         if position > self._most:
-            raise invalid_file(f"The archive unpacks to more than the {self._most} bytes that a model may have.")
+            raise too_large(self._most)
 
 
 def unpack(archive: Path, folder: Path, most: int, reserve: int) -> None:
     """Makes `folder` the model that the archive holds at its top, or in the one folder there.
 
     Raises a 422 `Problem` where a member is not a plain file or folder within the archive, or where there are too
-    many or too large ones; a 507 one where the disk would have fewer than `reserve` bytes left; and
-    `UnsafeCheckpoint` where weights are only pickled.
+    many ones; a 413 one where they have more than `most` bytes; a 507 one where the disk would have fewer than
+    `reserve` bytes left; and `UnsafeCheckpoint` where weights are only pickled.
     """
     scratch = folder.with_name(f"{folder.name}.unpacking")
     scratch.mkdir()

@@ -48,7 +48,7 @@ async def upload(
     """
     declared = request.headers.get("content-length", "")
     size = max(0, int(declared) - MAX_BODY_BYTES) if declared.isdecimal() else 0
-    with await run_in_threadpool(service.begin, sessions, settings, principal.project, size) as incoming:
+    with await run_in_threadpool(service.begin, sessions, settings, principal, size) as incoming:
         form = UploadForm(request.headers.get("content-type", ""), incoming.write)
         await _receive(request, form)
         name = form.finish()

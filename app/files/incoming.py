@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from app.files import layout
+from app.files.room import Room
 from app.ids import new_id
 from app.problems import STATUS_OF_ERROR, Problem
 from app.settings import Settings
@@ -19,18 +20,18 @@ from eggs_core.errors import NoSpace
 
 
 class Incoming:
-    """A folder that only this upload knows of, with the file in it. `most`: bytes that the project has left.
+    """A folder that only this upload knows of, with the file in it. `room`: what there is for it.
 
     The folder is locked meanwhile, and the kernel lets go of the lock with the process: a folder that is neither
     locked nor in the database is what a crash has left (`app.files.service.sweep`).
     """
 
-    def __init__(self, settings: Settings, most: int) -> None:
+    def __init__(self, settings: Settings, room: Room) -> None:
         self.id = new_id("file")
         self.folder = settings.files_dir / f".{self.id}"
         self.bytes = 0
         self._settings = settings
-        self._most = most
+        self.room = room
         self._digest = hashlib.sha256()
         self._kept = False
         self.folder.mkdir(parents=True)
@@ -62,7 +63,7 @@ class Incoming:
 
     def write(self, data: bytes) -> None:
         """Takes more of the file. Raises a 413 `Problem` for too much of it, and a 507 one for a full disk."""
-        check_size(self.bytes + len(data), self._settings, self._most)
+        self.room.check_file(self.bytes + len(data))
         check_disk(self.folder, len(data), self._settings.disk_reserve_bytes)
         self.bytes += len(data)
         self._digest.update(data)
@@ -103,41 +104,6 @@ def check_disk(folder: Path, size: int, reserve: int) -> None:
     """Raises a 507 `Problem` where the folder's disk has no room for `size` bytes and `reserve` ones beside."""
     if shutil.disk_usage(folder).free < reserve + size:
         raise disk_full()
-
-
-def check_size(size: int, settings: Settings, most: int) -> None:
-    """Raises a 413 `Problem` for a file of more bytes than one may have, or than the project has left."""
-    if size > settings.max_upload_bytes:
-        raise too_large(settings)
-    if size > most:
-        raise no_room(settings)
-
-
-def too_large(settings: Settings) -> Problem:
-    """The file is larger than any may be."""
-    limit = settings.max_upload_bytes
-    return Problem(
-        "file-too-large",
-        "The file is too large",
-        413,
-        f"A file may have {limit} bytes at most. Send less of it, or ask the operator for a higher limit.",
-        headers={"Connection": "close"},  # the rest is not read
-        limit=limit,
-    )
-
-
-def no_room(settings: Settings) -> Problem:
-    """The project has no room for it."""
-    limit = settings.max_stored_bytes_per_project
-    return Problem(
-        "no-room-for-file",
-        "The project's files take too much room",
-        413,
-        f"The files of a project may take {limit} bytes at most, unpacked models included. Delete some that "
-        "no job needs: DELETE /v1/files/{id}.",
-        headers={"Connection": "close"},
-        limit=limit,
-    )
 
 
 def disk_full() -> Problem:

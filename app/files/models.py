@@ -26,6 +26,8 @@ class UploadedFile(Base):
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     project: Mapped[str] = mapped_column(String(64))
+    # Of the key that has uploaded it; None where an earlier version took it.
+    key_id: Mapped[str | None] = mapped_column(String(40))
     name: Mapped[str] = mapped_column(String(255))
     suffix: Mapped[str] = mapped_column(String(16))
     type: Mapped[str] = mapped_column(String(16))

@@ -9,10 +9,14 @@ from app.files.models import JobFile, UploadedFile
 from app.jobs.models import Job, JobState
 
 
-def stored_bytes(session: Session, project: str) -> int:
-    """What the files of a project take on disk."""
-    query = select(func.coalesce(func.sum(UploadedFile.stored_bytes), 0)).where(UploadedFile.project == project)
-    return int(session.scalars(query).one())
+def stored_bytes(session: Session, project: str, key_id: str) -> tuple[int, int]:
+    """What those files of a project take on disk that one of its keys has uploaded, and what all of them take."""
+    stored = func.sum(UploadedFile.stored_bytes)
+    query = select(func.coalesce(stored.filter(UploadedFile.key_id == key_id), 0), func.coalesce(stored, 0)).where(
+        UploadedFile.project == project
+    )
+    of_key, of_project = session.execute(query).one()
+    return int(of_key), int(of_project)
 
 
 def add(session: Session, file: UploadedFile) -> None:

@@ -19,6 +19,7 @@ _FILE: dict[str, Any] = {
     "name": "notes.txt",
     "type": "text",
     "bytes": 482113,
+    "key_id": "key_01jv3k0s9e6x7q2m4n8p5r1t0w",
     "sha256": "3f0a377ba0a4a460ecb616f6507ce0d8cfa3e704025d4fda3ed0c5ca05468728",
     "created_at": "2026-05-04T09:19:58.120000Z",
     "url": f"/v1/files/{FILE_ID}/content",
@@ -65,6 +66,10 @@ class FileResource(BaseModel):
     type: FileType
     bytes: int
     sha256: str = Field(description="Of the whole file, in hexadecimal; also its ETag.")
+    key_id: str | None = Field(
+        description="The key it was uploaded with, whose limit it counts against; null where an earlier version "
+        "took it."
+    )
     created_at: datetime
     url: str = Field(description="Where to download it; the key is needed there too.")
 
@@ -77,6 +82,7 @@ class FileResource(BaseModel):
             type=FileType(file.type),
             bytes=file.bytes,
             sha256=file.sha256,
+            key_id=file.key_id,
             created_at=file.created_at,
             url=f"/v1/files/{file.id}/content",
         )

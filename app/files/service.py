@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.audit import service as audit
 from app.db import DATABASE_DOWN, utcnow
 from app.files import archive, content, layout, repository
-from app.files.incoming import Incoming, check_disk, check_size, lock, no_room
+from app.files.incoming import Incoming, check_disk, lock
 from app.files.models import FileType, UploadedFile
+from app.files.room import Room
 from app.ids import is_id
 from app.keys import repository as keys
 from app.keys.service import Principal
@@ -27,14 +28,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 logger = logging.getLogger(__name__)
 
 
-def begin(sessions: sessionmaker[Session], settings: Settings, project: str, declared: int) -> Incoming:
+def begin(sessions: sessionmaker[Session], settings: Settings, principal: Principal, declared: int) -> Incoming:
     """An upload of about `declared` bytes. Raises a 413 or 507 `Problem` for one that has no chance."""
     with sessions() as session:
-        most = settings.max_stored_bytes_per_project - repository.stored_bytes(session, project)
-    check_size(declared, settings, most)
+        room = Room.of(session, settings, principal)
+    room.check_file(declared)
     settings.files_dir.mkdir(parents=True, exist_ok=True)
     check_disk(settings.files_dir, declared, settings.disk_reserve_bytes)
-    return Incoming(settings, most)
+    return Incoming(settings, room)
 
 
 def finish(
@@ -53,7 +54,7 @@ def finish(
     stored = incoming.bytes
     if kind.type is FileType.MODEL:
         model = incoming.folder / layout.MODEL
-        archive.unpack(incoming.path, model, settings.max_upload_bytes, settings.disk_reserve_bytes)
+        archive.unpack(incoming.path, model, incoming.room.upload_bytes, settings.disk_reserve_bytes)
         shutil.rmtree(model.with_name(f"{model.name}.unpacking"), ignore_errors=True)
         content.check_model(model)
         stored += sum(file.stat().st_size for file in model.iterdir() if file.is_file())
@@ -63,6 +64,7 @@ def finish(
     file = UploadedFile(
         id=incoming.id,
         project=principal.project,
+        key_id=principal.key_id,
         name=name,
         suffix=kind.suffix,
         type=kind.type,
@@ -75,11 +77,7 @@ def finish(
     try:
         with sessions.begin() as session:
             keys.lock_project(session, principal.project)
-            if (
-                repository.stored_bytes(session, principal.project) + stored
-                > settings.max_stored_bytes_per_project
-            ):
-                raise no_room(settings)
+            Room.of(session, settings, principal).check_stored(stored)
             repository.add(session, file)
             audit.note(session, principal.project, principal.key_id, audit.Action.FILE_UPLOADED, file.id)
     except DATABASE_DOWN:

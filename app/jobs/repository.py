@@ -1,5 +1,6 @@
 """Every query on jobs and their events."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -232,8 +233,8 @@ def next_claimable(
     """The job whose turn it is, of those a worker could take that are not `passed` over.
 
     Keys take turns: first comes the one with the fewest running jobs, then the one that was served longest ago.
-    Of its jobs the one with the highest priority comes first, then the oldest. A key with `most_running` jobs
-    waits; what its lost workers left does not.
+    Of its jobs the one with the highest priority comes first, then the oldest. A key with `most_running` jobs,
+    or as many as its own limit allows, waits; what its lost workers left does not.
     """
     busy = (
         select(Job.key_id, func.count().label("jobs"))
@@ -242,23 +243,28 @@ def next_claimable(
         .subquery()
     )
     running = func.coalesce(busy.c.jobs, 0)
+    may_run = or_(ApiKey.max_running_jobs.is_(None), running < ApiKey.max_running_jobs)
+    if most_running is not None:
+        may_run = and_(may_run, running < most_running)
     query = (
         select(Job.id)
         .join(ApiKey, ApiKey.id == Job.key_id)
         .outerjoin(busy, busy.c.key_id == Job.key_id)
-        .where(claimable(now), Job.id.not_in(passed))
+        .where(claimable(now), Job.id.not_in(passed), or_(lease_lost(now), may_run))
         .order_by(running, ApiKey.served_at.is_not(None), ApiKey.served_at, Job.priority.desc(), Job.id)
         .limit(1)
     )
-    if most_running is not None:
-        query = query.where(or_(lease_lost(now), running < most_running))
     return session.scalars(query).one_or_none()
 
 
-def count_queued(session: Session, key_id: str) -> int:
-    """How many jobs of a key wait."""
-    query = select(func.count()).select_from(Job).where(Job.key_id == key_id, Job.state == JobState.QUEUED)
-    return session.scalars(query).one()
+def count_unended(session: Session, key_id: str) -> Counter[JobState]:
+    """How many jobs of a key wait, and how many run."""
+    query = (
+        select(Job.state, func.count())
+        .where(Job.key_id == key_id, Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
+        .group_by(Job.state)
+    )
+    return Counter({row[0]: row[1] for row in session.execute(query)})
 
 
 def count_by_state(session: Session) -> dict[JobState, int]:

@@ -16,6 +16,7 @@ from app.jobs import repository, transitions
 from app.jobs.models import Job, JobEvent, JobSort, JobState
 from app.jobs.schemas import JobCreate, PushResource
 from app.keys import repository as keys
+from app.keys.limits import Limits
 from app.keys.service import Principal
 from app.problems import Problem
 from app.secrets import Secrets
@@ -35,8 +36,8 @@ def submit(
 ) -> tuple[Job, bool]:
     """The new job, or the one that the same request with the same idempotency key made: then also True.
 
-    Raises an `EggsError` for a model or text that cannot be had, and a 429 `Problem` where too many jobs of the
-    key wait, before anything is stored.
+    Raises an `EggsError` for a model or text that cannot be had, and a 429 `Problem` where the key has as many
+    jobs as it may, before anything is stored.
     """
 
     def make() -> str:
@@ -148,22 +149,22 @@ def succeeded(session: Session, project: str, job_id: str) -> tuple[Job, dict[st
 
 
 def take_places(session: Session, settings: Settings, principal: Principal, new: int = 1) -> None:
-    """Raises a 429 `Problem` where the key would have too many jobs that wait with so many new ones.
+    """Raises a 429 `Problem` where with so many new ones more jobs of the key would wait than may.
 
-    No other request takes these places. Its other submissions wait until the transaction has ended, so call this
-    after all that takes time.
+    Those that may run at a time wait for no place: where the key has a limit of running jobs, both limits together
+    bound all that have not ended. No other request takes these places. Its other submissions wait until the
+    transaction has ended, so call this after all that takes time.
     """
     keys.lock(session, principal.key_id)
-    most = settings.max_queued_per_key
-    if repository.count_queued(session, principal.key_id) + new > most:
-        raise Problem(
-            "too-many-queued-jobs",
-            "Too many jobs of this key wait",
-            429,
-            f"At most {most} jobs of an API key may wait at a time. Submit again once some have started.",
-            headers={"Retry-After": "60"},
-            limit=most,
-        )
+    limits = Limits.of(settings, principal.limits)
+    unended = repository.count_unended(session, principal.key_id)
+    queued, running = unended[JobState.QUEUED], unended[JobState.RUNNING]
+    if limits.running_jobs is None:
+        taken, places = queued, limits.queued_jobs
+    else:
+        taken, places = queued + running, limits.queued_jobs + limits.running_jobs
+    if taken + new > places:
+        raise _too_many(limits, queued, running, new, places)
 
 
 def check_references(session: Session, settings: Settings, project: str, spec: PruneSpec) -> None:
@@ -205,6 +206,31 @@ def _check_push(settings: Settings, body: JobCreate) -> None:
             422,
             "The service has no token of its own. Send one that may write to the repository as hub_token.",
         )
+
+
+def _too_many(limits: Limits, queued: int, running: int, new: int, places: int) -> Problem:
+    if limits.running_jobs is None:
+        rule, room = f"Of this API key's jobs at most {limits.queued_jobs} may wait at a time", "started"
+    else:
+        rule = f"Of this API key's jobs at most {limits.running_jobs} may run at a time"
+        rule, room = f"{rule}, and {limits.queued_jobs} wait besides", "ended"
+    has = f"{running} are running and {queued} waiting"
+    if new <= places:
+        ask = f"Submit again once some have {room}."
+    elif places:
+        ask = f"Submit {places} at a time at most."
+    else:
+        ask = "Ask whoever has made the key, or the operator, for a higher limit."
+    return Problem(
+        "too-many-queued-jobs",
+        "The API key has as many jobs as it may",
+        429,
+        f"{rule}; {has}, and {new} more would be too many. {ask}",
+        headers={"Retry-After": "60"},
+        limit=limits.queued_jobs,
+        limits={"queued_jobs": limits.queued_jobs, "running_jobs": limits.running_jobs},
+        jobs={"queued": queued, "running": running, "new": new},
+    )
 
 
 def _cannot_cancel(job: Job) -> Problem:

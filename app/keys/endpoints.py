@@ -29,6 +29,7 @@ def create(body: KeyCreate, session: SessionDep, principal: AdminDep) -> Created
         project=principal.project,
         scopes=body.scopes,
         expires_at=body.expires_at,
+        limits=body.limits,
         by=principal.key_id,
     )
     return CreatedKey.of_new(key, token)

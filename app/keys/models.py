@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import String
+from sqlalchemy import BigInteger, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
@@ -25,3 +25,8 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
     # When a worker last took a job of this key.
     served_at: Mapped[datetime | None]
+    # Limits of its own; see `app.keys.limits`.
+    max_queued_jobs: Mapped[int | None] = mapped_column(BigInteger)
+    max_running_jobs: Mapped[int | None] = mapped_column(BigInteger)
+    max_upload_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)

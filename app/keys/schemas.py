@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.examples import example, example_list
+from app.keys.limits import NONE, KeyLimits
 from app.keys.models import ApiKey
 from app.keys.service import DEFAULT_SCOPES, Scope
 from app.pages import Page
@@ -17,6 +18,7 @@ _KEY: dict[str, Any] = {
     "scopes": ["jobs:read", "jobs:write"],
     "created_at": "2026-05-04T09:19:58.120000Z",
     "expires_at": "2027-05-04T00:00:00Z",
+    "limits": {"queued_jobs": 100, "running_jobs": 2, "upload_bytes": None, "stored_bytes": None},
     "last_used_at": None,
     "revoked_at": None,
 }
@@ -35,6 +37,9 @@ class KeyCreate(BaseModel):
         list(DEFAULT_SCOPES), description="What it may be used for."
     )
     expires_at: AwareDatetime | None = Field(None, description="When it stops opening anything; never by default.")
+    limits: KeyLimits = Field(
+        NONE, description="What it may take, where that is less than the installation allows."
+    )
 
 
 class KeyResource(BaseModel):
@@ -48,6 +53,7 @@ class KeyResource(BaseModel):
     scopes: list[Scope]
     created_at: datetime
     expires_at: datetime | None
+    limits: KeyLimits
     last_used_at: datetime | None = Field(description="To the minute.")
     revoked_at: datetime | None
 
@@ -77,5 +83,6 @@ class KeyList(Page[KeyResource, str]):
 
 
 def _fields(key: ApiKey) -> dict[str, Any]:
-    fields = {name: getattr(key, name) for name in KeyResource.model_fields if name != "object"}
-    return fields | {"scopes": key.scopes.split()}
+    plain = KeyResource.model_fields.keys() - {"object", "limits"}
+    fields = {name: getattr(key, name) for name in plain}
+    return fields | {"scopes": key.scopes.split(), "limits": KeyLimits.of(key)}

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from app.audit import service as audit
 from app.db import utcnow
 from app.ids import is_id, new_id
-from app.keys import repository
+from app.keys import limits, repository
+from app.keys.limits import KeyLimits
 from app.keys.models import ApiKey
 
 DEFAULT_PROJECT = "default"
@@ -42,6 +43,8 @@ class Principal:
     """Of the browser's session, where no key was sent."""
     link: tuple[str, str] | None = None
     """Of a link that shows one job, and of that job, where neither was sent."""
+    limits: KeyLimits = limits.NONE
+    """The key's own."""
 
 
 class NoSuchKey(Exception):
@@ -55,6 +58,7 @@ def create(
     project: str = DEFAULT_PROJECT,
     scopes: Collection[Scope] = DEFAULT_SCOPES,
     expires_at: datetime | None = None,
+    limits: KeyLimits = limits.NONE,
     by: str | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key and the text to send; the text cannot be had again. `by`: the key that asks, for the audit log."""
@@ -68,6 +72,7 @@ def create(
         scopes=" ".join(sorted(set(scopes))),
         created_at=utcnow(),
         expires_at=expires_at,
+        **limits.columns(),
     )
     repository.add(session, key)
     audit.note(session, project, by, audit.Action.KEY_CREATED, key.id)

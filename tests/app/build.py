@@ -8,6 +8,7 @@ from app.jobs import repository, service
 from app.jobs.models import Job, JobEvent
 from app.jobs.schemas import JobCreate
 from app.keys import service as keys_service
+from app.keys.limits import KeyLimits
 from app.keys.service import Principal, Scope
 from app.secrets import Secrets
 from app.settings import Settings
@@ -17,10 +18,10 @@ from app.webhooks.schemas import WebhookCreate
 Sessions = sessionmaker[Session]
 
 
-def make_key(sessions: Sessions, project: str = "default") -> tuple[str, str]:
-    """A new key: its id, and the token to send."""
+def make_key(sessions: Sessions, project: str = "default", **limits: int) -> tuple[str, str]:
+    """A new key, with limits of its own: its id, and the token to send."""
     with sessions.begin() as session:
-        key, token = keys_service.create(session, name="test", project=project)
+        key, token = keys_service.create(session, name="test", project=project, limits=KeyLimits(**limits))
         return key.id, token
 
 

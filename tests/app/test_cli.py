@@ -261,7 +261,10 @@ def test_compare(eggs: Eggs, sessions: Sessions, settings: Settings) -> None:
 
 def test_keys_of_a_service(eggs: Eggs, server: RunningServer, admin_key: str) -> None:
     by_service = ["--url", server.url, "--key", admin_key, "--json"]
-    created = json.loads(eggs("keys", "create", "--name", "remote", "--expires-in-days", "1", *by_service).stdout)
+    limits = ["--max-queued-jobs", "0", "--max-running-jobs", "2", "--max-stored-bytes", "1000"]
+    options = ["--name", "remote", "--expires-in-days", "1", *limits]
+    created = json.loads(eggs("keys", "create", *options, *by_service).stdout)
+    assert created["limits"] == {"queued_jobs": 0, "running_jobs": 2, "upload_bytes": None, "stored_bytes": 1000}
     assert eggs("list", EGGS_API_KEY=created["token"]).returncode == 0
     listed = json.loads(eggs("keys", "list", *by_service).stdout)
     (entry,) = [key for key in listed if key["name"] == "remote"]
@@ -474,11 +477,13 @@ def test_no_service_at_the_address(eggs: Eggs) -> None:
 
 
 def test_keys(eggs: Eggs, tmp_path: Path) -> None:
-    token = eggs("keys", "create", "--name", "laptop").stdout.strip()
+    token = eggs("keys", "create", "--name", "laptop", "--max-upload-bytes", "12345").stdout.strip()
     assert re.fullmatch(r"eggs_\w{26}_[0-9a-f]{64}", token)
     listed = eggs("keys", "list").stdout
     assert "laptop" in listed
     assert token not in listed
+    assert "12345" in listed
+    assert eggs("keys", "create", "--max-running-jobs", "0").returncode == ExitCode.USAGE
     key_id = f"key_{token.split('_')[1]}"
     assert key_id in listed
     assert "is revoked" in eggs("keys", "revoke", key_id).stdout

@@ -9,8 +9,12 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, MetaData, Table, inspect, select, text
+from sqlalchemy.orm import Session
 
 from app.db import Base, make_engine
+from app.files.models import UploadedFile
+from app.keys.limits import NONE, KeyLimits
+from app.keys.models import ApiKey
 from app.migrate import alembic_config, is_current, upgrade
 from app.sweeps.models import Sweep
 from app.webhooks.models import WebhookDelivery
@@ -95,6 +99,25 @@ def test_sweeps_that_have_ended_are_not_told_of(own_database: Engine) -> None:
         found = {row.id: row.completed_at for row in connection.execute(select(Sweep.id, Sweep.completed_at))}
         assert found == {"ended": now + timedelta(minutes=1), "running": None}
         assert connection.execute(select(WebhookDelivery.id)).all() == []
+        command.downgrade(alembic_config(connection), "base")
+
+
+def test_an_earlier_version_makes_keys_and_files_while_a_newer_one_takes_over(own_database: Engine) -> None:
+    now = datetime(2026, 5, 4, 9, 20, tzinfo=UTC)
+    of_key = {"name": "", "project": "a", "token_hash": "", "created_at": now}
+    of_file = {"project": "a", "name": "", "suffix": "", "type": "", "bytes": 1, "stored_bytes": 1, "sha256": ""}
+    of_file |= {"media_type": "", "created_at": now}
+    with own_database.begin() as connection:
+        command.upgrade(alembic_config(connection), "0017")
+        key, file = (Table(name, MetaData(), autoload_with=connection) for name in ("api_keys", "files"))
+        for made in ("before", "meanwhile"):
+            connection.execute(key.insert(), of_key | {"id": made})
+            connection.execute(file.insert(), of_file | {"id": made})
+            command.upgrade(alembic_config(connection), "head")
+    with Session(own_database) as session:
+        assert [KeyLimits.of(key) for key in session.scalars(select(ApiKey))] == [NONE, NONE]
+        assert session.scalars(select(UploadedFile.key_id)).all() == [None, None]
+    with own_database.begin() as connection:
         command.downgrade(alembic_config(connection), "base")
 
 

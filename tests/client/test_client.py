@@ -137,7 +137,9 @@ def test_problems_are_classes(eggs: Any, make_client: MakeClient) -> None:
 
 
 def test_keys_and_the_audit_log(admin: Any) -> None:
-    key = admin.keys.create(name="laptop", scopes=["jobs:read"], expires_at="2100-01-01T00:00:00Z")
+    limits = {"running_jobs": 2}
+    key = admin.keys.create(name="laptop", scopes=["jobs:read"], expires_at="2100-01-01T00:00:00Z", limits=limits)
+    assert (key.limits.running_jobs, key.limits.queued_jobs) == (2, None)
     assert (key.name, key.scopes, key.expires_at.year) == ("laptop", ["jobs:read"], 2100)
     assert key.id in [one.id for one in admin.keys.list()]
     assert admin.keys.revoke(key.id).revoked_at is not None

@@ -302,6 +302,23 @@ class JobState(OpenEnum):
     CANCELLED = "cancelled"
 
 
+class KeyLimits(Answer):
+    """
+    A key's own limits. They only tighten what the installation allows; null leaves it at that.
+    """
+
+    queued_jobs: int | None = Field(
+        default=None, description="Jobs that may wait, beside those that `running_jobs` lets run."
+    )
+    running_jobs: int | None = Field(default=None, description="Jobs that may run at a time; the others wait.")
+    upload_bytes: int | None = Field(
+        default=None, description="Bytes of an uploaded file, and of the model that an archive unpacks to."
+    )
+    stored_bytes: int | None = Field(
+        default=None, description="Bytes that the files it has uploaded may take together."
+    )
+
+
 class Importance(OpenEnum):
     """weight-only: an expert that saw no calibration token."""
 
@@ -898,6 +915,7 @@ class CreatedKey(Answer):
     scopes: list[Scope]
     created_at: AwareDatetime
     expires_at: AwareDatetime | None
+    limits: KeyLimits
     last_used_at: AwareDatetime | None = Field(..., description="To the minute.")
     revoked_at: AwareDatetime | None
     token: str = Field(..., description="To be sent as `Authorization: Bearer …`. Shown only this once.")
@@ -948,6 +966,10 @@ class FileResource(Answer):
     type: FileType
     bytes: int
     sha256: str = Field(..., description="Of the whole file, in hexadecimal; also its ETag.")
+    key_id: str | None = Field(
+        ...,
+        description="The key it was uploaded with, whose limit it counts against; null where an earlier version took it.",
+    )
     created_at: AwareDatetime
     url: str = Field(..., description="Where to download it; the key is needed there too.")
 
@@ -983,6 +1005,7 @@ class KeyResource(Answer):
     scopes: list[Scope]
     created_at: AwareDatetime
     expires_at: AwareDatetime | None
+    limits: KeyLimits
     last_used_at: AwareDatetime | None = Field(..., description="To the minute.")
     revoked_at: AwareDatetime | None
 

@@ -56,6 +56,17 @@ class HubPush(TypedDict):
     revision: NotRequired[str]
 
 
+class KeyLimits(TypedDict):
+    """
+    A key's own limits. They only tighten what the installation allows; null leaves it at that.
+    """
+
+    queued_jobs: NotRequired[int | None]
+    running_jobs: NotRequired[int | None]
+    upload_bytes: NotRequired[int | None]
+    stored_bytes: NotRequired[int | None]
+
+
 Method: TypeAlias = Literal["eggs", "sparsegpt", "ria", "wanda", "magnitude"]
 
 
@@ -144,6 +155,7 @@ class KeyCreate(TypedDict):
     name: NotRequired[str]
     scopes: NotRequired[list[Scope]]
     expires_at: NotRequired[str | None]
+    limits: NotRequired[KeyLimits]
 
 
 class SweepCreate(TypedDict):
