@@ -35,6 +35,36 @@ def test_keys_are_made_and_revoked(page: Page, service: Service) -> None:
     assert opened.status_code == 401
 
 
+def test_a_key_is_given_limits(page: Page, service: Service) -> None:
+    page.goto("/keys")
+    page.get_by_label("Name").fill("limited")
+    limits = page.locator("details", has_text="Limits")
+    limits.get_by_text("Limits", exact=True).click()
+    page.get_by_label("Running jobs").fill("0")
+    limits.get_by_text("Limits", exact=True).click()
+    expect(page.get_by_label("Running jobs")).to_be_hidden()
+    page.get_by_role("button", name="Make the key").click()
+    expect(page.get_by_label("Running jobs")).to_be_visible()  # it is what is wrong
+    page.get_by_label("Running jobs").fill("2")
+    page.get_by_label("Queued jobs").fill("0")
+    page.get_by_label("Stored bytes").fill("20000000000")
+    check_accessible(page)
+    shot(page, "keys-limits-form")
+    page.get_by_role("button", name="Make the key").click()
+    row = page.locator("tr", has_text="limited")
+    expect(row).to_contain_text("at most 0 queued, 2 running, 20 GB stored")
+    shot(page, "keys-limits")
+    headers = {"Authorization": f"Bearer {service.key}"}
+    (key,) = [
+        key
+        for key in httpx.get(f"{service.url}/v1/keys", headers=headers).json()["data"]
+        if key["name"] == "limited"
+    ]
+    limited = {"queued_jobs": 0, "running_jobs": 2, "upload_bytes": None, "stored_bytes": 20_000_000_000}
+    assert key["limits"] == limited
+    expect(page.locator("tr", has_text=service.key[5:31])).not_to_contain_text("at most")
+
+
 def test_webhooks_are_made_tried_and_deleted(page: Page, service: Service, receiver: Receiver) -> None:
     page.goto("/webhooks")
     expect(page.get_by_role("heading", name="No webhooks")).to_be_visible()
