@@ -4,8 +4,9 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from eggs_core.checkpoint import Checkpoint
-from eggs_core.errors import NotEnoughMemory
 from eggs_core.model_folder import INDEX, WEIGHTS
 from eggs_core.packed_checkpoint import pack_checkpoint
 from eggs_core.packing_config import PackingConfig
@@ -13,10 +14,11 @@ from eggs_core.report import Speed
 from eggs_core.skeleton import Skeleton
 from eggs_core.spec import OutputFormat
 from eggs_core.speed import compare_speed
-from eggs_core.whole import bytes_held, check_memory, whole_model
+from eggs_core.whole import bytes_held, whole_model
 
 PACKED = "packed"
 """The folder of the packed checkpoint, where the dense one lies beside it."""
+_MASK_DTYPE = "U8"  # as safetensors has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +47,19 @@ def pack_output(
     tokenizer: Any,
     with_speed: bool,
 ) -> Packed:
-    """Packs the checkpoint `pruned` into a folder in its own, loads both for their sizes in memory where they fit,
-    times them if asked to, and leaves what `form` asks for. Raises `BrokenPack`."""
+    """Packs the checkpoint `pruned`, of the model `like`, into a folder in its own, loads both to time them if
+    asked to, and leaves what `form` asks for. Raises `BrokenPack`."""
     folder = pruned.folder
     packed = pack_checkpoint(pruned, folder / PACKED, packing)
-    in_memory: list[int | None] = [None, None]
     speed: list[Speed] = []
     if with_speed:
         with (
             whole_model(pruned, like, tokenizer) as dense_model,
             whole_model(packed, like, tokenizer) as packed_model,
         ):
-            in_memory = [bytes_held(dense_model), bytes_held(packed_model)]
             speed = compare_speed(dense_model, packed_model)
-    elif _fits(like):
-        for i, checkpoint in enumerate((pruned, packed)):
-            with whole_model(checkpoint, like, tokenizer) as model:
-                in_memory[i] = bytes_held(model)
-    sizes = Sizes(pruned.nbytes(), packed.nbytes(), *in_memory)
+    in_memory = bytes_held(like.model)
+    sizes = Sizes(pruned.nbytes(), packed.nbytes(), in_memory, in_memory - _saved(pruned, packed, like.dtype))
     if form is OutputFormat.PACKED:
         for file in [*folder.glob(WEIGHTS), folder / INDEX]:
             file.unlink(missing_ok=True)
@@ -72,9 +69,8 @@ def pack_output(
     return Packed(sizes, speed)
 
 
-def _fits(model: Skeleton) -> bool:
-    try:
-        check_memory(model)
-    except NotEnoughMemory:
-        return False
-    return True
+def _saved(pruned: Checkpoint, packed: Checkpoint, dtype: torch.dtype) -> int:
+    """Bytes of memory that the packed model takes less, once both are loaded in `dtype`, but for masks."""
+    elements = packed.elements_by_dtype()
+    masks = elements.pop(_MASK_DTYPE, 0)
+    return (sum(pruned.elements_by_dtype().values()) - sum(elements.values())) * dtype.itemsize - masks

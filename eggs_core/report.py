@@ -191,7 +191,7 @@ class Bytes(ReportModel):
     pruned_checkpoint: int = Field(description="In dense form, whether it was kept or not.")
     packed_checkpoint: int | None = Field(None, description="null where the output was asked for in dense form.")
     pruned_in_memory: int | None = Field(
-        None, description="Of all tensors of the pruned model, loaded in dense form; null where it did not fit."
+        None, description="Of all tensors of the pruned model, once it is loaded in dense form."
     )
     packed_in_memory: int | None = Field(None, description="The same of the packed model.")
     peak_resident: int = Field(description="Peak resident memory of the process, the first of several, in bytes.")

@@ -73,9 +73,8 @@ def continuation(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> tu
 
 
 def bytes_held(model: Any) -> int:
-    """Of all tensors of a model, each storage counted once."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+    """Of all tensors of a model, tied ones counted once; of one without its weights, what it takes with them."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
 def prompts_of(windows: list[Tensor], count: int) -> Tensor:

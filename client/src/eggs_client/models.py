@@ -89,8 +89,7 @@ class Bytes(Answer):
         default=None, description="null where the output was asked for in dense form."
     )
     pruned_in_memory: int | None = Field(
-        default=None,
-        description="Of all tensors of the pruned model, loaded in dense form; null where it did not fit.",
+        default=None, description="Of all tensors of the pruned model, once it is loaded in dense form."
     )
     packed_in_memory: int | None = Field(default=None, description="The same of the packed model.")
     peak_resident: int = Field(
