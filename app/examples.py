@@ -131,6 +131,7 @@ REPORT: dict[str, Any] = {
             "importance": "ria",
         }
     ],
+    "training": [],
     "notes": [],
     "acceptance": {
         "verdict": "rejected",

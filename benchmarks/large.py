@@ -23,7 +23,7 @@ from benchmarks.random_llama import save_model
 from benchmarks.results import keep
 from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.prune import plan, prune_blocks
-from eggs_core.report import LayerReport
+from eggs_core.report import BlockTraining, LayerReport
 from eggs_core.skeleton import Skeleton
 from eggs_core.spec import PruneSpec
 
@@ -36,7 +36,7 @@ def seconds_a_block(folder: Path, spec: PruneSpec, tokens: torch.Tensor) -> list
     """How long each block takes."""
     finished: list[float] = []
 
-    def on_block(index: int, reports: list[LayerReport]) -> None:
+    def on_block(index: int, reports: list[LayerReport], training: BlockTraining | None) -> None:
         finished.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as out:

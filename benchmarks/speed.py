@@ -58,7 +58,7 @@ def pruning(folder: Path, spec: PruneSpec, tokens: Tensor) -> float:
         started = time.perf_counter()
         skeleton = Skeleton(Checkpoint(folder), DEVICE)
         writer = CheckpointWriter(Path(out), len(skeleton.blocks) + 1)
-        prune_blocks(skeleton, spec, plan(skeleton, spec), tokens, writer, lambda index, reports: None)
+        prune_blocks(skeleton, spec, plan(skeleton, spec), tokens, writer, lambda *_: None)
         writer.finish()
         return time.perf_counter() - started
 

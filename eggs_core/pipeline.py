@@ -26,7 +26,7 @@ from eggs_core.output import Sizes, pack_output
 from eggs_core.packed_checkpoint import packing_of
 from eggs_core.progress import Progress, ProgressCallback
 from eggs_core.prune import passes, plan, prune_blocks
-from eggs_core.report import Compared, LayerReport, Repeat, Report
+from eggs_core.report import BlockTraining, Compared, LayerReport, Repeat, Report
 from eggs_core.skeleton import Skeleton
 from eggs_core.sources import NO_UPLOADS, ModelRef, resolve_model
 from eggs_core.spec import OutputFormat, PruneSpec, TextSpec
@@ -152,11 +152,13 @@ def prune(
         advance: Advance,
         compared: Sequence[ComparedModel] = (),
         journal: Journal | None = None,
-    ) -> list[LayerReport]:
-        figures: list[LayerReport] = []  # the first process's
+    ) -> tuple[list[LayerReport], list[BlockTraining]]:
+        figures: list[LayerReport] = []  # the first process's, as is the next
+        training: list[BlockTraining] = []
 
-        def on_block(index: int, reports: list[LayerReport]) -> None:
+        def on_block(index: int, reports: list[LayerReport], trained: BlockTraining | None) -> None:
             figures.extend(reports)
+            training.extend([trained] if trained else [])
             advance(
                 work,
                 f"block {index + 1} of {blocks}",
@@ -175,7 +177,7 @@ def prune(
                 files.copy_companions(each.folder)
 
         group.first(complete)
-        return figures
+        return figures, training
 
     def measure(model: ComparedModel, comparison: Comparison) -> Compared:
         advance = advancing("compare", f"Evaluating {model.spec.label}")
@@ -202,7 +204,7 @@ def prune(
     compared: list[Compared] = []
     models = [ComparedModel(asked, out / _COMPARED / asked.label, blocks + 1) for asked in spec.compared]
     with clock.stage("prune"):
-        figures = prune_to(out, calibration, advancing("prune", "Pruning"), models, journal)
+        figures, training = prune_to(out, calibration, advancing("prune", "Pruning"), models, journal)
         pruned = Checkpoint(out)
     if comparison is not None and models:
         with clock.stage("compare"):
@@ -235,7 +237,17 @@ def prune(
 
     def finish() -> Report:
         report = report_of(
-            spec, dense, revision, figures, calibration, evaluation, notes, sizes, clock.seconds(), group.size
+            spec,
+            dense,
+            revision,
+            figures,
+            training,
+            calibration,
+            evaluation,
+            notes,
+            sizes,
+            clock.seconds(),
+            group.size,
         )
         shutil.rmtree(out / _COMPARED, ignore_errors=True)
         (out / REPORT).write_text(report.model_dump_json(indent=2) + "\n")

@@ -19,15 +19,18 @@ from eggs_core.layers import PrunableLayer, prunable_layers
 from eggs_core.masks import check_fit
 from eggs_core.permute import Site, SiteFinder, apply, best_order
 from eggs_core.reconstruct import EPOCHS, MIN_BATCHES, reconstruct
-from eggs_core.report import LayerReport
+from eggs_core.report import BlockTraining, LayerReport
 from eggs_core.skeleton import Skeleton
-from eggs_core.solve import PrunedLayer, needs_gram, prune_layers
+from eggs_core.solve import PrunedLayer, needs_gram, prune_layers, share_of_zeros
 from eggs_core.spec import Effort, PruneSpec
 from eggs_core.statistics import InputStatistics, gather
 from eggs_core.stream import BlockCall, BlockStream
 
 GRAM_BYTES = 2 << 30
 """Gram matrices of one block that are held at once; where they are more, the text is passed through again."""
+
+OnBlock = Callable[[int, list[LayerReport], BlockTraining | None], None]
+"""Called with a block's index, the figures of its layers, and of its training where effort `best` has one."""
 
 
 def passes(spec: PruneSpec) -> int:
@@ -67,7 +70,7 @@ def prune_blocks(
     layers: list[list[PrunableLayer]],
     tokens: Tensor,
     writer: CheckpointWriter,
-    on_block: Callable[[int, list[LayerReport]], None],
+    on_block: OnBlock,
     group: Group = ALONE,
     compared: Sequence[ComparedModel] = (),
     journal: Journal | None = None,
@@ -92,7 +95,9 @@ def prune_blocks(
         writer.adopt(index + 1)
         for model, figures in zip(compared, done[index]["compared"], strict=True):
             model.adopt_block(index, figures)
-        on_block(index, list(map(LayerReport.model_validate, done[index]["layers"])))
+        trained = done[index]["training"]
+        training = None if trained is None else BlockTraining.model_validate(trained)
+        on_block(index, list(map(LayerReport.model_validate, done[index]["layers"])), training)
 
     group.first(lambda: _write_outside(skeleton, [writer, *(model.writer for model in compared)]))
     if len(done) == len(layers):
@@ -148,19 +153,21 @@ def prune_blocks(
             statistics.clear()
         for layer in pruned:
             layer.layer.weight.copy_(layer.weights)
-        if dense:
-            reconstruct(pruned, call, hidden, dense, group)
+        training = reconstruct(pruned, index, call, hidden, dense, group) if best else None
         changed |= {layer.full_parameter_name: layer.parameter.data for layer in layers[index]}
-        reports = [layer.report for layer in pruned]
+        reports = [_of_weights(layer) for layer in pruned] if best else [layer.report for layer in pruned]
         pruned.clear()
 
         def write() -> None:
             files = [writer.write(index + 1, skeleton.checkpoint_tensors(index, changed))]
             files += [model.write_block(skeleton, index, layers[index]) for model in compared]
             if journal is not None:
-                figures = [report.model_dump(mode="json") for report in reports]
-                of_compared = [model.block_figures() for model in compared]
-                journal.record(_step(index), {"layers": figures, "compared": of_compared}, files)
+                figures = {
+                    "layers": [report.model_dump(mode="json") for report in reports],
+                    "training": None if training is None else training.model_dump(mode="json"),
+                    "compared": [model.block_figures() for model in compared],
+                }
+                journal.record(_step(index), figures, files)
 
         group.first(write)
         if fast and layers[index]:
@@ -168,9 +175,18 @@ def prune_blocks(
         elif index + 1 < len(skeleton.blocks):
             for i, states in enumerate(hidden):
                 hidden[i] = call(states)
-        group.first(lambda: on_block(index, reports))
+        group.first(lambda: on_block(index, reports, training))
 
     stream.run(visit)
+
+
+def _of_weights(pruned: PrunedLayer) -> LayerReport:
+    """The figures of a layer whose weights were trained, in which a kept one may become 0 or cease to be it.
+
+    Its output error stays that from before: what it is told from, the dense weights and the sampled inputs, would
+    have to be held in memory during the training.
+    """
+    return pruned.report.model_copy(update={"sparsity": share_of_zeros(pruned.layer.weight)})
 
 
 def _step(block: int) -> str:

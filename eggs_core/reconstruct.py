@@ -7,14 +7,16 @@ dense block gives in the dense model, so that it also makes good errors that cam
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
+from math import isfinite
 from statistics import fmean
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from eggs_core.distributed import ALONE, Group
+from eggs_core.report import BlockTraining
 from eggs_core.solve import PrunedLayer
 
 EPOCHS = 8
@@ -27,34 +29,27 @@ MIN_BATCHES = 16
 """Into which the text should be cut where it has as many windows: each batch is a step of the descent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reconstruction:
-    """Relative squared error of a block's outputs on the held-out batches, and the epochs to the lowest."""
-
-    before: float
-    after: float
-    epochs: int
-
-
 def reconstruct(
     pruned: Sequence[PrunedLayer],
+    block: int,
     call: Callable[[Tensor], Tensor],
     inputs: Sequence[Tensor],
     targets: Sequence[Tensor],
     group: Group = ALONE,
-) -> Reconstruction | None:
-    """Trains the kept weights of a block's `pruned` layers, in place; the masks stay.
+) -> BlockTraining:
+    """Trains the kept weights of the `pruned` layers of block number `block`, in place; the masks stay.
 
     `call` runs the block on a batch of hidden states (b, L, H); `inputs` and `targets` are such batches. A last
     part of them is held out: the weights of the epoch with the lowest error on it are kept.
-    None where there is but one batch, so that nothing can be held out, or nothing to train.
+    Nothing is trained where there is but one batch, so that nothing can be held out, or no layer.
 
     Of several processes each has batches of its own, and every step takes one of each.
     """
     training = len(inputs) - max(1, len(inputs) // HELD_OUT)
     steps = min(group.gather(training))  # in an epoch; a process with a batch more leaves out any one
     if steps == 0 or not pruned:
-        return None
+        reason: Literal["nothing-pruned", "too-few-batches"] = "too-few-batches" if pruned else "nothing-pruned"
+        return BlockTraining(block=block, error_before=None, error_after=None, epochs=0, skipped=reason)
     weights = _Weights(pruned)
 
     def error(batch: int) -> Tensor:
@@ -85,7 +80,9 @@ def reconstruct(
         elif epoch - epochs == PATIENCE:
             break
     weights.restore(kept)
-    return Reconstruction(before, best, epochs)
+    return BlockTraining(
+        block=block, error_before=_known(before), error_after=_known(best), epochs=epochs, skipped=None
+    )
 
 
 class _Weights:
@@ -126,6 +123,10 @@ class _Weights:
     def restore(self, snapshot: Sequence[Tensor]) -> None:
         for parameter, values in zip(self._parameters, snapshot, strict=True):
             parameter.data.copy_(values)
+
+
+def _known(error: float) -> float | None:
+    return error if isfinite(error) else None
 
 
 def _relative_error(output: Tensor, target: Tensor) -> Tensor:

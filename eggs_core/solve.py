@@ -130,7 +130,7 @@ def _pruned(
         type=layer.type,
         block=block,
         shape=layer.shape,
-        sparsity=1 - weights.count_nonzero().item() / weights.numel(),
+        sparsity=share_of_zeros(weights),
         kept_importance=kept_score(S, matching.mask) / best if best > 0 else 1.0,
         relative_output_error=_relative_output_error(layer.weight, weights, statistics),
         min_degree=min_degree,
@@ -140,6 +140,10 @@ def _pruned(
         importance=_IMPORTANCE[spec.method] if statistics else "weight-only",
     )
     return PrunedLayer(layer, weights, matching.mask, report)
+
+
+def share_of_zeros(weights: Tensor) -> float:
+    return 1 - weights.count_nonzero().item() / weights.numel()
 
 
 def _relative_output_error(W: Tensor, pruned: Tensor, statistics: InputStatistics | None) -> float | None:

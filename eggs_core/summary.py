@@ -16,6 +16,7 @@ from eggs_core.acceptance import judge
 from eggs_core.evaluate import DenseScores, PrunedScores, exp_mean, exp_mean_interval
 from eggs_core.output import Sizes
 from eggs_core.report import (
+    BlockTraining,
     Bytes,
     Evaluation,
     Expansion,
@@ -42,6 +43,7 @@ def report_of(
     skeleton: Skeleton,
     revision: str | None,
     layers: list[LayerReport],
+    training: list[BlockTraining],
     calibration: Tensor,
     evaluation: Evaluation | None,
     notes: list[str],
@@ -80,7 +82,8 @@ def report_of(
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
         expansion=_expansion(layers),
         layers=layers,
-        notes=_notes(spec, skeleton, layers) + notes,
+        training=training,
+        notes=_notes(spec, skeleton, layers) + _training_notes(training) + notes,
         calibration=_text_info(spec.calibration, calibration, seed=spec.calibration.seed),
         spec=spec,
         versions=versions() | ({"lm_eval": version("lm_eval")} if evaluation and evaluation.tasks else {}),
@@ -233,6 +236,22 @@ def _notes(spec: PruneSpec, skeleton: Skeleton, layers: list[LayerReport]) -> li
         notes.append(
             f"Calibration and evaluation text have the same source, {source}, so the model may be evaluated on "
             "text that it was calibrated on."
+        )
+    return notes
+
+
+def _training_notes(training: list[BlockTraining]) -> list[str]:
+    notes = []
+    if trained := [block for block in training if block.skipped is None]:
+        lowered = sum(block.epochs > 0 for block in trained)
+        notes.append(
+            f"Training lowered the error of what comes out of {lowered} of {len(trained)} blocks on held-out "
+            "calibration text. The output errors of layers are those from before it."
+        )
+    if few := [block.block for block in training if block.skipped == "too-few-batches"]:
+        notes.append(
+            f"{len(few)} blocks were not trained, as effort best is to: the calibration text makes one batch, of "
+            "which nothing can be held out. Ask for more calibration samples."
         )
     return notes
 

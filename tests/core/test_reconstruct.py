@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eggs_core.layers import prunable_layers
@@ -71,28 +72,83 @@ class _Linear:
         self.pruned = PrunedLayer(layer, self.module.weight.clone(), self.mask, None)  # type: ignore[arg-type]
 
 
+def held_out_error(block: _Linear) -> float:
+    """Of the last two of 16 batches."""
+    errors = [
+        ((block.module(X) - Y).square().sum(-1) / Y.square().sum(-1)).mean()
+        for X, Y in zip(block.inputs[14:], block.targets[14:], strict=True)
+    ]
+    return float(torch.stack(errors).mean())
+
+
 def test_what_was_held_out_decides() -> None:
     block = _Linear(NMPattern(2, 4))
-    outcome = reconstruct([block.pruned], block.module, block.inputs, block.targets)
-    assert outcome is not None
-    assert 0 < outcome.after < outcome.before
+    outcome = reconstruct([block.pruned], 3, block.module, block.inputs, block.targets)
+    assert (outcome.block, outcome.skipped) == (3, None)
+    assert outcome.error_before is not None
+    assert outcome.error_after is not None
+    assert 0 < outcome.error_after < outcome.error_before
+    assert outcome.error_after == pytest.approx(held_out_error(block), rel=1e-5)
     assert torch.equal(block.module.weight != 0, block.mask)
 
     # Targets that the training batches contradict: nothing learnt from them helps on those held out.
     block = _Linear(NMPattern(4, 4))
     before = block.module.weight.clone()
     contrary = [-Y if i < 14 else Y for i, Y in enumerate(block.targets)]
-    outcome = reconstruct([block.pruned], block.module, block.inputs, contrary)
-    assert outcome is not None
-    assert (outcome.epochs, outcome.after) == (0, outcome.before)
+    outcome = reconstruct([block.pruned], 0, block.module, block.inputs, contrary)
+    assert outcome.error_before is not None
+    assert (outcome.epochs, outcome.error_after) == (0, outcome.error_before)
     assert torch.equal(block.module.weight, before)
 
 
 def test_one_batch_is_left_alone() -> None:
     block = _Linear(NMPattern(2, 4))
     before = block.module.weight.clone()
-    assert reconstruct([block.pruned], block.module, block.inputs[:1], block.targets[:1]) is None
+    outcome = reconstruct([block.pruned], 0, block.module, block.inputs[:1], block.targets[:1])
+    assert (outcome.skipped, outcome.error_before, outcome.epochs) == ("too-few-batches", None, 0)
     assert torch.equal(block.module.weight, before)
+    assert reconstruct([], 0, block.module, block.inputs, block.targets).skipped == "nothing-pruned"
+
+
+def test_an_error_that_is_not_finite_is_not_told() -> None:
+    block = _Linear(NMPattern(2, 4))
+    outcome = reconstruct([block.pruned], 0, block.module, block.inputs, [Y * 0 for Y in block.targets])
+    assert (outcome.skipped, outcome.error_before, outcome.error_after, outcome.epochs) == (None, None, None, 0)
+
+
+def test_the_report_tells_what_training_brought(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model("llama")
+    ignore = ("model.layers.1.*",)
+    reports = {
+        effort: prune(
+            spec_for(model, effort).model_copy(update={"ignore": ignore}), tmp_path / effort, cache_dir=tmp_path
+        )
+        for effort in (Effort.BALANCED, Effort.BEST)
+    }
+    balanced, best = reports[Effort.BALANCED], reports[Effort.BEST]
+    assert balanced.training == []
+    trained, ignored = best.training
+    assert (trained.block, trained.skipped, ignored.block, ignored.skipped) == (0, None, 1, "nothing-pruned")
+    assert trained.error_before is not None
+    assert trained.error_after is not None
+    assert 0 < trained.error_after < trained.error_before
+    assert trained.epochs > 0
+
+    (note,) = (note for note in best.notes if "output errors of layers are those from before" in note)
+    assert "1 of 1 blocks" in note
+    assert note in (tmp_path / "best" / "README.md").read_text()
+    for before, after in zip(balanced.layers, best.layers, strict=True):  # the first block's, of the same input
+        assert after.relative_output_error == pytest.approx(before.relative_output_error, rel=1e-4)
+    weights = load_file(tmp_path / "best" / "model-00002-of-00003.safetensors")
+    for layer in best.layers:
+        W = weights[f"{layer.name}.weight"]
+        assert layer.sparsity == 1 - W.count_nonzero().item() / W.numel()
+
+
+def test_the_report_tells_that_nothing_was_trained(make_model: MakeModel, tmp_path: Path) -> None:
+    report = prune(spec_for(make_model("llama"), Effort.BEST, samples=1), tmp_path / "out", cache_dir=tmp_path)
+    assert {block.skipped for block in report.training} == {"too-few-batches"}
+    assert [note for note in report.notes if "not trained" in note]
 
 
 def test_progress_counts_the_epochs(make_model: MakeModel) -> None:

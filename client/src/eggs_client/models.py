@@ -78,6 +78,33 @@ class AuditEntryResource(Answer):
     created_at: AwareDatetime
 
 
+class Skipped(OpenEnum):
+    """Why nothing was trained; too-few-batches: the calibration text, or a process's part of it, was one batch, of which nothing can be held out. null where the block was trained."""
+
+    NOTHING_PRUNED = "nothing-pruned"
+    TOO_FEW_BATCHES = "too-few-batches"
+
+
+class BlockTraining(Answer):
+    """
+    What the training of effort `best` made of one decoder block.
+
+    Errors are those of the block's outputs against the dense model's, ||Y'-Y||² / ||Y||² in the mean over the
+    calibration tokens that were held out; null where nothing was trained, or for no finite number.
+    """
+
+    block: int
+    error_before: float | None = Field(..., description="With the weights as the method chose them.")
+    error_after: float | None = Field(..., description="With the weights that were kept, which are published.")
+    epochs: int = Field(
+        ..., description="After which the weights that were kept were found; 0 where they are those from before."
+    )
+    skipped: Skipped | None = Field(
+        ...,
+        description="Why nothing was trained; too-few-batches: the calibration text, or a process's part of it, was one batch, of which nothing can be held out. null where the block was trained.",
+    )
+
+
 class Bytes(Answer):
     """
     Sizes on disk, and the memory that the run took.
@@ -341,7 +368,8 @@ class LayerReport(Answer):
         ..., description="Importance kept, as a share of what the best N per group keep."
     )
     relative_output_error: float | None = Field(
-        ..., description="||X(W-W')ᵀ||² / ||XWᵀ||² on sampled calibration tokens; null if the layer saw none."
+        ...,
+        description="||X(W-W')ᵀ||² / ||XWᵀ||² on sampled calibration tokens; null if the layer saw none. With effort `best` W' is as it was before the block was trained; see BlockTraining for what came of that.",
     )
     min_degree: int = Field(..., description="B, the edges that every input channel was given at least.")
     duality_gap: float = Field(
@@ -1365,6 +1393,11 @@ class Report(Answer):
     seconds: dict[str, float] = Field(..., description="By stage, and in total.")
     expansion: Expansion
     layers: list[LayerReport]
+    training: list[BlockTraining] = Field(
+        default=[],
+        description="One for each decoder block with effort `best`; empty with any other, which trains nothing.",
+        validate_default=True,
+    )
     notes: list[str] = Field(..., description="What a reader should know, such as experts that saw no token.")
     calibration: TextInfo
     spec: PruneSpec = Field(
