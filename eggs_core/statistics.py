@@ -14,6 +14,7 @@ from eggs_core.distributed import ALONE, Group
 from eggs_core.layers import PrunableLayer
 
 SAMPLED_TOKENS = 512
+"""Rows kept of a layer that all tokens reach, at least, where so many come; and not twice as many."""
 # What is multiplied at a time: bounds the float32 copies, and saves a third of a Gram matrix's products.
 _PART_TOKENS = 1024
 _TILE_COLUMNS = 512
@@ -90,7 +91,7 @@ class InputStatistics:
 
     @property
     def sample(self) -> Tensor | None:
-        """Evenly spaced rows of X, (at most about `SAMPLED_TOKENS`, C_in), in the model's dtype."""
+        """Evenly spaced rows of X, (fewer than about twice `SAMPLED_TOKENS`, C_in), in the model's dtype."""
         return torch.cat(self._sample) if self.tokens else None
 
 
