@@ -48,6 +48,8 @@ REPORT: dict[str, Any] = {
                 },
                 "kl_divergence": 1.87,
                 "top1_agreement": 0.45,
+                "kl_divergence_interval": {"low": 1.79, "high": 1.95},
+                "top1_agreement_interval": {"low": 0.44, "high": 0.46},
                 "over_seeds": {"mean": 131.4, "standard_deviation": 1.9},
             }
         ],

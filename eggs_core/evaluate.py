@@ -96,19 +96,25 @@ def exp_mean(nll: Tensor) -> float:
 
 
 def exp_mean_interval(nll: Tensor) -> tuple[float, float] | None:
-    """95% bootstrap interval of `exp_mean` over windows, None for a single one.
+    """95% bootstrap interval of `exp_mean` over windows, as `mean_interval` has that of the mean."""
+    bounds = mean_interval(nll)
+    return None if bounds is None else (_exp(bounds[0]), _exp(bounds[1]))
+
+
+def mean_interval(scores: Tensor) -> tuple[float, float] | None:
+    """95% bootstrap interval of the mean of windows' `scores`, (windows,); None for a single one.
 
     The percentile interval of Efron (1979), whose seed is fixed: equal scores give equal bounds, and the
     differences of two models are paired. Few windows make it too narrow, by about sqrt(1 - 1/windows).
     """
-    if len(nll) < 2:
+    if len(scores) < 2:
         return None
     generator = torch.Generator().manual_seed(_BOOTSTRAP_SEED)
-    draws = (torch.randint(len(nll), (len(nll),), generator=generator) for _ in range(_RESAMPLES))
-    means = torch.stack([nll[draw].mean() for draw in draws])
+    draws = (torch.randint(len(scores), (len(scores),), generator=generator) for _ in range(_RESAMPLES))
+    means = torch.stack([scores[draw].mean() for draw in draws])
     tail = (1 - _CONFIDENCE) / 2
     low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
-    return _exp(low), _exp(high)
+    return low, high
 
 
 def _through_blocks(skeleton: Skeleton, tokens: Tensor, on_block: OnBlock) -> tuple[BlockStream, list[Tensor]]:

@@ -76,6 +76,8 @@ class TextEvaluation(ReportModel):
     top1_agreement: float = Field(
         description="Share of predicted tokens for which both models hold the same token for the likeliest."
     )
+    kl_divergence_interval: Interval | None = Field(None, description="null for a single window.")
+    top1_agreement_interval: Interval | None = Field(None, description="null for a single window.")
     over_seeds: Spread | None = Field(None, description="null where the request has one seed.")
 
 

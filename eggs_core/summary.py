@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eggs_core.acceptance import judge
-from eggs_core.evaluate import DenseScores, PrunedScores, exp_mean, exp_mean_interval
+from eggs_core.evaluate import DenseScores, PrunedScores, exp_mean, exp_mean_interval, mean_interval
 from eggs_core.output import Sizes
 from eggs_core.report import (
     BlockTraining,
@@ -137,6 +137,8 @@ def text_evaluations(
             perplexity=_perplexity(tokens, *nll),
             kl_divergence=float(kl.mean()),
             top1_agreement=float(agreement.mean()),
+            kl_divergence_interval=_interval(mean_interval(kl)),
+            top1_agreement_interval=_interval(mean_interval(agreement)),
         )
         for text, tokens, (*nll, kl, agreement) in zip(texts, windows, scores, strict=True)
     ]
@@ -169,13 +171,12 @@ def _perplexity(tokens: Tensor, dense_nll: Tensor, pruned_nll: Tensor) -> Perple
         pruned=exp_mean(pruned_nll),
         ratio=exp_mean(pruned_nll - dense_nll),
         tokens=tokens.shape[0] * (tokens.shape[1] - 1),
-        pruned_interval=_interval(pruned_nll),
-        ratio_interval=_interval(pruned_nll - dense_nll),
+        pruned_interval=_interval(exp_mean_interval(pruned_nll)),
+        ratio_interval=_interval(exp_mean_interval(pruned_nll - dense_nll)),
     )
 
 
-def _interval(nll: Tensor) -> Interval | None:
-    bounds = exp_mean_interval(nll)
+def _interval(bounds: tuple[float, float] | None) -> Interval | None:
     return None if bounds is None else Interval(low=bounds[0], high=bounds[1])
 
 

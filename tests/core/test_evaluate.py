@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eggs_core import whole
 from eggs_core.checkpoint import Checkpoint
-from eggs_core.evaluate import exp_mean, exp_mean_interval, perplexity
+from eggs_core.evaluate import exp_mean, exp_mean_interval, mean_interval, perplexity
 from eggs_core.pipeline import prune
 from eggs_core.report import Report
 from eggs_core.skeleton import Skeleton
@@ -63,6 +63,12 @@ def test_figures_are_those_of_the_whole_models(
         ):
             assert interval is not None
             assert (interval.low, interval.high) == pytest.approx(exp_mean_interval(scores), rel=1e-4)
+        for interval, scores in (
+            (measured.kl_divergence_interval, (p.exp() * (p - q)).sum(-1).mean(1)),
+            (measured.top1_agreement_interval, (p.argmax(-1) == q.argmax(-1)).double().mean(1)),
+        ):
+            assert interval is not None
+            assert (interval.low, interval.high) == pytest.approx(mean_interval(scores), rel=1e-3)
 
 
 def test_a_text_is_measured_the_same_alone_and_in_company(
@@ -91,8 +97,9 @@ def test_a_text_is_measured_the_same_alone_and_in_company(
 def test_one_window_has_no_interval(make_model: MakeModel, tmp_path: Path) -> None:
     evaluation = evaluated(make_model("llama"), tmp_path / "out", "pydocs", samples=1).evaluation
     assert evaluation is not None
-    perplexity = evaluation.texts[0].perplexity
-    assert (perplexity.pruned_interval, perplexity.ratio_interval) == (None, None)
+    (text,) = evaluation.texts
+    assert (text.perplexity.pruned_interval, text.perplexity.ratio_interval) == (None, None)
+    assert (text.kl_divergence_interval, text.top1_agreement_interval) == (None, None)
     assert "| `pydocs` | 1 of 48 tokens |" in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -1200,6 +1200,8 @@ class TextEvaluation(Answer):
     top1_agreement: float = Field(
         ..., description="Share of predicted tokens for which both models hold the same token for the likeliest."
     )
+    kl_divergence_interval: Interval | None = Field(default=None, description="null for a single window.")
+    top1_agreement_interval: Interval | None = Field(default=None, description="null for a single window.")
     over_seeds: Spread | None = Field(default=None, description="null where the request has one seed.")
 
 
