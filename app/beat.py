@@ -4,8 +4,8 @@ The API does it beside its requests, or `eggs beat` in a process of its own. Any
 at once: a message too many changes nothing, and what must happen once is claimed in the database first.
 """
 
-import logging
 import signal
+from collections.abc import Callable
 from threading import Event
 
 from celery import Celery
@@ -22,8 +22,6 @@ from app.settings import Settings
 from app.sweeper import Sweeper
 from app.webhooks.courier import Couriers
 from app.webhooks.sender import Sender
-
-logger = logging.getLogger(__name__)
 
 
 class Beat:
@@ -56,8 +54,8 @@ class Beat:
             part.stop()
 
 
-def run(settings: Settings) -> None:
-    """Does what recurs, and nothing else, until it is told to stop by a signal."""
+def run(settings: Settings, *, started: Callable[[], None]) -> None:
+    """Does what recurs, and nothing else, until it is told to stop by a signal. Calls `started` once it does."""
     logs.setup(settings.log_format)
     tracing.setup("eggs-beat")
     told = Event()
@@ -76,7 +74,7 @@ def run(settings: Settings) -> None:
         secrets=Secrets(settings),
     )
     beat.start()
-    logger.info("Jobs are offered again, webhooks sent, and what has expired is removed")
+    started()
     told.wait()
     beat.stop()
     engine.dispose()

@@ -44,14 +44,20 @@ def serve(
     server.run(settings, with_worker=worker, listening=listening)
 
 
-def beat() -> None:
+def beat(as_json: options.Json = False) -> None:
     """Do what recurs: offer jobs again, remove what has expired, send webhooks.
 
     `eggs serve` does so too. This goes on while the API is away, and beside any number of `eggs serve --no-beat`.
     """
     from app import beat
 
-    beat.run(get_settings())
+    def started() -> None:
+        if as_json:
+            write_json({"status": "started"}, indent=None)
+        else:
+            console.print("Jobs are offered again, webhooks sent, and what has expired is removed from now on.")
+
+    beat.run(get_settings(), started=started)
 
 
 def migrate(as_json: options.Json = False) -> None:

@@ -1,5 +1,6 @@
 """`eggs beat` as an operator runs it: what recurs is done without the API."""
 
+import json
 import os
 import signal
 import subprocess
@@ -78,15 +79,18 @@ def test_the_api_does_it_where_nobody_else_does(settings: Settings) -> None:
 def test_it_starts_on_an_empty_database(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "new")
     with subprocess.Popen(
-        [sys.executable, "-c", "from app.cli.main import main; main()", "beat"],
+        [sys.executable, "-c", "from app.cli.main import main; main()", "beat", "--json"],
         env=os.environ | settings.environment(),
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        assert process.stdout is not None
         assert process.stderr is not None
-        said = next(line for line in process.stderr if "offered again" in line)
+        assert json.loads(process.stdout.readline()) == {"status": "started"}
         process.send_signal(signal.SIGINT)
-        assert "Traceback" not in said + process.stderr.read()
+        assert process.stdout.read() == ""
+        assert "Traceback" not in process.stderr.read()
         assert process.wait(15) == 0
     with make_engine(settings.database_url).connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM jobs")) == 0
