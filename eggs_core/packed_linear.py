@@ -5,13 +5,16 @@ Shapes as in `eggs_core.packing`; x (..., C_in), y (..., C_out).
 
 import threading
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from eggs_core import kernels, products
+from eggs_core.kernels import semi_structured
+from eggs_core.kernels.semi_structured import Backend
 from eggs_core.packing import packed_shapes, unpack
 from eggs_core.pattern import NMPattern
 
@@ -23,11 +26,17 @@ _of_thread = threading.local()
 
 _library = torch.library.Library("eggs", "DEF")
 _library.define("nm_unpack(Tensor values, Tensor mask, int n, int m) -> Tensor")
-_library.define("nm_linear(Tensor x, Tensor values, Tensor mask, Tensor? bias, int n, int m) -> Tensor")
+_library.define(
+    "nm_linear(Tensor x, Tensor values, Tensor mask, Tensor? bias, int n, int m, "
+    "Tensor? compressed=None, Tensor? metadata=None) -> Tensor"
+)
 
 
 class PackedLinear(nn.Module):
-    """y = x Wᵀ + b for a W in packed form; made without content, which a checkpoint's is loaded into."""
+    """y = x Wᵀ + b for a W in packed form; made without content, which a checkpoint's is loaded into.
+
+    On a GPU it may hold W for many tokens once more, compressed as `eggs_core.kernels.semi_structured` has it.
+    """
 
     def __init__(
         self, in_features: int, out_features: int, pattern: NMPattern, *, bias: bool, dtype: torch.dtype
@@ -38,13 +47,44 @@ class PackedLinear(nn.Module):
         self.weight_values = nn.Parameter(torch.empty(values, dtype=dtype), requires_grad=False)
         self.register_buffer("weight_mask", torch.empty(mask, dtype=torch.uint8))
         self.weight_mask: Tensor
+        # Of this machine alone, and so no part of a checkpoint.
+        self.register_buffer("compressed", None, persistent=False)
+        self.register_buffer("metadata", None, persistent=False)
+        self.compressed: Tensor | None
+        self.metadata: Tensor | None
         self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.eggs.nm_linear(
-            x, self.weight_values, self.weight_mask, self.bias, self.pattern.n, self.pattern.m
+            x,
+            self.weight_values,
+            self.weight_mask,
+            self.bias,
+            self.pattern.n,
+            self.pattern.m,
+            self.compressed,
+            self.metadata,
         )
         return y
+
+    def compress(self, backend: Backend | None) -> None:
+        """Holds W compressed for products of more than `SMALL_BATCH` tokens; no longer where `backend` is None.
+
+        W is one that `semi_structured.eligible` tells. Raises `RuntimeError` as `semi_structured.compress` does.
+        """
+        self.compressed, self.metadata = None, None
+        if backend is not None:
+            self.compressed, self.metadata = semi_structured.compress(self.weight, backend)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moved or cast, it holds nothing compressed: that is of one device, and no plain numbers."""
+        held = self.compressed, self.metadata
+        before = self.weight_values.device, self.weight_values.dtype  # torch changes a parameter in place
+        self.compressed, self.metadata = None, None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if (self.weight_values.device, self.weight_values.dtype) == before:
+            self.compressed, self.metadata = held
+        return self
 
     @property
     def weight(self) -> Tensor:
@@ -59,7 +99,16 @@ class PackedLinear(nn.Module):
 
 
 @torch.library.register_fake("eggs::nm_linear", lib=_library)  # type: ignore[untyped-decorator]
-def _shape_of(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int, m: int) -> Tensor:
+def _shape_of(
+    x: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    n: int,
+    m: int,
+    compressed: Tensor | None = None,
+    metadata: Tensor | None = None,
+) -> Tensor:
     return x.new_empty(*x.shape[:-1], values.shape[0])
 
 
@@ -74,7 +123,7 @@ def _dense_shape_of(values: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, values, mask, _, n, m = inputs
+    _, values, mask, _, n, m, _, _ = inputs
     ctx.save_for_backward(values, mask)
     ctx.pattern = NMPattern(n, m)
 
@@ -83,14 +132,23 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Of x alone: packed weights are for inference, and layers before them may still be trained."""
     values, mask = ctx.saved_tensors
     W = torch.ops.eggs.nm_unpack(values, mask, ctx.pattern.n, ctx.pattern.m)
-    return gradient @ W, None, None, None, None, None
+    return gradient @ W, *[None] * 7
 
 
 torch.library.register_autograd("eggs::nm_linear", _gradients, setup_context=_save, lib=_library)
 
 
 @torch.library.impl(_library, "nm_linear", "CPU")
-def _on_cpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int, m: int) -> Tensor:
+def _on_cpu(
+    x: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    n: int,
+    m: int,
+    compressed: Tensor | None = None,
+    metadata: Tensor | None = None,
+) -> Tensor:
     tokens = x.reshape(-1, x.shape[-1]).contiguous()
     if not kernels.available():
         _say_that_there_is_no_kernel()
@@ -103,12 +161,23 @@ def _on_cpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int
 
 
 @torch.library.impl(_library, "nm_linear", "CUDA")
-def _on_gpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int, m: int) -> Tensor:
+def _on_gpu(
+    x: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    n: int,
+    m: int,
+    compressed: Tensor | None = None,
+    metadata: Tensor | None = None,
+) -> Tensor:
     tokens = x.reshape(-1, x.shape[-1]).contiguous()
     if len(tokens) <= SMALL_BATCH and find_spec("triton") is not None:
         from eggs_core.kernels import triton_linear
 
         y = triton_linear.linear(tokens, values, mask, bias, NMPattern(n, m))
+    elif len(tokens) > SMALL_BATCH and compressed is not None:
+        y = semi_structured.linear(tokens, compressed, metadata, bias, len(values))
     else:
         y = nn.functional.linear(tokens, unpack(values, mask, NMPattern(n, m)), bias)
     return y.view(*x.shape[:-1], len(values))

@@ -13,6 +13,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eggs_core import memory
 from eggs_core.errors import BrokenPack
+from eggs_core.large_batches import choose_products
 from eggs_core.packed_linear import PackedLinear
 from eggs_core.packing import check
 from eggs_core.packing_config import METHOD, PackingConfig
@@ -32,7 +33,7 @@ class EggsConfig(QuantizationConfigMixin):
 
 @register_quantizer(METHOD)
 class EggsQuantizer(HfQuantizer):
-    """Puts a `PackedLinear` where a layer is packed, and checks what was loaded into it."""
+    """Puts a `PackedLinear` where a layer is packed, checks what was loaded into it, and has it be fast."""
 
     requires_calibration = True
     quantization_config: EggsConfig
@@ -65,6 +66,7 @@ class EggsQuantizer(HfQuantizer):
                     check(module.weight_values.data, module.weight_mask, module.pattern)
                 except BrokenPack as error:
                     raise BrokenPack(f"{name} cannot be loaded. {error}") from error
+        choose_products(model)
         memory.give_back()  # what the checks took: the process lives on with no more than the model
         return model
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import NotEnoughMemory
+from eggs_core.large_batches import choose_products
 from eggs_core.model_folder import ModelFolder
 from eggs_core.skeleton import Skeleton, quiet
 
@@ -46,7 +47,7 @@ def whole_model(checkpoint: Checkpoint, like: Skeleton, tokenizer: Any) -> Itera
     end = tokenizer.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=0 if end is None else end)
     try:
-        yield model.to(like.device).eval()
+        yield _placed(model, like.device)
     finally:
         del model
         memory.give_back()
@@ -56,12 +57,18 @@ def whole_model(checkpoint: Checkpoint, like: Skeleton, tokenizer: Any) -> Itera
 
 def load(folder: Path) -> tuple[Any, Any]:
     """The model in `folder`, packed or not, and its tokenizer; on a GPU where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     with quiet(), ModelFolder(folder).private() as copy:
         model: Any = AutoModelForCausalLM.from_pretrained(copy, dtype="auto", use_safetensors=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(copy, **options)
-    return model.eval().to(device), tokenizer
+    return _placed(model, device), tokenizer
+
+
+def _placed(model: Any, device: torch.device) -> Any:
+    model.eval().to(device)
+    choose_products(model)
+    return model
 
 
 def continuation(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> tuple[str, int]:
