@@ -95,7 +95,7 @@ def prune_blocks(
         writer.adopt(index + 1)
         for model, figures in zip(compared, done[index]["compared"], strict=True):
             model.adopt_block(index, figures)
-        trained = done[index]["training"]
+        trained = done[index].get("training")  # an earlier version's journal has none
         training = None if trained is None else BlockTraining.model_validate(trained)
         on_block(index, list(map(LayerReport.model_validate, done[index]["layers"])), training)
 
