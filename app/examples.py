@@ -160,6 +160,15 @@ REPORT: dict[str, Any] = {
     "threads": 2,
 }
 
+# Of effort `best`, which the report above is not of.
+BLOCK_TRAINING: dict[str, Any] = {
+    "block": 0,
+    "error_before": 0.0123,
+    "error_after": 0.0087,
+    "epochs": 5,
+    "skipped": None,
+}
+
 
 def example(value: dict[str, Any]) -> ConfigDict:
     """Configuration of a pydantic model that has this example."""

@@ -14,6 +14,7 @@ Schema = dict[str, Any]
 _REF = "#/components/schemas/"
 # For schemas of eggs_core, which knows nothing of OpenAPI; those they contain take their part of these.
 _EXAMPLES: dict[str, Any] = {
+    "BlockTraining": examples.BLOCK_TRAINING,
     "HubPush": examples.HUB_PUSH,
     "PruneSpec": examples.SPEC,
     "Report": examples.REPORT,
