@@ -52,7 +52,7 @@ class RunningServer:
         self.uvicorn.should_exit = True
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=20)
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=120)
 
 
 @pytest.fixture

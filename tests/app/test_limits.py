@@ -206,7 +206,7 @@ def at_once(
     together = Barrier(times)
 
     def answer(_: int) -> int:
-        with httpx.Client(base_url=server.url, headers=headers, timeout=20) as client:
+        with httpx.Client(base_url=server.url, headers=headers, timeout=120) as client:
             client.get("/healthz").raise_for_status()  # connects
             together.wait(20)
             status: int = send(client).status_code

@@ -75,10 +75,10 @@ def test_retry_after_is_waited_for(make_client: MakeClient, way: Way) -> None:
     started = time.monotonic()
     assert list(eggs.jobs.list()) == []
     assert time.monotonic() - started >= 1
-    way.faults, way.retry_after = ["429"], "60"  # longer than anybody waits
+    way.faults, way.retry_after = ["429"], "3600"  # longer than anybody waits
     with pytest.raises(eggs_client.TooManyRequests):
         list(eggs.jobs.list())
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 250
 
 
 def test_retry_after_may_be_a_date() -> None:
