@@ -99,16 +99,7 @@ class PackedLinear(nn.Module):
 
 
 @torch.library.register_fake("eggs::nm_linear", lib=_library)  # type: ignore[untyped-decorator]
-def _shape_of(
-    x: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    bias: Tensor | None,
-    n: int,
-    m: int,
-    compressed: Tensor | None = None,
-    metadata: Tensor | None = None,
-) -> Tensor:
+def _shape_of(x: Tensor, values: Tensor, *_: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], values.shape[0])
 
 
@@ -139,16 +130,7 @@ torch.library.register_autograd("eggs::nm_linear", _gradients, setup_context=_sa
 
 
 @torch.library.impl(_library, "nm_linear", "CPU")
-def _on_cpu(
-    x: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    bias: Tensor | None,
-    n: int,
-    m: int,
-    compressed: Tensor | None = None,
-    metadata: Tensor | None = None,
-) -> Tensor:
+def _on_cpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int, m: int, *_: Any) -> Tensor:
     tokens = x.reshape(-1, x.shape[-1]).contiguous()
     if not kernels.available():
         _say_that_there_is_no_kernel()
