@@ -115,8 +115,8 @@ def stop_in_the_middle_of_a_request(service: Service, key: str | None) -> None:
         assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")  # it waits for the body
         connection.sendall(body[: len(body) // 2])
         service.process.terminate()
-        wait_for(lambda: refuses_connections(url), seconds=10)
-        wait_for(lambda: "Waiting for connections to close" in service.output, seconds=10)
+        wait_for(lambda: refuses_connections(url))
+        wait_for(lambda: "Waiting for connections to close" in service.output)
         assert service.process.poll() is None
         connection.sendall(body[len(body) // 2 :])
         assert connection.recv(1024).startswith(b"HTTP/1.1 201 ")

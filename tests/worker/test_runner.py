@@ -60,13 +60,13 @@ def in_progress(sessions: sessionmaker[Session], job_id: str) -> bool:
 
 
 def run_and_cancel(
-    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any], seconds: float = 20
+    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
 ) -> Job:
-    """A job that is cancelled once it has got somewhere, for which it has so many seconds; as it ended."""
+    """A job that is cancelled once it has got somewhere; as it ended."""
     settings.lease_seconds = 0.3  # so that a beat comes every 0.1 seconds
     job_id = make_job(sessions, **request_body)
     thread = in_thread(job_id, settings, sessions)
-    wait_for(lambda: in_progress(sessions, job_id), seconds=seconds)
+    wait_for(lambda: in_progress(sessions, job_id))
     with sessions.begin() as session:
         service.cancel(session, project="default", job_id=job_id)
     thread.join()
