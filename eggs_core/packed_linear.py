@@ -135,7 +135,7 @@ def _on_cpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int
     if not kernels.available():
         _say_that_there_is_no_kernel()
         y = products.linear(tokens, unpack(values, mask, NMPattern(n, m)), bias)
-    elif len(tokens) <= SMALL_BATCH:
+    elif len(tokens) <= SMALL_BATCH or kernels.any_batch(values.dtype):
         y = kernels.linear(tokens, values, mask, bias, NMPattern(n, m))
     else:
         y = _by_tiles(tokens, values, mask, bias, NMPattern(n, m))

@@ -25,6 +25,7 @@ class Level(IntEnum):
     AVX2 = 1
     AVX512 = 2
     AVX512_BF16 = 3
+    AMX = 4
 
 
 _BEST = None if _nm_linear is None else Level(_nm_linear.best_level())
@@ -38,6 +39,11 @@ def best_level() -> Level | None:
 def available() -> bool:
     """Whether the kernels were built."""
     return _nm_linear is not None
+
+
+def any_batch(dtype: torch.dtype) -> bool:
+    """Whether `linear` is the fast way for any number of tokens in this dtype, not only for some."""
+    return dtype is torch.bfloat16 and _BEST is not None and _BEST >= Level.AVX512_BF16
 
 
 def linear(

@@ -7,7 +7,7 @@
 typedef enum { EGGS_F32 = 0, EGGS_F16 = 1, EGGS_BF16 = 2 } eggs_dtype;
 
 /* What a processor has, each with all before it. */
-typedef enum { EGGS_PORTABLE = 0, EGGS_AVX2 = 1, EGGS_AVX512 = 2, EGGS_AVX512_BF16 = 3 } eggs_level;
+typedef enum { EGGS_PORTABLE = 0, EGGS_AVX2 = 1, EGGS_AVX512 = 2, EGGS_AVX512_BF16 = 3, EGGS_AMX = 4 } eggs_level;
 
 /* A matrix of `rows` rows and `columns` columns of which every row keeps n of each m, m dividing columns. Its values lie
    row by row, from left to right; bit c % 8 of byte c / 8 of a row of the mask, (columns + 7) / 8 bytes, says whether

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from eggs_core import kernels
 from eggs_core.kernels import Level
@@ -47,7 +47,7 @@ def test_the_kernels_were_built() -> None:
     pattern=st.sampled_from(PATTERNS).map(NMPattern.parse),
     rows=st.integers(1, 40),
     groups=st.integers(1, 150),
-    tokens=st.integers(0, 17),
+    tokens=st.integers(0, 17) | st.integers(18, 100),
     biased=st.booleans(),
     seed=st.integers(0, 2**31),
 )
@@ -81,11 +81,14 @@ def test_products_and_the_way_back(
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("pattern", ["2:4", "3:5"])
-def test_what_is_not_finite_passes_through_as_in_torch(level: Level, dtype: torch.dtype, pattern: str) -> None:
+@pytest.mark.parametrize("tokens", [5, 20])
+def test_what_is_not_finite_passes_through_as_in_torch(
+    level: Level, dtype: torch.dtype, pattern: str, tokens: int
+) -> None:
     """Zeros of a pruned matrix turn infinite inputs into NaN, as those of a dense one do."""
     nm = NMPattern.parse(pattern)
     W = sparse(33, 8 * nm.m, nm, dtype, seed=0)
-    x = torch.randn(5, 8 * nm.m).to(dtype)
+    x = torch.randn(tokens, 8 * nm.m).to(dtype)
     x[0, 3], x[1, 4], x[2, 5] = torch.inf, -torch.inf, torch.nan
     W[7, 0] = torch.inf
     W[9, 0] = torch.nan
@@ -93,7 +96,7 @@ def test_what_is_not_finite_passes_through_as_in_torch(level: Level, dtype: torc
         W[row, 1 : nm.m] = 0
     values, mask = pack(W, nm)
     y = kernels.linear(x, values, mask, None, nm, level)
-    expected = torch.nn.functional.linear(x, W)
+    expected = nn.functional.linear(x, W)
     assert torch.equal(y.isnan(), expected.isnan())
     assert torch.equal(y.isinf(), expected.isinf())
     assert torch.equal(y[y.isinf()], expected[expected.isinf()])
@@ -101,7 +104,8 @@ def test_what_is_not_finite_passes_through_as_in_torch(level: Level, dtype: torc
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_results_are_rounded_as_torch_rounds(level: Level, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("tokens", [1, 27])
+def test_results_are_rounded_as_torch_rounds(level: Level, dtype: torch.dtype, tokens: int) -> None:
     """One weight of 1 a row, so that the sum is the input and the bias: ties, overflow and subnormal results
     too."""
     x = torch.tensor([[1.0]], dtype=dtype)
@@ -110,18 +114,35 @@ def test_results_are_rounded_as_torch_rounds(level: Level, dtype: torch.dtype) -
     every = every[every.isfinite()][:, None]
     half = (every.float() * torch.finfo(dtype).eps / 2).to(dtype).flatten()
     values, mask = pack(every.where(every != 0, 1), NMPattern(1, 1))
-    y = kernels.linear(x, values, mask, half, NMPattern(1, 1), level)
+    ones = x.expand(tokens, 1).contiguous()
+    y = kernels.linear(ones, values, mask, half, NMPattern(1, 1), level)
     denormal = torch.finfo(dtype).tiny  # below which some processors take inputs for zero
     normal = values.flatten().abs() >= denormal
     expected = (values.flatten().float() + half.float()).to(dtype)
-    assert torch.equal(y[0, normal], expected[normal])
+    assert torch.equal(y[:, normal], expected[normal].expand(tokens, -1))
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("pattern", ["2:4", "7:24"])
+def test_more_tokens_and_columns_than_are_worked_on_at_a_time(level: Level, pattern: str) -> None:
+    """Of the way that many tokens take, by blocks, of which the last ends within a step of 32 columns."""
+    nm, columns = NMPattern.parse(pattern), 24 * 201
+    W = sparse(301, columns, nm, torch.bfloat16, 0)
+    x = torch.randn(530, columns, generator=torch.Generator().manual_seed(1)).bfloat16()
+    assert_close(kernels.linear(x, *pack(W, nm), None, nm, level), x, W, None)
+    # Infinite at every other kept place: no row may see what its place held in the block before.
+    row = W[5].flatten()
+    row[row.nonzero()[::2]] = torch.inf
+    y, expected = kernels.linear(x.abs(), *pack(W, nm), None, nm, level), nn.functional.linear(x.abs(), W)
+    assert torch.equal(y[:, 5], expected[:, 5])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_change_nothing(threads: int) -> None:
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_threads_change_nothing(threads: int, tokens: int) -> None:
     pattern = NMPattern(2, 4)
-    values, mask = pack(sparse(101, 256, pattern, torch.bfloat16, 0), pattern)
-    x = torch.randn(3, 256).bfloat16()
+    values, mask = pack(sparse(1001, 256, pattern, torch.bfloat16, 0), pattern)
+    x = torch.randn(tokens, 256).bfloat16()
     before = torch.get_num_threads()
     one = kernels.linear(x, values, mask, None, pattern)
     try:
@@ -138,7 +159,7 @@ def test_no_read_or_write_out_of_bounds_and_nothing_undefined(tmp_path: Path) ->
     program = tmp_path / "sanitized"
     flags = ["-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCES}"]
     harness = Path(__file__).with_name("sanitized_kernels.c")
-    subprocess.run([compiler, *flags, harness, SOURCES / "nm_linear.c", "-lm", "-o", program], check=True)
+    subprocess.run([compiler, *flags, harness, *SOURCES.glob("nm_*.c"), "-lm", "-o", program], check=True)
     run = subprocess.run([program], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     assert f"levels 0 to {BEST}" in run.stdout

@@ -59,9 +59,7 @@ def in_progress(sessions: sessionmaker[Session], job_id: str) -> bool:
     return read_job(sessions, job_id).progress > 0.05
 
 
-def run_and_cancel(
-    settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
-) -> Job:
+def run_and_cancel(settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]) -> Job:
     """A job that is cancelled once it has got somewhere; as it ended."""
     settings.lease_seconds = 0.3  # so that a beat comes every 0.1 seconds
     job_id = make_job(sessions, **request_body)

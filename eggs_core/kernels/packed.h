@@ -1,0 +1,190 @@
+/* The packed form as kernels read it: its numbers, where they lie, and how they are spread to their columns. */
+#ifndef EGGS_PACKED_H
+#define EGGS_PACKED_H
+
+#include "nm_linear.h"
+
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define EGGS_X86 1
+#include <immintrin.h>
+#if defined(__linux__) && __has_include(<amxbf16intrin.h>)
+#define EGGS_HAS_AMX 1
+#endif
+#endif
+
+/* How far ahead, in bytes, values are asked for from memory: the processor's own guess stops at the end of a page. */
+#define AHEAD (16 << 10)
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* ---- numbers ---- */
+
+static inline float bf16_to_float(uint16_t bits) {
+    uint32_t wide = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &wide, 4);
+    return value;
+}
+
+static inline uint16_t float_to_bf16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40); /* NaN stays NaN */
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);                 /* to the nearest, ties to even */
+}
+
+static inline float half_to_float(uint16_t half) {
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7fff, bits;
+    float value;
+    if (rest >= 0x7c00) {
+        bits = sign | 0x7f800000u | (rest & 0x3ff) << 13;
+    } else if (rest >= 0x400) {
+        bits = sign | ((rest << 13) + (112u << 23));
+    } else {
+        value = (float)rest * (1.0f / 16777216.0f); /* a subnormal half: rest * 2^-24, which a float has exactly */
+        memcpy(&bits, &value, 4);
+        bits |= sign;
+    }
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static inline uint16_t float_to_half(float value) {
+    uint32_t bits, sign, rest;
+    memcpy(&bits, &value, 4);
+    sign = bits >> 16 & 0x8000;
+    rest = bits & 0x7fffffffu;
+    if (rest > 0x7f800000u) return (uint16_t)(sign | 0x7e00);
+    if (rest >= 0x477ff000u) return (uint16_t)(sign | 0x7c00); /* 65520 and above round to infinity */
+    if (rest < 0x38800000u) { /* below 2^-14: adding 0.5 leaves the multiple of 2^-24 in the last bits */
+        float shifted;
+        uint32_t shifted_bits;
+        memcpy(&shifted, &rest, 4);
+        shifted += 0.5f;
+        memcpy(&shifted_bits, &shifted, 4);
+        return (uint16_t)(sign | (shifted_bits - 0x3f000000u));
+    }
+    return (uint16_t)(sign | ((rest - (112u << 23) + 0xfffu + (rest >> 13 & 1)) >> 13));
+}
+
+static inline float load(const void *from, int64_t i, eggs_dtype dtype) {
+    if (dtype == EGGS_F32) return ((const float *)from)[i];
+    uint16_t bits = ((const uint16_t *)from)[i];
+    return dtype == EGGS_BF16 ? bf16_to_float(bits) : half_to_float(bits);
+}
+
+static inline void store(void *to, int64_t i, float value, eggs_dtype dtype) {
+    if (dtype == EGGS_F32)
+        ((float *)to)[i] = value;
+    else
+        ((uint16_t *)to)[i] = dtype == EGGS_BF16 ? float_to_bf16(value) : float_to_half(value);
+}
+
+static inline int64_t size_of(eggs_dtype dtype) { return dtype == EGGS_F32 ? 4 : 2; }
+
+/* Values of a row. */
+static inline int64_t kept_of(const eggs_packed *W) { return W->columns / W->m * W->n; }
+
+static inline const void *values_of(const eggs_packed *W, int64_t row) {
+    return (const char *)W->values + row * kept_of(W) * size_of(W->dtype);
+}
+
+static inline const uint8_t *mask_of(const eggs_packed *W, int64_t row) {
+    return W->mask + row * ((W->columns + 7) / 8);
+}
+
+/* Mask bits of the columns from c on, `count` of them at most 32, where c is a multiple of 8. */
+static inline uint32_t bits_at(const uint8_t *mask, int64_t c, int64_t count) {
+    uint32_t bits = 0;
+    if (count > 24)
+        memcpy(&bits, mask + c / 8, 4); /* the order of x86, and of every machine that this is likely to meet */
+    else
+        for (int64_t i = 0; i < (count + 7) / 8; i++) bits |= (uint32_t)mask[c / 8 + i] << 8 * i;
+    return count == 32 ? bits : bits & ((1u << count) - 1);
+}
+
+#ifdef EGGS_X86
+
+#define TARGET_AVX2 __attribute__((target("avx2,fma,f16c,popcnt")))
+#define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,popcnt")))
+#define TARGET_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi2,avx512bf16,popcnt")))
+#define TARGET_AMX __attribute__((target("amx-tile,amx-bf16")))
+#define INLINE static inline __attribute__((always_inline))
+
+/* ---- AVX2: eight columns at a time ---- */
+
+/* For every byte of mask bits, where each of eight columns finds its value among those kept. */
+extern uint8_t eggs_spread[256][8];
+/* The same for the bytes of 16-bit values, NOTHING where a column has none: to 16 bits, and to the upper half of 32. */
+extern uint8_t eggs_spread_16[256][16], eggs_spread_high[256][32];
+#define NOTHING 0x80
+
+/* Up to eight values, of which this byte of the mask says the columns, as float32 with zeros between. */
+TARGET_AVX2 INLINE __m256 in_their_columns(__m256 packed, uint32_t bits) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i from = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)eggs_spread[bits]));
+    __m256i kept = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), bit), bit);
+    return _mm256_and_ps(_mm256_permutevar8x32_ps(packed, from), _mm256_castsi256_ps(kept));
+}
+
+/* The weights of eight columns with these mask bits, from value i on, as float32. Reads eight values. */
+TARGET_AVX2 INLINE __m256 weights_of_8(const void *values, int64_t i, uint32_t bits, eggs_dtype dtype) {
+    if (dtype == EGGS_F32) return in_their_columns(_mm256_loadu_ps((const float *)values + i), bits);
+    __m128i packed = _mm_loadu_si128((const __m128i *)((const uint16_t *)values + i));
+    if (dtype == EGGS_F16) return in_their_columns(_mm256_cvtph_ps(packed), bits);
+    __m256i bytes = _mm256_loadu_si256((const __m256i *)eggs_spread_high[bits]);
+    return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(packed), bytes));
+}
+
+/* The first `count` of eight. */
+TARGET_AVX2 INLINE __m256i first_of_eight(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* `count` values, up to eight, as float32; reads no further. */
+TARGET_AVX2 INLINE __m256 eight(const void *values, int64_t i, int count, eggs_dtype dtype) {
+    if (dtype == EGGS_F32) return _mm256_maskload_ps((const float *)values + i, first_of_eight(count));
+    __m128i bits = _mm_setzero_si128();
+    memcpy(&bits, (const uint16_t *)values + i, (size_t)count * 2);
+    if (dtype == EGGS_F16) return _mm256_cvtph_ps(bits);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+
+/* ---- AVX-512: sixteen columns at a time ---- */
+
+TARGET_AVX512 INLINE __m512 sixteen(const void *values, int64_t i, int count, eggs_dtype dtype) {
+    __mmask16 there = (__mmask16)((1u << count) - 1);
+    if (dtype == EGGS_F32) return _mm512_maskz_loadu_ps(there, (const float *)values + i);
+    __m256i bits = _mm256_maskz_loadu_epi16(there, (const uint16_t *)values + i);
+    if (dtype == EGGS_F16) return _mm512_cvtph_ps(bits);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+/* ---- AVX-512 with VBMI2 and BF16: thirty-two columns at a time, 16-bit values only ---- */
+
+/* Keeps a load out of the instruction that spreads it: from memory that one is slow. */
+#define IN_REGISTER(v) __asm__("" : "+v"(v))
+
+/* The weights of 32 columns with these mask bits, from `width` values on: 16, or 32. */
+TARGET_BF16 INLINE __m512i weights_of_32(const uint16_t *values, const uint8_t *mask, const int width) {
+    uint32_t bits;
+    memcpy(&bits, mask, 4);
+    __m512i packed = width == 16 ? _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)values))
+                                 : _mm512_loadu_si512(values);
+    IN_REGISTER(packed);
+    return _mm512_maskz_expand_epi16(bits, packed);
+}
+
+#endif /* EGGS_X86 */
+
+/* Columns `first`, a multiple of m and of 32, to before `first + columns` of a row of 16-bit values, 32 of them at a time,
+   each `stride` numbers after the last: whole steps, with zeros beyond the last column. From EGGS_AVX512_BF16 on. */
+void eggs_unpack_steps(const eggs_packed *W, int64_t row, int64_t first, int64_t columns, uint16_t *dense, int64_t stride);
+
+/* `eggs_linear` for many tokens, all bfloat16. From EGGS_AVX512_BF16 on. */
+int eggs_linear_blocks(const eggs_packed *W, const uint16_t *x, const uint16_t *bias, uint16_t *y, int64_t tokens,
+                       eggs_level level, int threads);
+
+#endif
