@@ -286,7 +286,7 @@ class PruneSpec(Spec):
         None,
         description="Reorders channels within a block first, so that fewer important weights compete in one "
         "group; what the dense model computes stays the same. null means true for method `eggs` and false for "
-        "the others, which are then as their papers have them.",
+        "the others.",
     )
     ignore: tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...] = Field(
         DEFAULT_IGNORE,

@@ -1123,7 +1123,7 @@ class PruneSpec(Answer):
     )
     permute: bool | None = Field(
         default=None,
-        description="Reorders channels within a block first, so that fewer important weights compete in one group; what the dense model computes stays the same. null means true for method `eggs` and false for the others, which are then as their papers have them.",
+        description="Reorders channels within a block first, so that fewer important weights compete in one group; what the dense model computes stays the same. null means true for method `eggs` and false for the others.",
     )
     ignore: list[str] = Field(
         default=["*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*shared_expert_gate"],
