@@ -8,7 +8,7 @@ A *group* is M consecutive input channels; the mask is read as the bipartite gra
 import torch
 from torch import Tensor
 
-from eggs_core import memory
+from eggs_core import kernels, memory
 from eggs_core.errors import MinDegreeImpossible, PatternDoesNotFit
 from eggs_core.pattern import NMPattern
 
@@ -32,8 +32,8 @@ def check_fit(shape: tuple[int, int], pattern: NMPattern, min_degree: int, layer
         )
 
 
-# Scores ranked at a time: few enough to stay in the cache from one pass over them to the next, and enough that
-# a pass outweighs its call.
+# Scores ranked or added up at a time: few enough to stay in the cache from one pass over them to the next, and
+# enough that a pass outweighs its call.
 _TILE = 1 << 19
 # Integers with a byte for each position of a group, where there are such.
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -42,21 +42,33 @@ _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 def top_n_mask(S: Tensor, pattern: NMPattern) -> Tensor:
     """Keeps the N largest scores of every group of every row; of equal scores, those further left.
 
-    A position is kept if fewer than N of its group beat it. Each distance d within a group takes one comparison
-    of the scores with themselves, shifted by d, so that no element is gathered or moved. S must be at least 0:
-    only then are the bits of its float32 integers of the same order, which compare faster.
+    A position is kept if fewer than N of its group beat it. S must be at least 0: only then are the bits of its
+    float32 integers of the same order, which compare faster.
     """
-    n, m = pattern.n, pattern.m
     mask = memory.in_large_pages(torch.empty(S.shape, dtype=torch.bool, device=S.device))
-    scores, kept = S.reshape(-1).view(torch.int32), mask.view(-1)
+    if _compiled(S):
+        kernels.best_n(S.contiguous(), pattern, mask)
+    else:
+        _write_top_n(S.reshape(-1).view(torch.int32), pattern, mask.view(-1))
+    return mask
+
+
+def _compiled(S: Tensor) -> bool:
+    return S.device.type == "cpu" and kernels.available()
+
+
+def _write_top_n(scores: Tensor, pattern: NMPattern, mask: Tensor) -> None:
+    """Each distance d within a group takes one comparison of the scores with themselves, shifted by d, so that no
+    element is gathered or moved."""
+    n, m = pattern.n, pattern.m
     size = min(scores.numel(), _TILE // m * m)
-    position = torch.arange(m, dtype=torch.uint8, device=S.device)
+    position = torch.arange(m, dtype=torch.uint8, device=scores.device)
     beaten_by_all_on_the_right = (m - 1 - position).repeat(size // m)
     word = _WORDS.get(m)
     partnered = [(position < m - d).byte().repeat(size // m) for d in range(m if word is None else 0)]
-    compared = torch.empty(size, dtype=torch.int32, device=S.device)
-    wins = torch.zeros(size, dtype=torch.uint8, device=S.device)
-    ranks = torch.empty(size, dtype=torch.uint8, device=S.device)
+    compared = torch.empty(size, dtype=torch.int32, device=scores.device)
+    wins = torch.zeros(size, dtype=torch.uint8, device=scores.device)
+    ranks = torch.empty(size, dtype=torch.uint8, device=scores.device)
     for start in range(0, scores.numel(), size):
         tile = scores[start : start + size]
         count = tile.numel()
@@ -72,8 +84,7 @@ def top_n_mask(S: Tensor, pattern: NMPattern) -> Tensor:
                 within_group = win[:-d].bitwise_and_(partnered[d][: count - d])
                 rank[d:].add_(within_group)
                 rank[:-d].sub_(within_group)
-        torch.le(rank, n - 1, out=kept[start : start + size].view(torch.uint8))
-    return mask
+        torch.le(rank, n - 1, out=mask[start : start + size].view(torch.uint8))
 
 
 def input_degrees(mask: Tensor) -> Tensor:
@@ -85,10 +96,21 @@ def input_degrees(mask: Tensor) -> Tensor:
 
 
 def kept_score(S: Tensor, mask: Tensor) -> float:
-    """Sum of the scores that a mask keeps."""
+    """Sum of the scores that a mask keeps, in float64."""
+    return _masked_sum(S, mask, kept=True)
+
+
+def lost_score(S: Tensor, mask: Tensor) -> float:
+    """Sum of the scores that a mask does not keep, in float64."""
+    return _masked_sum(S, mask, kept=False)
+
+
+def _masked_sum(S: Tensor, mask: Tensor, kept: bool) -> float:
+    if _compiled(S):
+        return kernels.masked_sum(S.contiguous(), mask.contiguous(), kept)
     rows = max(1, _TILE // S.shape[1])  # a sum in float64 makes a copy of what it adds
     parts = zip(S.split(rows), mask.split(rows), strict=True)
-    return float(torch.stack([(s * kept).sum(dtype=torch.float64) for s, kept in parts]).sum())
+    return float(torch.stack([(s * (m == kept)).sum(dtype=torch.float64) for s, m in parts]).sum())
 
 
 def best_score(S: Tensor, pattern: NMPattern) -> float:

@@ -21,7 +21,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from eggs_core.masks import check_fit, input_degrees, kept_score, largest, top_n_mask
+from eggs_core.masks import check_fit, input_degrees, kept_score, largest, lost_score, top_n_mask
 from eggs_core.pattern import NMPattern
 
 # With B chosen by itself a mask may lose this share more importance than the best N of every group lose.
@@ -67,7 +67,7 @@ def auto_matching(
     """
     check_fit((S.shape[0], S.shape[1]), pattern, 0, layer)
     best = top_n_mask(S, pattern)
-    allowed = tolerance * kept_score(S, ~best)
+    allowed = tolerance * lost_score(S, best)
     min_degree = _most_edges(S, pattern, allowed)
     while (found := _solve(S, best, pattern, min_degree)).cost > allowed:
         tangent = min_degree - (found.cost - allowed) / found.slope

@@ -1,6 +1,7 @@
-"""The compiled product with packed weights on a CPU, where this installation has it.
+"""The compiled product with packed weights, and choice of masks, on a CPU, where this installation has them.
 
 Shapes as in `eggs_core.packing`; x (tokens, C_in), bias (C_out,), y (tokens, C_out), all of the values' dtype.
+Scores and masks as in `eggs_core.masks`. Everything lies on the CPU and is contiguous.
 """
 
 from enum import IntEnum
@@ -49,7 +50,7 @@ def any_batch(dtype: torch.dtype) -> bool:
 def linear(
     x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, pattern: NMPattern, level: Level | None = None
 ) -> Tensor:
-    """y = x Wᵀ + bias, of the packed W, with sums in float32. Everything lies on the CPU and is contiguous.
+    """y = x Wᵀ + bias, of the packed W, with sums in float32.
 
     The mask must be one that `eggs_core.packing.check` accepts: nothing is checked here. The result is the same
     from run to run.
@@ -85,6 +86,25 @@ def unpack_rows(
         level = _BEST if level is None else level
         _nm_linear.unpack(*numbers, first, last, dense.data_ptr(), level, torch.get_num_threads())
     return dense
+
+
+def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = None) -> None:
+    """Writes True to `mask` for the N largest scores of every group of S, of equals for those further left.
+
+    S float32, at least 0, of the mask's size.
+    """
+    level = _BEST if level is None else level
+    groups, threads = S.numel() // pattern.m, torch.get_num_threads()
+    _nm_linear.best_n(S.data_ptr(), mask.data_ptr(), groups, pattern.n, pattern.m, level, threads)
+
+
+def masked_sum(S: Tensor, mask: Tensor, kept: bool, level: Level | None = None) -> float:
+    """Sum of the scores (float32) whose mask is `kept`, in float64: the same from run to run."""
+    level = _BEST if level is None else level
+    sums = torch.empty(-(-S.numel() // _nm_linear.SUMMED), dtype=torch.float64)
+    threads = torch.get_num_threads()
+    _nm_linear.masked_sums(S.data_ptr(), mask.data_ptr(), S.numel(), kept, sums.data_ptr(), level, threads)
+    return float(sums.sum())
 
 
 def _numbers(values: Tensor, mask: Tensor, pattern: NMPattern) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
-/* nm_linear.h for Python: tensors come as addresses, checked by eggs_core/kernels/__init__.py. */
+/* nm_linear.h and best_n.h for Python: tensors come as addresses, checked by eggs_core/kernels/__init__.py. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "best_n.h"
 #include "nm_linear.h"
 
 static int matrix(const Py_ssize_t *n, eggs_packed *W) {
@@ -21,17 +22,19 @@ static PyObject *best_level(PyObject *self, PyObject *nothing) {
 
 #define READ(COUNT)                                                                                                   \
     Py_ssize_t n[COUNT];                                                                                              \
+    (void)self;                                                                                                       \
     if (count != COUNT) return PyErr_Format(PyExc_TypeError, "%d numbers are wanted", COUNT);                         \
     for (int i = 0; i < COUNT; i++) {                                                                                 \
         n[i] = PyLong_AsSsize_t(arguments[i]);                                                                        \
         if (n[i] == -1 && PyErr_Occurred()) return NULL;                                                              \
-    }                                                                                                                 \
+    }
+#define READ_WITH_MATRIX(COUNT)                                                                                       \
+    READ(COUNT)                                                                                                       \
     eggs_packed W;                                                                                                    \
     if (matrix(n, &W)) return NULL;
 
 static PyObject *linear(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    (void)self;
-    READ(13)
+    READ_WITH_MATRIX(13)
     int failed;
     Py_BEGIN_ALLOW_THREADS
     failed = eggs_linear(&W, (const void *)n[7], (const void *)n[8], (void *)n[9], n[10], (eggs_level)n[11], (int)n[12]);
@@ -41,10 +44,26 @@ static PyObject *linear(PyObject *self, PyObject *const *arguments, Py_ssize_t c
 }
 
 static PyObject *unpack(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    (void)self;
-    READ(12)
+    READ_WITH_MATRIX(12)
     Py_BEGIN_ALLOW_THREADS
     eggs_unpack(&W, n[7], n[8], (void *)n[9], (eggs_level)n[10], (int)n[11]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *best_n(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ(7)
+    Py_BEGIN_ALLOW_THREADS
+    eggs_best_n((const int32_t *)n[0], (uint8_t *)n[1], n[2], (int)n[3], (int)n[4], (eggs_level)n[5], (int)n[6]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *masked_sums(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ(7)
+    Py_BEGIN_ALLOW_THREADS
+    eggs_masked_sums((const float *)n[0], (const uint8_t *)n[1], n[2], (int)n[3], (double *)n[4], (eggs_level)n[5],
+                     (int)n[6]);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -55,9 +74,16 @@ static PyMethodDef methods[] = {
      "linear(values, mask, rows, columns, n, m, dtype, x, bias or 0, y, tokens, level, threads)"},
     {"unpack", (PyCFunction)(void (*)(void))unpack, METH_FASTCALL,
      "unpack(values, mask, rows, columns, n, m, dtype, first, last, dense, level, threads)"},
+    {"best_n", (PyCFunction)(void (*)(void))best_n, METH_FASTCALL, "best_n(scores, mask, groups, n, m, level, threads)"},
+    {"masked_sums", (PyCFunction)(void (*)(void))masked_sums, METH_FASTCALL,
+     "masked_sums(scores, mask, count, kept, sums, level, threads)"},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_nm_linear", NULL, 0, methods, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__nm_linear(void) { return PyModule_Create(&definition); }
+PyMODINIT_FUNC PyInit__nm_linear(void) {
+    PyObject *module = PyModule_Create(&definition);
+    if (module != NULL && PyModule_AddIntConstant(module, "SUMMED", EGGS_SUMMED)) Py_CLEAR(module);
+    return module;
+}

@@ -4,10 +4,9 @@
 
 #include <stdint.h>
 
-typedef enum { EGGS_F32 = 0, EGGS_F16 = 1, EGGS_BF16 = 2 } eggs_dtype;
+#include "levels.h"
 
-/* What a processor has, each with all before it. */
-typedef enum { EGGS_PORTABLE = 0, EGGS_AVX2 = 1, EGGS_AVX512 = 2, EGGS_AVX512_BF16 = 3, EGGS_AMX = 4 } eggs_level;
+typedef enum { EGGS_F32 = 0, EGGS_F16 = 1, EGGS_BF16 = 2 } eggs_dtype;
 
 /* A matrix of `rows` rows and `columns` columns of which every row keeps n of each m, m dividing columns. Its values lie
    row by row, from left to right; bit c % 8 of byte c / 8 of a row of the mask, (columns + 7) / 8 bytes, says whether
@@ -18,9 +17,6 @@ typedef struct {
     int64_t rows, columns, n, m;
     eggs_dtype dtype;
 } eggs_packed;
-
-/* The highest level of the processor at hand. */
-eggs_level eggs_best_level(void);
 
 /* y (tokens, rows) = x (tokens, columns) times the transposed matrix, plus bias (rows) unless that is NULL; all of the
    matrix's dtype, with sums in float32. Each row is summed in one order, whatever the threads. Returns 0, or -1 where

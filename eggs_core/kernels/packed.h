@@ -6,12 +6,8 @@
 
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define EGGS_X86 1
+#ifdef EGGS_X86
 #include <immintrin.h>
-#if defined(__linux__) && __has_include(<amxbf16intrin.h>)
-#define EGGS_HAS_AMX 1
-#endif
 #endif
 
 /* How far ahead, in bytes, values are asked for from memory: the processor's own guess stops at the end of a page. */
@@ -106,12 +102,6 @@ static inline uint32_t bits_at(const uint8_t *mask, int64_t c, int64_t count) {
 }
 
 #ifdef EGGS_X86
-
-#define TARGET_AVX2 __attribute__((target("avx2,fma,f16c,popcnt")))
-#define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,popcnt")))
-#define TARGET_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi2,avx512bf16,popcnt")))
-#define TARGET_AMX __attribute__((target("amx-tile,amx-bf16")))
-#define INLINE static inline __attribute__((always_inline))
 
 /* ---- AVX2: eight columns at a time ---- */
 

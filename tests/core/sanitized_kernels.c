@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "best_n.h"
 #include "nm_linear.h"
 
 static const int PATTERNS[][2] = {{2, 4}, {4, 8}, {1, 4}, {3, 4}, {8, 16}, {3, 5}, {7, 24}, {1, 32}, {31, 32}, {1, 1}};
@@ -77,8 +78,33 @@ static void check(int n, int m, int groups, int rows, int tokens, eggs_dtype dty
     free(values), free(x), free(bias), free(y), free(dense), free(mask), free(W), free(X);
 }
 
+static void check_masks(int n, int m, int groups, eggs_level level) {
+    int64_t count = (int64_t)m * groups;
+    float *scores = malloc((size_t)count * 4);
+    int32_t *bits = malloc((size_t)count * 4);
+    uint8_t *mask = malloc((size_t)count);
+    double kept = 0, sum;
+    for (int64_t i = 0; i < count; i++) scores[i] = (float)(rand() % 5);
+    memcpy(bits, scores, (size_t)count * 4);
+    eggs_best_n(bits, mask, groups, n, m, level, 2);
+    for (int64_t i = 0; i < count; i++) {
+        int beaten = 0;
+        for (int64_t j = i / m * m; j < i / m * m + m; j++)
+            beaten += scores[j] > scores[i] || (scores[j] == scores[i] && j < i);
+        if (mask[i] != (beaten < n)) exit(4);
+        kept += mask[i] ? scores[i] : 0;
+    }
+    eggs_masked_sums(scores, mask, count, 1, &sum, level, 2);
+    if (sum != kept) exit(5);
+    free(scores), free(bits), free(mask);
+}
+
 int main(void) {
     eggs_level best = eggs_best_level();
+    for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
+        for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)
+            for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
+                check_masks(PATTERNS[p][0], PATTERNS[p][1], GROUPS[g], level);
     for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
         for (eggs_dtype dtype = EGGS_F32; dtype <= EGGS_BF16; dtype++)
             for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)

@@ -15,6 +15,7 @@ from eggs_core.kernels import Level
 from eggs_core.masks import top_n_mask
 from eggs_core.packing import DTYPES, pack
 from eggs_core.pattern import NMPattern
+from tests.core.mask_problems import problems
 
 BEST = kernels.best_level()
 LEVELS = [level for level in Level if BEST is not None and level <= BEST]
@@ -137,6 +138,19 @@ def test_more_tokens_and_columns_than_are_worked_on_at_a_time(level: Level, patt
     assert torch.equal(y[:, 5], expected[:, 5])
 
 
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@settings(deadline=None)
+@given(problem=problems())
+def test_masks_are_the_same_at_every_level(level: Level, problem: tuple[Tensor, NMPattern, int]) -> None:
+    S, pattern, _ = problem
+    mask, portable = torch.empty_like(S, dtype=torch.bool), torch.empty_like(S, dtype=torch.bool)
+    kernels.best_n(S, pattern, mask, level)
+    kernels.best_n(S, pattern, portable, Level.PORTABLE)
+    assert torch.equal(mask, portable)
+    for kept in (True, False):
+        assert kernels.masked_sum(S, mask, kept, level) == kernels.masked_sum(S, mask, kept, Level.PORTABLE)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("tokens", [3, 40])
 def test_threads_change_nothing(threads: int, tokens: int) -> None:
@@ -158,8 +172,9 @@ def test_no_read_or_write_out_of_bounds_and_nothing_undefined(tmp_path: Path) ->
     assert compiler, "gcc is needed to build the kernels with sanitizers"
     program = tmp_path / "sanitized"
     flags = ["-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCES}"]
+    sources = [SOURCES / "best_n.c", *SOURCES.glob("nm_*.c")]
     harness = Path(__file__).with_name("sanitized_kernels.c")
-    subprocess.run([compiler, *flags, harness, *SOURCES.glob("nm_*.c"), "-lm", "-o", program], check=True)
+    subprocess.run([compiler, *flags, harness, *sources, "-lm", "-o", program], check=True)
     run = subprocess.run([program], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     assert f"levels 0 to {BEST}" in run.stdout

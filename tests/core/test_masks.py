@@ -1,13 +1,29 @@
 """What every mask of the best N must satisfy, on every shape."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import given
 from torch import Tensor
 
-from eggs_core.masks import input_degrees, kept_score, top_n_mask
+from eggs_core import kernels
+from eggs_core.masks import input_degrees, kept_score, lost_score, top_n_mask
 from eggs_core.pattern import NMPattern
 from tests.core.mask_problems import problems
+
+
+@contextmanager
+def computed_by(way: str) -> Iterator[None]:
+    """By the compiled kernels, or as on a GPU and where they were not built."""
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "torch":
+            patch.setattr(kernels, "_nm_linear", None)
+        yield
+
+
+both_ways = pytest.mark.parametrize("way", ["kernels", "torch"])
 
 
 def best_of_each_group(S: Tensor, pattern: NMPattern) -> Tensor:
@@ -17,27 +33,47 @@ def best_of_each_group(S: Tensor, pattern: NMPattern) -> Tensor:
     return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, order[:, : pattern.n], True).reshape(S.shape)
 
 
-@given(problems())
-def test_top_n_keeps_the_n_largest_and_of_equals_the_left(problem: tuple[Tensor, NMPattern, int]) -> None:
+@both_ways
+@given(problem=problems())
+def test_top_n_keeps_the_n_largest_and_of_equals_the_left(
+    way: str, problem: tuple[Tensor, NMPattern, int]
+) -> None:
     S, pattern, _ = problem
-    assert torch.equal(top_n_mask(S, pattern), best_of_each_group(S, pattern))
+    with computed_by(way):
+        assert torch.equal(top_n_mask(S, pattern), best_of_each_group(S, pattern))
 
 
+@both_ways
 @pytest.mark.parametrize("pattern", ["1:2", "2:4", "3:5", "4:8", "8:16", "20:32"])
-def test_top_n_of_a_matrix_of_several_tiles(pattern: str) -> None:
+def test_top_n_of_a_matrix_of_several_tiles(way: str, pattern: str) -> None:
     chosen = NMPattern.parse(pattern)
     S = torch.rand(1031, 240 // chosen.m * chosen.m * 5, generator=torch.Generator().manual_seed(0))
     S[::3] = (S[::3] * 4).floor()
-    assert torch.equal(top_n_mask(S, chosen), best_of_each_group(S, chosen))
-    assert torch.equal(top_n_mask(S.T.contiguous().T, chosen), best_of_each_group(S, chosen))
+    S[1, 2] = torch.inf
+    with computed_by(way):
+        assert torch.equal(top_n_mask(S, chosen), best_of_each_group(S, chosen))
+        assert torch.equal(top_n_mask(S.T.contiguous().T, chosen), best_of_each_group(S, chosen))
 
 
-@given(problems())
-def test_degrees_and_kept_score_count_what_is_kept(problem: tuple[Tensor, NMPattern, int]) -> None:
+@both_ways
+@given(problem=problems())
+def test_degrees_and_scores_are_of_what_is_kept(way: str, problem: tuple[Tensor, NMPattern, int]) -> None:
     S, pattern, _ = problem
-    mask = top_n_mask(S, pattern)
-    assert input_degrees(mask).tolist() == mask.sum(dim=0).tolist()
-    assert kept_score(S, mask) == pytest.approx(float(S[mask].double().sum()))
+    with computed_by(way):
+        mask = top_n_mask(S, pattern)
+        assert input_degrees(mask).tolist() == mask.sum(dim=0).tolist()
+        assert kept_score(S, mask) == pytest.approx(float(S[mask].double().sum()), rel=1e-12)
+        assert lost_score(S, mask) == pytest.approx(float(S[~mask].double().sum()), rel=1e-12)
+
+
+@both_ways
+def test_scores_of_a_matrix_of_several_tiles(way: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    S = torch.rand(1031, 1003, generator=generator)
+    mask = torch.rand(1003, 1031, generator=generator).T < 0.3
+    with computed_by(way):
+        assert kept_score(S, mask) == pytest.approx(float(S[mask].double().sum()), rel=1e-12)
+        assert lost_score(S, mask) == pytest.approx(float(S[~mask].double().sum()), rel=1e-12)
 
 
 def test_degrees_beyond_a_byte() -> None:
