@@ -1,5 +1,6 @@
 """The packed form of one matrix: nothing is lost, nothing damaged is taken."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from eggs_core.errors import BrokenPack
 from eggs_core.masks import top_n_mask
-from eggs_core.packing import DTYPES, check, pack, unpack
+from eggs_core.packing import DTYPES, check, pack, packed_shapes, unpack
 from eggs_core.pattern import NMPattern
 
 patterns = st.integers(1, 32).flatmap(lambda m: st.integers(1, m).map(lambda n: NMPattern(n, m)))
@@ -118,3 +119,11 @@ def test_damage_is_refused_or_harmless(problem: tuple[Tensor, NMPattern], data: 
         check(values, mask, pattern)
     with pytest.raises(BrokenPack):
         unpack(values, mask, pattern)
+
+
+@pytest.mark.parametrize(("pattern", "bits"), [("1:4", 20), ("2:4", 36), ("4:8", 72)])
+def test_a_group_takes_its_values_and_a_bit_for_each_weight(pattern: str, bits: int) -> None:
+    """As docs/packed-format.md has it, in 16 bits."""
+    nm = NMPattern.parse(pattern)
+    values, mask = (math.prod(shape) for shape in packed_shapes((4096, 4096), nm))
+    assert values * 2 + mask == 4096 * 4096 // nm.m * bits // 8
