@@ -14,9 +14,14 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from app.cli.main import app
 from app.cli.render import report_tables
+from eggs_core import kernels
+from eggs_core.pipeline import prune
 from eggs_core.report import Report
+from eggs_core.spec import PruneSpec
 from tests.conftest import wait_for
 from tests.tiny_models import MakeModel
 
@@ -91,6 +96,32 @@ def test_bench_runtime(pruned: Path) -> None:
         assert min(rates) > 0
         assert speed["ratio"] == pytest.approx(rates[1] / rates[0])
     assert "Tokens/s, dense" in eggs("bench", "runtime", pruned / "packed", "--batch", "1", *short).stdout
+
+
+@pytest.mark.filterwarnings("ignore:eggs was installed without a C compiler")
+def test_a_packed_form_that_is_slower_is_told_as_it_is(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it surely is where the kernels were not built: weights are unpacked for every product."""
+    monkeypatch.setattr(kernels, "_nm_linear", None)
+    model, out = make_model("llama", max_position_embeddings=512), tmp_path / "out"
+    text = {"samples": 2, "sequence_length": 48}
+    evaluation = text | {"speed": True, "generations": 0}
+    spec = {"model": str(model), "method": "ria", "calibration": text, "evaluation": evaluation}
+    report = prune(PruneSpec.model_validate(spec), out, cache_dir=tmp_path)
+    assert report.evaluation is not None
+    for speed in (speeds := report.evaluation.speed):
+        assert speed.ratio == pytest.approx(speed.packed.tokens_per_second / speed.dense.tokens_per_second)
+        assert speed.ratio < 1
+    with (console := Console(width=200)).capture() as shown:
+        console.print(report_tables(Report.model_validate_json((out / "report.json").read_text())))
+    rows = [line.split("│") for line in shown.get().partition("Speed of the pruned model")[2].splitlines()]
+    told = {row[1].strip(): row[4].strip() for row in rows if len(row) == 8}
+    assert told == {str(speed.batch): f"{speed.ratio:.2f}" for speed in speeds}
+    short = ["--batch", "1", "--prompt-tokens", "8", "--new-tokens", "8", "--json"]
+    result = CliRunner().invoke(app, ["bench", "runtime", str(out), *short])
+    assert result.exit_code == 0, result.output
+    assert 0 < json.loads(result.stdout)[0]["ratio"] < 1
 
 
 @pytest.fixture
