@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import eggs_core  # noqa: F401 - so that transformers can load packed models
 from benchmarks.results import keep, short
+from eggs_core.loading import quiet
 from eggs_core.output import PACKED
 from eggs_core.pipeline import prune
-from eggs_core.skeleton import quiet
 from eggs_core.spec import PruneSpec, TextSpec
 from eggs_core.text import token_windows
 

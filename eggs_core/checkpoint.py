@@ -19,16 +19,16 @@ from eggs_core.safetensors_header import LENGTH_BYTES, header_length
 
 
 class Checkpoint:
-    """A folder of safetensors files.
+    """A folder of safetensors files; `names` are theirs where it is not left to the folder to tell.
 
     Raises `BrokenCheckpoint` where it cannot be read, or `ModelNotAllowed` where it may not.
     """
 
-    def __init__(self, folder: Path | ModelFolder) -> None:
+    def __init__(self, folder: Path | ModelFolder, names: Collection[str] | None = None) -> None:
         self.files = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
         self.folder = self.files.path
         self.file_of: dict[str, Path] = {}
-        for name in self.files.weights():
+        for name in self.files.weights() if names is None else names:
             file = self.folder / name
             try:
                 _check_header(file)

@@ -13,7 +13,6 @@ from torch.nn.modules.module import (
 )
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import EggsError, UnsupportedModel
 from eggs_core.model_folder import CONFIG, ModelFolder
 
@@ -41,8 +40,6 @@ def read_config(files: ModelFolder) -> Any:
         raise UnsupportedModel(
             "config.json names no model type that transformers can build without remote code, or has wrong values."
         ) from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModel("This checkpoint is quantised already. Prune the original weights instead.")
     # Encoders can be built with a causal head too, and would be measured as what they are not.
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     if config.is_encoder_decoder or encoder:
@@ -50,13 +47,12 @@ def read_config(files: ModelFolder) -> Any:
     return config
 
 
-def build(config: Any, dtype: torch.dtype, checkpoint: Checkpoint) -> PreTrainedModel:
+def build(config: Any, dtype: torch.dtype, *, tensors: int, elements: int) -> PreTrainedModel:
     """The config's model with parameters on the meta device and buffers in memory.
 
     Raises `UnsupportedModel` where transformers has none, and as `check_size` does.
     """
-    elements = sum(checkpoint.elements_by_dtype().values())
-    check_size(config, tensors=len(checkpoint.file_of), elements=elements)
+    check_size(config, tensors=tensors, elements=elements)
     with _explained(config), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model

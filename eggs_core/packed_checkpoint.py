@@ -1,22 +1,24 @@
 """Packed checkpoints on disk, a shard at a time: made from a pruned one, and brought back to a dense one."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from eggs_core.checkpoint import Checkpoint, CheckpointWriter
+from eggs_core.construction import build, read_config
 from eggs_core.errors import BrokenCheckpoint, BrokenPack
 from eggs_core.layers import PrunableLayer
 from eggs_core.model_folder import CONFIG
+from eggs_core.packed_model import check_tensors, put_packed_layers
 from eggs_core.packing import pack, unpack
-from eggs_core.packing_config import METHOD, Kind, PackingConfig
+from eggs_core.packing_config import MASK, METHOD, VALUES, WEIGHT, Kind, PackingConfig
 from eggs_core.pattern import NMPattern
 from eggs_core.skeleton import Skeleton
-
-WEIGHT, VALUES, MASK = ".weight", ".weight_values", ".weight_mask"
 
 
 def packing_of(skeleton: Skeleton, layers: Sequence[PrunableLayer], pattern: NMPattern) -> PackingConfig:
@@ -61,19 +63,21 @@ def pack_checkpoint(source: Checkpoint, out: Path, packing: PackingConfig) -> Ch
 def unpack_checkpoint(source: Path, out: Path) -> Checkpoint:
     """Writes the packed checkpoint in `source` into the new folder `out` as the dense one that it was packed from.
 
-    One shard is in memory at a time. Raises `BrokenPack` where `source` holds none, or one that is damaged.
+    One shard is in memory at a time. Raises `BrokenPack` or `BrokenCheckpoint` where `source` holds none, or one
+    that is damaged, and then leaves no folder `out`.
     """
-    config = _config(source)
-    entries = config.pop("quantization_config", None)
+    settings = _config(source)
+    entries = settings.pop("quantization_config", None)
     if not isinstance(entries, dict) or entries.get("quant_method") != METHOD:
         raise BrokenPack("config.json does not say that this checkpoint was packed by eggs.")
     packing = PackingConfig.read(entries)
     checkpoint = Checkpoint(source)
-    missing = [
-        layer for layer in packing.layers if not {layer + VALUES, layer + MASK} <= checkpoint.file_of.keys()
-    ]
-    if missing:
-        raise BrokenPack(f"{missing[0]} should be packed, and the checkpoint lacks its values or its mask.")
+    sizes = checkpoint.elements_by_dtype()
+    elements = sum(sizes.values()) * packing.pattern.m // packing.pattern.n
+    config = read_config(checkpoint.files)
+    model = build(config, torch.float32, tensors=len(checkpoint.file_of), elements=elements)
+    put_packed_layers(model, packing)
+    check_tensors(model, checkpoint, packing)
 
     def dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         result: dict[str, Tensor] = {}
@@ -91,7 +95,7 @@ def unpack_checkpoint(source: Path, out: Path) -> Checkpoint:
                 result[layer + WEIGHT] = _turned(W, kind)
         return result
 
-    return _rewritten(checkpoint, out, config, dense)
+    return _rewritten(checkpoint, out, settings, dense)
 
 
 Change = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -99,16 +103,24 @@ Change = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 def _rewritten(source: Checkpoint, out: Path, config: dict[str, Any], change: Change) -> Checkpoint:
-    """A checkpoint in the new folder `out` with the shards of `source`, each changed."""
-    out.mkdir(parents=True)
-    files = sorted(set(source.file_of.values()))
-    writer = CheckpointWriter(out, len(files))
-    for number, file in enumerate(files):
-        names = [name for name, home in source.file_of.items() if home == file]
-        writer.write(number, change(source.read(names)))
-    writer.finish()
-    source.files.copy_companions(out)
-    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    """A checkpoint in the new folder `out`, which appears once it is whole, with the shards of `source`, each
+    changed."""
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir(parents=True)
+    try:
+        files = sorted(set(source.file_of.values()))
+        writer = CheckpointWriter(partial, len(files))
+        for number, file in enumerate(files):
+            names = [name for name, home in source.file_of.items() if home == file]
+            writer.write(number, change(source.read(names)))
+        writer.finish()
+        source.files.copy_companions(partial)
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
     return Checkpoint(out)
 
 

@@ -52,8 +52,21 @@ def unpack(values: Tensor, mask: Tensor, pattern: NMPattern) -> Tensor:
 def check(values: Tensor, mask: Tensor, pattern: NMPattern) -> Tensor:
     """Where weights are kept, (C_out, C_in) bool.
 
-    Raises `BrokenPack` unless shapes and dtypes are those of a packed matrix and every group of M has exactly N
-    bits.
+    Raises `BrokenPack` where `check_form` does, and unless every group of M has exactly N bits.
+    """
+    columns = check_form(values, mask, pattern)
+    bits = torch.arange(8, dtype=torch.uint8, device=mask.device)
+    kept = (mask[..., None] >> bits & 1).bool().view(len(mask), -1)
+    kept, beyond = kept[:, :columns], kept[:, columns:]
+    if bool(beyond.any()) or bool((kept.reshape(-1, pattern.m).sum(dim=1) != pattern.n).any()):
+        raise BrokenPack(f"A mask of packed weights does not keep {pattern.n} of every {pattern.m}.")
+    return kept
+
+
+def check_form(values: Tensor, mask: Tensor, pattern: NMPattern) -> int:
+    """C_in, told without the content.
+
+    Raises `BrokenPack` unless shapes and dtypes are those of a packed matrix.
     """
     if values.dtype not in DTYPES or mask.dtype != torch.uint8:
         raise BrokenPack(f"Packed weights are {values.dtype} with a mask of {mask.dtype}, which no version has.")
@@ -61,12 +74,7 @@ def check(values: Tensor, mask: Tensor, pattern: NMPattern) -> Tensor:
     columns = values.shape[1] // pattern.n * pattern.m if values.ndim == 2 else 0
     if values.ndim != 2 or shapes != packed_shapes((values.shape[0], columns), pattern):
         raise BrokenPack(f"Packed weights have the shapes {shapes[0]} and {shapes[1]}, not any of {pattern}.")
-    bits = torch.arange(8, dtype=torch.uint8, device=mask.device)
-    kept = (mask[..., None] >> bits & 1).bool().view(len(mask), -1)
-    kept, beyond = kept[:, :columns], kept[:, columns:]
-    if bool(beyond.any()) or bool((kept.reshape(-1, pattern.m).sum(dim=1) != pattern.n).any()):
-        raise BrokenPack(f"A mask of packed weights does not keep {pattern.n} of every {pattern.m}.")
-    return kept
+    return columns
 
 
 def _bits(W: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from eggs_core.pattern import NMPattern
 
 METHOD = "eggs"
 VERSION: Literal[1] = 1
+WEIGHT, VALUES, MASK = ".weight", ".weight_values", ".weight_mask"
+"""How names of tensors end: a dense layer's, and in its place the two of a packed one."""
 
 Kind = Literal["linear", "conv1d"]
 """A layer whose weight is stored as (C_out, C_in), or the other way round when it is dense, as in GPT-2."""

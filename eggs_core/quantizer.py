@@ -3,27 +3,32 @@
 Imported once `transformers.quantizers.auto` is, see `eggs_core/__init__.py`.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eggs_core import memory
+from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import BrokenPack
 from eggs_core.large_batches import choose_products
 from eggs_core.packed_linear import PackedLinear
 from eggs_core.packing import check
 from eggs_core.packing_config import METHOD, PackingConfig
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @register_quantization_config(METHOD)
 class EggsConfig(QuantizationConfigMixin):
     """`quantization_config` of config.json as transformers holds it. Raises `BrokenPack` for what is not one."""
 
-    def __init__(self, **entries: Any) -> None:
+    def __init__(self, /, **entries: Any) -> None:  # a stranger's entry may be called self
         self.quant_method = METHOD  # type: ignore[assignment]
         self.packing = PackingConfig.read(entries)
 
@@ -38,26 +43,17 @@ class EggsQuantizer(HfQuantizer):
     requires_calibration = True
     quantization_config: EggsConfig
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+    def _process_model_before_weight_loading(
+        self, model: "PreTrainedModel", checkpoint_files: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        # Needs more of transformers than there is while it imports this.
+        from eggs_core.packed_model import check_tensors, put_packed_layers
+
         packing = self.quantization_config.packing
-        prefix = f"{model.base_model_prefix}."
-        for name, kind in packing.layers.items():
-            # Checkpoints of a base model alone leave out its name, as transformers allows.
-            layer = _find(model, name) or _find(model, prefix + name) or _find(model, name.removeprefix(prefix))
-            if layer is None:
-                raise BrokenPack(f"config.json says that {name} is packed, and this model has no such layer.")
-            path, module = layer
-            if kind == "conv1d":
-                columns, rows = module.weight.shape
-            else:
-                rows, columns = module.weight.shape
-            if columns % packing.pattern.m:
-                raise BrokenPack(f"{name} has {columns} input channels, which {packing.pattern} does not fit.")
-            with torch.device("meta"):
-                packed = PackedLinear(
-                    columns, rows, packing.pattern, bias=module.bias is not None, dtype=module.weight.dtype
-                )
-            model.set_submodule(path, packed)
+        put_packed_layers(model, packing)
+        if checkpoint_files:  # None where the caller gives the tensors
+            files = [Path(file) for file in checkpoint_files]
+            check_tensors(model, Checkpoint(files[0].parent, [file.name for file in files]), packing)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         for name, module in model.named_modules():
@@ -80,11 +76,3 @@ class EggsQuantizer(HfQuantizer):
     @property
     def is_compileable(self) -> bool:
         return True
-
-
-def _find(model: nn.Module, name: str) -> tuple[str, Any] | None:
-    try:
-        module = model.get_submodule(name)
-    except AttributeError:
-        return None
-    return (name, module) if isinstance(getattr(module, "weight", None), nn.Parameter) else None

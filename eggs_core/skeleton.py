@@ -1,11 +1,9 @@
 """A model without its weights, into which parts are loaded as they are needed.
 
-The module tree is built by transformers from the config with parameters on the meta device. transformers'
-own loader brings checkpoint tensors into it, so that renamed and fused weights (a Mixtral checkpoint's
-experts, say) need no code here, and its inverse brings them back to the checkpoint's names.
+The module tree is built by transformers from the config with parameters on the meta device. `eggs_core.loading`
+brings checkpoint tensors into it, and transformers' inverse of that brings them back to the checkpoint's names.
 """
 
-import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,22 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    convert_and_load_state_dict_in_model,
-    rename_source_key,
-    revert_weight_conversion,
-)
-from transformers.modeling_utils import LoadStateDictConfig
-from transformers.utils import logging as transformers_logging
+from transformers.core_model_loading import revert_weight_conversion
 
 from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.construction import build, read_config
-from eggs_core.errors import BrokenCheckpoint, UnsupportedModel
-
-_TENSOR_PARALLEL_PLAN = "tp_plan" in inspect.signature(convert_and_load_state_dict_in_model).parameters
+from eggs_core.errors import UnsupportedModel
+from eggs_core.loading import load_tensors, names_in, refuse_missing
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
@@ -47,8 +36,11 @@ class Skeleton:
         self.checkpoint = checkpoint
         self.device = device
         self.config = read_config(checkpoint.files)
-        self.dtype = _float_dtype(checkpoint)
-        model = build(self.config, self.dtype, checkpoint)
+        if getattr(self.config, "quantization_config", None) is not None:
+            raise UnsupportedModel("This checkpoint is quantised already. Prune the original weights instead.")
+        sizes = checkpoint.elements_by_dtype()
+        self.dtype = _float_dtype(sizes)
+        model = build(self.config, self.dtype, tensors=len(checkpoint.file_of), elements=sum(sizes.values()))
         self.model = model.eval().requires_grad_(False)
         # The other implementations hide the products with single experts from view.
         self.config._experts_implementation = "eager"
@@ -56,26 +48,8 @@ class Skeleton:
         self.blocks, list_name = _decoder_blocks(self.model)
         self.block_names = [f"{list_name}.{i}" for i in range(len(self.blocks))]
         self._transforms: list[Any] = get_model_conversion_mapping(self.model)
-        self._target_of, self._converted = self._map_names()
+        self._target_of, self._converted = names_in(self.model, checkpoint.file_of, self._transforms)
         self._names_in_block = self._assign_to_blocks()
-
-    def _map_names(self) -> tuple[dict[str, str], set[str]]:
-        """Checkpoint name -> module parameter name, and the checkpoint names that are converted, not renamed."""
-        renamings = [t for t in self._transforms if isinstance(t, WeightRenaming)]
-        converters = [t for t in self._transforms if isinstance(t, WeightConverter)]
-        own_names = self.model.state_dict()
-        targets: dict[str, str] = {}
-        converted: set[str] = set()
-        for name in self.checkpoint.file_of:
-            target, pattern = rename_source_key(
-                name, renamings, converters, self.model.base_model_prefix, own_names
-            )
-            if target not in own_names and name in own_names:
-                target, pattern = name, None
-            targets[name] = target
-            if pattern is not None:
-                converted.add(name)
-        return targets, converted
 
     def _assign_to_blocks(self) -> list[list[str]]:
         pattern = re.compile(re.escape(self.block_names[0]).removesuffix("0") + r"(\d+)\.")
@@ -106,7 +80,7 @@ class Skeleton:
             for name, p in self.model.named_parameters()
             if p.is_meta and not name.startswith(self.block_names[0].removesuffix("0"))
         ]
-        _refuse_missing(missing)
+        refuse_missing(missing)
 
     @contextmanager
     def loaded(self, index: int) -> Iterator[nn.Module]:
@@ -127,25 +101,11 @@ class Skeleton:
         """Gives block `index` these weights, under their names in the checkpoint."""
         self._load(tensors)
         block = self.blocks[index]
-        _refuse_missing([f"{self.block_names[index]}.{name}" for name, p in block.named_parameters() if p.is_meta])
+        refuse_missing([f"{self.block_names[index]}.{name}" for name, p in block.named_parameters() if p.is_meta])
         block.to(self.device)
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
-        load_config = LoadStateDictConfig(
-            device_map={"": "cpu"}, dtype=self.dtype, weight_mapping=self._transforms
-        )
-        extra: dict[str, Any] = {"tp_plan": None} if _TENSOR_PARALLEL_PLAN else {}
-        with quiet():
-            info, _ = convert_and_load_state_dict_in_model(
-                model=self.model, state_dict=tensors, load_config=load_config, **extra
-            )
-        if info.mismatched_keys:
-            name, stored, wanted = sorted(info.mismatched_keys, key=str)[0]
-            raise BrokenCheckpoint(
-                f"{name} has shape {tuple(stored)} in the checkpoint, where config.json asks for {tuple(wanted)}."
-            )
-        if info.conversion_errors or info.error_msgs:
-            raise BrokenCheckpoint(f"transformers cannot load these weights: {next(iter(info.conversion_errors))}")
+        load_tensors(self.model, tensors, self._transforms, self.dtype)
 
     def checkpoint_tensors(self, index: int, changed: dict[str, Tensor]) -> dict[str, Tensor]:
         """Block `index` under its checkpoint names, with the module parameters in `changed` (by full module name).
@@ -180,9 +140,8 @@ class Skeleton:
         return name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
 
 
-def _float_dtype(checkpoint: Checkpoint) -> torch.dtype:
+def _float_dtype(sizes: dict[str, int]) -> torch.dtype:
     """The dtype that most weights are stored in. Raises `UnsupportedModel` for one that is no plain float."""
-    sizes = checkpoint.elements_by_dtype()
     name = max(sizes, key=lambda dtype: sizes[dtype])
     if name not in _DTYPES:
         raise UnsupportedModel(f"The weights are stored as {name}. Prune BF16, F16 or F32 weights instead.")
@@ -211,20 +170,3 @@ def _move_own_tensors(module: nn.Module, device: torch.device) -> None:
     for name, buffer in module._buffers.items():
         if buffer is not None and not buffer.is_meta:
             module._buffers[name] = buffer.to(device)
-
-
-def _refuse_missing(names: list[str]) -> None:
-    if names:
-        raise BrokenCheckpoint(f"The checkpoint lacks {len(names)} weights, such as {names[0]}. Save it again.")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps transformers from drawing a progress bar whenever it loads something."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()

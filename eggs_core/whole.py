@@ -14,8 +14,9 @@ from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import NotEnoughMemory
 from eggs_core.large_batches import choose_products
+from eggs_core.loading import quiet
 from eggs_core.model_folder import ModelFolder
-from eggs_core.skeleton import Skeleton, quiet
+from eggs_core.skeleton import Skeleton
 
 PROMPT_TOKENS = 32
 NEW_TOKENS = 32

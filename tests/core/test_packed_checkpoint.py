@@ -19,6 +19,7 @@ from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import BrokenCheckpoint, BrokenPack, EggsError
 from eggs_core.packed_checkpoint import unpack_checkpoint
 from eggs_core.packed_linear import SMALL_BATCH, PackedLinear
+from eggs_core.packing_config import MASK, VALUES
 from eggs_core.pipeline import prune
 from eggs_core.report import Report
 from eggs_core.spec import OutputSpec, PruneSpec
@@ -206,23 +207,56 @@ def _tensor(name: str, change: Callable[[Tensor], Tensor]) -> Damage:
     return damage
 
 
+def _without(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        file = Checkpoint(folder).file_of[name]
+        tensors = load_file(file)
+        del tensors[name]
+        save_file(tensors, file, {"format": "pt"})
+
+    return damage
+
+
+def _layers(change: Callable[[dict[str, str]], dict[str, str]]) -> Damage:
+    return lambda folder: _config(layers=change(config_of(folder)["quantization_config"]["layers"]))(folder)
+
+
+def _reshaped(folder: Path) -> None:
+    for part, columns in ((VALUES, 16), (MASK, 4)):
+        _tensor(f"{LAYER}{part}", lambda tensor, columns=columns: tensor.reshape(-1, columns))(folder)
+
+
 def _truncated(folder: Path) -> None:
     file = max(folder.glob("*.safetensors"), key=lambda file: file.stat().st_size)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 LAYER = "model.layers.1.mlp.down_proj"
+SQUARE = "model.layers.1.self_attn.q_proj"
+NORM = "model.layers.1.input_layernorm.weight"
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "a later version": (_config(version=2), "reads 1"),
     "no version": (_config(version=None), "reads 1"),
     "no pattern": (_config(pattern="4:2"), "pattern"),
     "another entry": (_config(blocks=3), "blocks"),
     "another kind": (_config(layers={LAYER: "embedding"}), "layers"),
-    "another pattern": (_config(pattern="1:4"), "down_proj|shapes|mismatched_sizes"),
+    "another pattern": (_config(pattern="1:4"), "q_proj.*shapes"),
     "a bit too many": (_tensor(f"{LAYER}.weight_mask", lambda mask: mask | 1 << 3), "down_proj"),
     "a bit too few": (_tensor(f"{LAYER}.weight_mask", lambda mask: mask & 0x7F), "down_proj"),
-    "a row too few": (_tensor(f"{LAYER}.weight_values", lambda values: values[1:]), "down_proj|mismatched_sizes"),
-    "no values": (_tensor(f"{LAYER}.weight_values", lambda values: values[:, :0]), "down_proj|mismatched_sizes"),
+    "a row too few": (_tensor(f"{LAYER}.weight_values", lambda values: values[1:]), "down_proj"),
+    "no values": (_tensor(f"{LAYER}.weight_values", lambda values: values[:, :0]), "down_proj"),
+    "another shape, which both agree on": (_reshaped, "down_proj.* has shape"),
+    "lacking values": (_without(f"{LAYER}.weight_values"), "lacks 1 weights, such as .*down_proj.weight_values"),
+    "values of whole numbers": (_tensor(f"{LAYER}.weight_values", lambda v: v.view(torch.int32)), "down_proj"),
+    "another weight of whole numbers": (_tensor(NORM, lambda weight: weight.view(torch.int32)), NORM),
+    "another weight of another shape": (_tensor(NORM, lambda weight: weight[1:]), f"{NORM} has shape"),
+    "lacking another weight": (_without(NORM), f"lacks 1 weights, such as {NORM}"),
+    "a layer that is not named": (_layers(lambda layers: {SQUARE: layers[SQUARE]}), "does not name"),
+    "a layer that is stored the other way round": (_layers(lambda all: all | {SQUARE: "conv1d"}), "q_proj.*is a"),
+    "a norm as a layer": (_layers(lambda all: all | {"model.norm": "linear"}), "model.norm.*no such layer"),
+    "a table as a layer": (_layers(lambda all: all | {"model.embed_tokens": "linear"}), "no such layer"),
+    "an entry called self": (_config(self=1), "quantization_config.self"),
+    "a file that ends too early": (_truncated, "safetensors is not a readable"),
 }
 
 
@@ -232,9 +266,10 @@ def test_damage_is_refused_with_the_place(name: str, pruned: Any, tmp_path: Path
     folder = tmp_path / "damaged"
     shutil.copytree(pruned("llama")[0] / "packed", folder)
     damage(folder)
-    with pytest.raises(BrokenPack, match=place):
+    with pytest.raises((BrokenPack, BrokenCheckpoint), match=place):
         unpack_checkpoint(folder, tmp_path / "unpacked")
-    with pytest.raises((BrokenPack, RuntimeError), match=place):
+    assert files_of(tmp_path) == {f"damaged/{name}" for name in files_of(folder)}
+    with pytest.raises((BrokenPack, BrokenCheckpoint), match=place):
         load(folder)
 
 
@@ -256,7 +291,7 @@ def test_other_folders_are_told_from_packed_ones(pruned: Any, tmp_path: Path) ->
     tensors = load_file(file)
     del tensors[f"{LAYER}.weight_mask"]
     save_file(tensors, tmp_path / "lacking" / file.name, {"format": "pt"})
-    with pytest.raises(BrokenPack, match="lacks its values or its mask"):
+    with pytest.raises(BrokenCheckpoint, match=f"lacks 1 weights, such as {LAYER}.weight_mask"):
         unpack_checkpoint(tmp_path / "lacking", tmp_path / "unpacked")
 
 

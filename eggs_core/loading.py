@@ -1,0 +1,95 @@
+"""Brings tensors of a checkpoint into the modules of a model, by transformers' own loader.
+
+So renamed and fused weights (a Mixtral checkpoint's experts, say) need no code here.
+"""
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils import logging as transformers_logging
+from transformers.utils.loading_report import LoadStateDictInfo
+
+from eggs_core.errors import BrokenCheckpoint
+
+_TENSOR_PARALLEL_PLAN = "tp_plan" in inspect.signature(convert_and_load_state_dict_in_model).parameters
+
+
+class Names(NamedTuple):
+    """Where a checkpoint's tensors go: `target_of` the checkpoint's name is the model's, and the tensors in
+    `converted` get there in another layout."""
+
+    target_of: dict[str, str]
+    converted: set[str]
+
+
+def names_in(model: PreTrainedModel, stored: Collection[str], transforms: Sequence[Any]) -> Names:
+    """Where the `stored` names lead in `model`, whose conversions are `transforms`."""
+    renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
+    converters = [t for t in transforms if isinstance(t, WeightConverter)]
+    own_names = model.state_dict()
+    names = Names({}, set())
+    for name in stored:
+        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, own_names)
+        if target not in own_names and name in own_names:
+            target, pattern = name, None
+        names.target_of[name] = target
+        if pattern is not None:
+            names.converted.add(name)
+    return names
+
+
+def load_tensors(
+    model: PreTrainedModel,
+    tensors: Mapping[str, Tensor],
+    transforms: Sequence[Any],
+    dtype: torch.dtype,
+    device: str = "cpu",
+) -> LoadStateDictInfo:
+    """Puts `tensors`, by the checkpoint's names, into `model`, and tells which of either was left over.
+
+    Raises `BrokenCheckpoint` for a shape that is not the model's.
+    """
+    load_config = LoadStateDictConfig(device_map={"": device}, dtype=dtype, weight_mapping=transforms)
+    extra: dict[str, Any] = {"tp_plan": None} if _TENSOR_PARALLEL_PLAN else {}
+    with quiet():
+        info, _ = convert_and_load_state_dict_in_model(
+            model=model, state_dict=tensors, load_config=load_config, **extra
+        )
+    if info.mismatched_keys:
+        name, stored, wanted = sorted(info.mismatched_keys, key=str)[0]
+        raise BrokenCheckpoint(
+            f"{name} has shape {tuple(stored)} in the checkpoint, where config.json asks for {tuple(wanted)}."
+        )
+    if info.conversion_errors or info.error_msgs:
+        raise BrokenCheckpoint(f"transformers cannot load these weights: {next(iter(info.conversion_errors))}")
+    return info
+
+
+def refuse_missing(names: Sequence[str]) -> None:
+    """Raises `BrokenCheckpoint` where there is a name."""
+    if names:
+        raise BrokenCheckpoint(f"The checkpoint lacks {len(names)} weights, such as {names[0]}. Save it again.")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers from drawing a progress bar whenever it loads something."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

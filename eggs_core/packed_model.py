@@ -1,0 +1,91 @@
+"""A model of transformers with packed layers, and whether a checkpoint has the tensors that it asks for."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.pytorch_utils import Conv1D
+
+from eggs_core.checkpoint import Checkpoint
+from eggs_core.errors import BrokenCheckpoint, BrokenPack, EggsError
+from eggs_core.loading import load_tensors, names_in, refuse_missing
+from eggs_core.packed_linear import PackedLinear
+from eggs_core.packing import check_form
+from eggs_core.packing_config import MASK, VALUES, Kind, PackingConfig
+
+
+def put_packed_layers(model: PreTrainedModel, packing: PackingConfig) -> None:
+    """Puts a `PackedLinear` without content into `model` for every layer that is packed.
+
+    Raises `BrokenPack`, naming the layer, where the model has no such layer, or the pattern does not fit it.
+    """
+    prefix = f"{model.base_model_prefix}."
+    for name, kind in packing.layers.items():
+        # Checkpoints of a base model alone leave out its name, as transformers allows.
+        layer = _find(model, name) or _find(model, prefix + name) or _find(model, name.removeprefix(prefix))
+        shown = repr(name[:128])
+        if layer is None:
+            raise BrokenPack(f"config.json says that {shown} is packed, and this model has no such layer.")
+        path, module = layer
+        own: Kind = "conv1d" if isinstance(module, Conv1D) else "linear"
+        if kind != own:
+            raise BrokenPack(f"config.json says that {shown} is a {kind}, and in this model it is a {own}.")
+        rows, columns = module.weight.shape if own == "linear" else module.weight.shape[::-1]
+        if columns % packing.pattern.m:
+            raise BrokenPack(f"{shown} has {columns} input channels, which {packing.pattern} does not fit.")
+        with torch.device("meta"):
+            packed = PackedLinear(
+                columns, rows, packing.pattern, bias=module.bias is not None, dtype=module.weight.dtype
+            )
+        model.set_submodule(path, packed)
+
+
+def check_tensors(model: PreTrainedModel, checkpoint: Checkpoint, packing: PackingConfig) -> None:
+    """Tells by names, dtypes and shapes whether `model`, with its packed layers put in, can be loaded from
+    `checkpoint`. No weight is read, and the model is left as it is.
+
+    Raises `BrokenPack` or `BrokenCheckpoint`, naming a tensor, where transformers would fail, or would make up
+    a weight that the checkpoint lacks. Of a model of another class than the one that was packed, such as one with
+    another head, it may make up what is not packed.
+    """
+    stored = checkpoint.read(checkpoint.file_of)  # mapped: the files are read where their content is used
+    for layer in packing.layers:
+        refuse_missing([name for name in (layer + VALUES, layer + MASK) if name not in stored])
+        try:
+            check_form(stored[layer + VALUES], stored[layer + MASK], packing.pattern)
+        except BrokenPack as error:
+            raise BrokenPack(f"{layer} cannot be loaded. {error}") from error
+    for name in stored:
+        layer = name.removesuffix(VALUES).removesuffix(MASK)
+        if layer != name and layer not in packing.layers:
+            raise BrokenPack(f"{name[:128]!r} is of a packed layer, which config.json does not name.")
+    try:
+        transforms = get_model_conversion_mapping(model)
+        own = model.state_dict()
+        for name, target in names_in(model, stored, transforms).target_of.items():
+            if target in own and own[target].is_floating_point() and not stored[name].is_floating_point():
+                raise BrokenCheckpoint(
+                    f"{name[:128]!r} is stored as {stored[name].dtype}, and is no such numbers."
+                )
+        tried = copy.deepcopy(model)
+        missing = load_tensors(tried, stored, transforms, torch.float32, "meta").missing_keys
+        for tied in tried.all_tied_weights_keys.items():
+            if not missing.issuperset(tied):  # one of both is stored
+                missing.difference_update(tied)
+    except EggsError:
+        raise
+    except Exception as error:  # names that no model has make transformers fail in any way
+        raise BrokenCheckpoint("The names of the checkpoint's tensors cannot be read. Save it again.") from error
+    if type(model).__name__ in (model.config.architectures or ()):
+        refuse_missing(sorted(missing & dict(tried.named_parameters()).keys()))
+
+
+def _find(model: nn.Module, name: str) -> tuple[str, Any] | None:
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        return None
+    return (name, module) if isinstance(module, (nn.Linear, Conv1D)) else None
