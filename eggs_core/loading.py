@@ -4,7 +4,7 @@ So renamed and fused weights (a Mixtral checkpoint's experts, say) need no code 
 """
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -52,8 +52,8 @@ def names_in(model: PreTrainedModel, stored: Collection[str], transforms: Sequen
 
 def load_tensors(
     model: PreTrainedModel,
-    tensors: Mapping[str, Tensor],
-    transforms: Sequence[Any],
+    tensors: dict[str, Tensor],
+    transforms: list[Any],
     dtype: torch.dtype,
     device: str = "cpu",
 ) -> LoadStateDictInfo:
@@ -63,6 +63,7 @@ def load_tensors(
     """
     load_config = LoadStateDictConfig(device_map={"": device}, dtype=dtype, weight_mapping=transforms)
     extra: dict[str, Any] = {"tp_plan": None} if _TENSOR_PARALLEL_PLAN else {}
+    info: LoadStateDictInfo
     with quiet():
         info, _ = convert_and_load_state_dict_in_model(
             model=model, state_dict=tensors, load_config=load_config, **extra
