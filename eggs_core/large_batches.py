@@ -5,7 +5,7 @@ as semi-structured tensors.
 """
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -24,8 +24,6 @@ TOKENS = 2048
 _MOST_TIME = 0.95
 # Of the memory that is left beside the model: caches and activations are to find some too.
 _MOST_MEMORY = 0.5
-# What semi-structured tensors take, of the size of the packed values; 0.5625 of the dense matrix.
-_OF_VALUES = 9 / 8
 _ROUNDS, _CALLS = 5, 10
 _DENSE, _UNPACKED = "dense", "unpacked"
 # Keeps the first two of every four.
@@ -60,28 +58,48 @@ class Measured(NamedTuple):
 
 
 def choose_products(model: nn.Module) -> None:
-    """Has the packed layers of `model` hold semi-structured tensors where those of their shape were faster.
+    """Has the packed layers of `model` hold semi-structured tensors where `backends` says so.
 
     `from_pretrained` calls it, for layers that are loaded onto a GPU; for a model that is moved to one later, call
-    it then. None is held where they would take more than half of the memory that is free, nor in a model that is
-    spread over GPUs: torch has one handle of cuSPARSELt in a thread, which is of one GPU.
+    it then.
     """
-    layers = _eligible(model)
+    layers = [layer for layer in model.modules() if isinstance(layer, PackedLinear)]
     for layer in layers:
         layer.compress(None)
-    devices = {layer.weight_values.device for layer in layers}
-    if len(devices) != 1:
-        return
     try:
-        chosen = [(layer, backend) for layer in layers if (backend := measure(_shape(layer)).chosen) is not None]
-        torch.cuda.empty_cache()  # what was measured with
-        needed = _OF_VALUES * sum(layer.weight_values.nbytes for layer, _ in chosen)
-        if needed <= _MOST_MEMORY * torch.cuda.mem_get_info(devices.pop())[0]:
-            for layer, backend in chosen:
-                layer.compress(backend)
+        for layer, backend in zip(layers, backends(layers), strict=True):
+            layer.compress(backend)
     except torch.OutOfMemoryError:  # there is hardly room for the model itself, which works without
         for layer in layers:
             layer.compress(None)
+
+
+def backends(layers: Sequence[PackedLinear], device: torch.device | None = None) -> list[Backend | None]:
+    """By which backend each of a model's layers is to hold semi-structured tensors: where those of its shape were
+    faster. `device` is that of the layers, or the one that they are to be on.
+
+    None where all would take more than half of the memory that is free, nor in a model that is spread over GPUs:
+    torch has one handle of cuSPARSELt in a thread, which is of one GPU.
+    """
+    shapes = [_shape(layer, device) for layer in layers]
+    eligible = [shape for shape in shapes if shape is not None]
+    if len({shape.device for shape in eligible}) != 1:
+        return [None] * len(layers)
+    try:
+        chosen = [None if shape is None else measure(shape).chosen for shape in shapes]
+        torch.cuda.empty_cache()  # what was measured with
+        free = torch.cuda.mem_get_info(eligible[0].device)[0]
+    except torch.OutOfMemoryError:
+        return [None] * len(layers)
+    needed = sum(bytes_besides(layer, backend) for layer, backend in zip(layers, chosen, strict=True))
+    return chosen if needed <= _MOST_MEMORY * free else [None] * len(layers)
+
+
+def bytes_besides(layer: PackedLinear, backend: Backend | None) -> int:
+    """Of memory that the layer takes beside its packed form, if it is to hold W by this backend."""
+    if backend is None:
+        return 0
+    return semi_structured.compressed_bytes((layer.out_features, layer.in_features), layer.weight_values.dtype)
 
 
 @cache
@@ -119,20 +137,11 @@ def medians(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     return {name: statistics.median(of[name] for of in rounds) for name in calls}
 
 
-def _eligible(model: nn.Module) -> list[PackedLinear]:
-    return [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, PackedLinear)
-        and semi_structured.eligible(
-            (layer.out_features, layer.in_features),
-            layer.weight_values.dtype,
-            layer.pattern,
-            layer.weight_values.device,
-        )
-    ]
-
-
-def _shape(layer: PackedLinear) -> Shape:
+def _shape(layer: PackedLinear, device: torch.device | None) -> Shape | None:
+    """None where there is nothing to choose."""
     values = layer.weight_values
-    return Shape(layer.out_features, layer.in_features, values.dtype, layer.bias is not None, values.device)
+    shape = Shape(
+        layer.out_features, layer.in_features, values.dtype, layer.bias is not None, device or values.device
+    )
+    eligible = semi_structured.eligible(shape[:2], shape.dtype, layer.pattern, shape.device)
+    return shape if eligible else None

@@ -4,21 +4,19 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.model_folder import INDEX, WEIGHTS
 from eggs_core.packed_checkpoint import pack_checkpoint
+from eggs_core.packed_model import bytes_held, bytes_in_memory
 from eggs_core.packing_config import PackingConfig
 from eggs_core.report import Speed
 from eggs_core.skeleton import Skeleton
 from eggs_core.spec import OutputFormat
 from eggs_core.speed import compare_speed
-from eggs_core.whole import bytes_held, whole_model
+from eggs_core.whole import whole_model
 
 PACKED = "packed"
 """The folder of the packed checkpoint, where the dense one lies beside it."""
-_MASK_DTYPE = "U8"  # as safetensors has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +56,8 @@ def pack_output(
             whole_model(packed, like, tokenizer) as packed_model,
         ):
             speed = compare_speed(dense_model, packed_model)
-    in_memory = bytes_held(like.model)
-    sizes = Sizes(pruned.nbytes(), packed.nbytes(), in_memory, in_memory - _saved(pruned, packed, like.dtype))
+    in_memory = bytes_held(like.model), bytes_in_memory(like.model, packing, like.device)
+    sizes = Sizes(pruned.nbytes(), packed.nbytes(), *in_memory)
     if form is OutputFormat.PACKED:
         for file in [*folder.glob(WEIGHTS), folder / INDEX]:
             file.unlink(missing_ok=True)
@@ -67,10 +65,3 @@ def pack_output(
             shutil.move(file, folder / file.name)
         packed.folder.rmdir()
     return Packed(sizes, speed)
-
-
-def _saved(pruned: Checkpoint, packed: Checkpoint, dtype: torch.dtype) -> int:
-    """Bytes of memory that the packed model takes less, once both are loaded in `dtype`, but for masks."""
-    elements = packed.elements_by_dtype()
-    masks = elements.pop(_MASK_DTYPE, 0)
-    return (sum(pruned.elements_by_dtype().values()) - sum(elements.values())) * dtype.itemsize - masks

@@ -6,6 +6,7 @@ Shapes as in `eggs_core.packing`; x (..., C_in), y (..., C_out).
 import threading
 import warnings
 from collections.abc import Callable
+from enum import Enum, auto
 from importlib.util import find_spec
 from typing import Any, Self
 
@@ -23,6 +24,28 @@ SMALL_BATCH = 16
 # Dense bytes unpacked at a time beyond that. Products of smaller tiles cost more than the caches save.
 _TILE_BYTES = 32 << 20
 _of_thread = threading.local()
+
+
+class Product(Enum):
+    """How a product with packed weights comes about."""
+
+    PACKED = auto()
+    """From the packed form, by the compiled kernels on a CPU, by Triton's on a GPU."""
+    COMPRESSED = auto()
+    """From what the layer holds besides: `eggs_core.kernels.semi_structured`."""
+    UNPACKED = auto()
+    """From the dense matrix, unpacked for the purpose."""
+
+
+def product_of(tokens: int, values: Tensor, compressed: Tensor | None) -> Product:
+    """Which one `tokens` tokens take, with weights of these packed values, by their dtype and device."""
+    if values.device.type == "cuda":
+        if tokens <= SMALL_BATCH:
+            return Product.UNPACKED if find_spec("triton") is None else Product.PACKED
+        return Product.UNPACKED if compressed is None else Product.COMPRESSED
+    fast = tokens <= SMALL_BATCH or kernels.any_batch(values.dtype)
+    return Product.PACKED if kernels.available() and fast else Product.UNPACKED
+
 
 _library = torch.library.Library("eggs", "DEF")
 _library.define("nm_unpack(Tensor values, Tensor mask, int n, int m) -> Tensor")
@@ -75,6 +98,18 @@ class PackedLinear(nn.Module):
         self.compressed, self.metadata = None, None
         if backend is not None:
             self.compressed, self.metadata = semi_structured.compress(self.weight, backend)
+
+    def product(self, tokens: int) -> str:
+        """In words, how it multiplies so many tokens here, such as "packed, AVX512_BF16"."""
+        values = self.weight_values
+        match product_of(tokens, values, self.compressed):
+            case Product.COMPRESSED:
+                return f"semi-structured, {semi_structured.backend_of(self.metadata)}"
+            case Product.PACKED if values.device.type == "cuda":
+                return "packed, Triton"
+            case Product.PACKED:
+                return f"packed, {kernels.best_level().name}"  # type: ignore[union-attr]  # there are kernels
+        return "unpacked"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moved or cast, it holds nothing compressed: that is of one device, and no plain numbers."""
@@ -135,7 +170,7 @@ def _on_cpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int
     if not kernels.available():
         _say_that_there_is_no_kernel()
         y = products.linear(tokens, unpack(values, mask, NMPattern(n, m)), bias)
-    elif len(tokens) <= SMALL_BATCH or kernels.any_batch(values.dtype):
+    elif product_of(len(tokens), values, None) is Product.PACKED:
         y = kernels.linear(tokens, values, mask, bias, NMPattern(n, m))
     else:
         y = _by_tiles(tokens, values, mask, bias, NMPattern(n, m))
@@ -154,11 +189,13 @@ def _on_gpu(
     metadata: Tensor | None = None,
 ) -> Tensor:
     tokens = x.reshape(-1, x.shape[-1]).contiguous()
-    if len(tokens) <= SMALL_BATCH and find_spec("triton") is not None:
+    product = product_of(len(tokens), values, compressed)
+    if product is Product.PACKED:
         from eggs_core.kernels import triton_linear
 
         y = triton_linear.linear(tokens, values, mask, bias, NMPattern(n, m))
-    elif len(tokens) > SMALL_BATCH and compressed is not None:
+    elif product is Product.COMPRESSED:
+        assert compressed is not None
         y = semi_structured.linear(tokens, compressed, metadata, bias, len(values))
     else:
         y = nn.functional.linear(tokens, unpack(values, mask, NMPattern(n, m)), bias)

@@ -1,6 +1,7 @@
 """A model of transformers with packed layers, and whether a checkpoint has the tensors that it asks for."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import BrokenCheckpoint, BrokenPack, EggsError
+from eggs_core.large_batches import backends, bytes_besides
 from eggs_core.loading import load_tensors, names_in, refuse_missing
 from eggs_core.packed_linear import PackedLinear
 from eggs_core.packing import check_form
@@ -19,6 +21,34 @@ from eggs_core.packing_config import MASK, VALUES, Kind, PackingConfig
 
 def put_packed_layers(model: PreTrainedModel, packing: PackingConfig) -> None:
     """Puts a `PackedLinear` without content into `model` for every layer that is packed.
+
+    Raises as `packed_layers` does.
+    """
+    for path, _, packed in packed_layers(model, packing):
+        model.set_submodule(path, packed)
+
+
+def bytes_in_memory(model: PreTrainedModel, packing: PackingConfig, device: torch.device) -> int:
+    """Of all tensors of `model` once its layers are packed and it is loaded onto `device`, in its present dtypes.
+
+    On a GPU products are measured, as loading does, to tell what layers are to hold besides.
+    """
+    layers = list(packed_layers(model, packing))
+    chosen = backends([packed for _, _, packed in layers], device)
+    return bytes_held(model) + sum(
+        bytes_held(packed) - bytes_held(dense) + bytes_besides(packed, backend)
+        for (_, dense, packed), backend in zip(layers, chosen, strict=True)
+    )
+
+
+def bytes_held(model: nn.Module) -> int:
+    """Of all tensors of a model, tied ones counted once; of one without its weights, what it takes with them."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+def packed_layers(model: PreTrainedModel, packing: PackingConfig) -> Iterator[tuple[str, nn.Module, PackedLinear]]:
+    """Every layer that is packed: its path, the module that `model` has there, and a `PackedLinear` without
+    content for its place.
 
     Raises `BrokenPack`, naming the layer, where the model has no such layer, or the pattern does not fit it.
     """
@@ -40,7 +70,7 @@ def put_packed_layers(model: PreTrainedModel, packing: PackingConfig) -> None:
             packed = PackedLinear(
                 columns, rows, packing.pattern, bias=module.bias is not None, dtype=module.weight.dtype
             )
-        model.set_submodule(path, packed)
+        yield path, module, packed
 
 
 def check_tensors(model: PreTrainedModel, checkpoint: Checkpoint, packing: PackingConfig) -> None:

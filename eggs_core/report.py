@@ -128,6 +128,19 @@ class ModelSpeed(ReportModel):
     tokens_per_second: float = Field(description="Decoded one after the other, over all sequences of the batch.")
 
 
+class LayerProducts(ReportModel):
+    """How the packed layers of one shape multiplied."""
+
+    shape: tuple[int, int] = Field(description="(C_out, C_in)")
+    layers: int = Field(description="As many have the shape, and multiplied so.")
+    prefill: str = Field(
+        description="Where the prompts were taken in: `packed`, from the packed form, with what the kernels used "
+        "of the processor, or Triton; `semi-structured`, on a GPU, with whose kernels; `unpacked`, for every "
+        "product."
+    )
+    decode: str = Field(description="The same for single tokens of the batch.")
+
+
 class Speed(ReportModel):
     """Greedy decoding of a batch of sequences with the pruned model in both its forms, on the worker's machine."""
 
@@ -137,6 +150,7 @@ class Speed(ReportModel):
     dense: ModelSpeed
     packed: ModelSpeed
     ratio: float = Field(description="Tokens per second packed / dense; below 1 the packed form is slower.")
+    products: list[LayerProducts] = Field([], description="Of the packed form; empty where it was not noted.")
 
 
 class Evaluation(ReportModel):
@@ -195,7 +209,9 @@ class Bytes(ReportModel):
     pruned_in_memory: int | None = Field(
         None, description="Of all tensors of the pruned model, once it is loaded in dense form."
     )
-    packed_in_memory: int | None = Field(None, description="The same of the packed model.")
+    packed_in_memory: int | None = Field(
+        None, description="The same of the packed model, loaded onto the worker's device."
+    )
     peak_resident: int = Field(description="Peak resident memory of the process, the first of several, in bytes.")
     peak_device: int | None = Field(None, description="Peak memory allocated on the GPU, in bytes.")
 

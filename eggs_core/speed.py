@@ -2,12 +2,15 @@
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
-from eggs_core.report import ModelSpeed, Speed
+from eggs_core.packed_linear import PackedLinear
+from eggs_core.report import LayerProducts, ModelSpeed, Speed
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 64
@@ -50,9 +53,29 @@ def compare_speed(
         }
         ratio = speeds["packed"].tokens_per_second / speeds["dense"].tokens_per_second
         result.append(
-            Speed(batch=batch, prompt_tokens=prompt_tokens, new_tokens=new_tokens, ratio=ratio, **speeds)
+            Speed(
+                batch=batch,
+                prompt_tokens=prompt_tokens,
+                new_tokens=new_tokens,
+                ratio=ratio,
+                products=_products(packed, batch, batch * prompt_tokens),
+                **speeds,
+            )
         )
     return result
+
+
+def _products(model: nn.Module, decoded: int, taken_in: int) -> list[LayerProducts]:
+    """How the packed layers of each shape multiply as many tokens at once."""
+    found = Counter(
+        ((layer.out_features, layer.in_features), layer.product(taken_in), layer.product(decoded))
+        for layer in model.modules()
+        if isinstance(layer, PackedLinear)
+    )
+    return [
+        LayerProducts(shape=shape, layers=layers, prefill=prefill, decode=decode)
+        for (shape, prefill, decode), layers in found.items()
+    ]
 
 
 def _generate(model: Any, prompts: torch.Tensor, new_tokens: int) -> tuple[float, float]:

@@ -80,11 +80,6 @@ def continuation(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> tu
     return as_text(added, tokenizer)[0], added.shape[1]
 
 
-def bytes_held(model: Any) -> int:
-    """Of all tensors of a model, tied ones counted once; of one without its weights, what it takes with them."""
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-
-
 def prompts_of(windows: list[Tensor], count: int) -> Tensor:
     """The beginnings of up to `count` windows, taken from each text in turn, (count, P) int64.
 

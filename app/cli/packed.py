@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from app.cli import options
-from app.cli.render import console, speed_table, write_json
+from app.cli.render import console, products_table, speed_table, write_json
 
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="A folder with a model.", exists=True, file_okay=False)
@@ -85,7 +85,7 @@ def bench_runtime(
     if as_json:
         write_json(list(speeds))
     else:
-        console.print(speed_table(speeds))
+        console.print(speed_table(speeds), products_table(speeds))
 
 
 def serve_model(

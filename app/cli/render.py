@@ -103,6 +103,8 @@ def _evaluation_tables(report: Report, evaluation: Evaluation) -> Iterator[Table
         yield _compared_table(report, evaluation)
     if evaluation.speed:
         yield speed_table(evaluation.speed)
+    if any(speed.products for speed in evaluation.speed):
+        yield products_table(evaluation.speed)
     if evaluation.tasks:
         table = Table(title="Tasks", title_justify="left")
         for heading in ("Task", "Metric"):
@@ -172,6 +174,21 @@ def speed_table(speeds: Iterable[Speed]) -> Table:
             f"{speed.dense.prefill_seconds:.2f} s",
             f"{speed.packed.prefill_seconds:.2f} s",
         )
+    return table
+
+
+def products_table(speeds: Iterable[Speed]) -> Table:
+    """How the packed form multiplied, a shape of layers and a size of batch a line."""
+    table = Table(title="Products of the packed form", title_justify="left")
+    for heading in ("Batch", "Shape", "Layers"):
+        table.add_column(heading, justify="right")
+    for heading in ("Prefill", "Decode"):
+        table.add_column(heading)
+    for speed in speeds:
+        for products in speed.products:
+            rows, columns = products.shape
+            shape = f"{rows} × {columns}"
+            table.add_row(str(speed.batch), shape, str(products.layers), products.prefill, products.decode)
     return table
 
 

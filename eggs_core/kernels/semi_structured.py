@@ -59,6 +59,12 @@ def compress(W: Tensor, backend: Backend) -> tuple[Tensor, Tensor | None]:
     return tensor.packed, tensor.meta
 
 
+def compressed_bytes(shape: tuple[int, int], dtype: torch.dtype) -> int:
+    """What `compress` gives takes of memory, for a matrix (C_out, C_in): 0.5625 of the dense one."""
+    rows, columns = shape
+    return rows * columns * dtype.itemsize * 9 // 16
+
+
 def backend_of(metadata: Tensor | None) -> Backend:
     """For which one `compress` gave this metadata."""
     return Backend.CUSPARSELT if metadata is None else Backend.CUTLASS

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,18 @@ def test_bench_runtime(pruned: Path) -> None:
         rates = [speed[form]["tokens_per_second"] for form in ("dense", "packed")]
         assert min(rates) > 0
         assert speed["ratio"] == pytest.approx(rates[1] / rates[0])
-    assert "Tokens/s, dense" in eggs("bench", "runtime", pruned / "packed", "--batch", "1", *short).stdout
+        shapes = Counter((products["shape"][0], products["shape"][1]) for products in speed["products"])
+        assert shapes == dict.fromkeys([(32, 32), (16, 32), (64, 32), (32, 64)], 1)
+        assert sum(products["layers"] for products in speed["products"]) == 2 * 7
+    level = kernels.best_level()
+    assert level is not None
+    many = f"packed, {level.name}" if kernels.any_batch(torch.bfloat16) else "unpacked"
+    assert {products["decode"] for products in one["products"]} == {f"packed, {level.name}"}
+    assert {products["prefill"] for products in one["products"]} == {f"packed, {level.name}"}
+    assert {products["prefill"] for products in three["products"]} == {many}
+    shown = eggs("bench", "runtime", pruned / "packed", "--batch", "1", *short).stdout
+    assert "Tokens/s, dense" in shown
+    assert f"packed, {level.name}" in shown
 
 
 @pytest.mark.filterwarnings("ignore:eggs was installed without a C compiler")
@@ -113,6 +125,7 @@ def test_a_packed_form_that_is_slower_is_told_as_it_is(
     for speed in (speeds := report.evaluation.speed):
         assert speed.ratio == pytest.approx(speed.packed.tokens_per_second / speed.dense.tokens_per_second)
         assert speed.ratio < 1
+        assert {way for of in speed.products for way in (of.prefill, of.decode)} == {"unpacked"}
     with (console := Console(width=200)).capture() as shown:
         console.print(report_tables(Report.model_validate_json((out / "report.json").read_text())))
     rows = [line.split("│") for line in shown.get().partition("Speed of the pruned model")[2].splitlines()]

@@ -10,7 +10,7 @@ from torch import nn
 
 from eggs_core.kernels import semi_structured
 from eggs_core.kernels.semi_structured import Backend
-from eggs_core.large_batches import Measured, choose_products, medians
+from eggs_core.large_batches import Measured, backends, bytes_besides, choose_products, medians
 from eggs_core.masks import top_n_mask
 from eggs_core.packed_linear import SMALL_BATCH, PackedLinear
 from eggs_core.packing import pack
@@ -97,6 +97,14 @@ def test_on_a_cpu_what_is_held_changes_nothing(tokens: int) -> None:
     assert torch.equal(layer(x), expected)
 
 
+def test_what_is_held_besides_is_counted() -> None:
+    layer = packed(64, 128)
+    assert bytes_besides(layer, None) == 0
+    for backend in Backend:
+        assert bytes_besides(layer, backend) == layer.weight.nbytes * 0.5625
+    assert backends([layer]) == [None]
+
+
 @on_a_gpu
 @pytest.mark.parametrize("backend", Backend)
 @pytest.mark.parametrize("tokens", [SMALL_BATCH + 1, 512])
@@ -106,6 +114,9 @@ def test_products_are_those_of_the_dense_matrix(backend: Backend, tokens: int) -
         layer.compress(backend)
     except RuntimeError as error:
         pytest.skip(f"{backend} does not work here: {error}")
+    held = [tensor.nbytes for tensor in (layer.compressed, layer.metadata) if tensor is not None]
+    assert sum(held) == bytes_besides(layer, backend)
+    assert layer.product(tokens) == f"semi-structured, {backend}"
     x = torch.randn(tokens, 512, device=GPU).bfloat16()
     expected = nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
     torch.testing.assert_close(layer(x).double(), expected, rtol=2e-2, atol=2e-1)

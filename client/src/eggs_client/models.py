@@ -118,7 +118,9 @@ class Bytes(Answer):
     pruned_in_memory: int | None = Field(
         default=None, description="Of all tensors of the pruned model, once it is loaded in dense form."
     )
-    packed_in_memory: int | None = Field(default=None, description="The same of the packed model.")
+    packed_in_memory: int | None = Field(
+        default=None, description="The same of the packed model, loaded onto the worker's device."
+    )
     peak_resident: int = Field(
         ..., description="Peak resident memory of the process, the first of several, in bytes."
     )
@@ -343,6 +345,20 @@ class KeyLimits(Answer):
     stored_bytes: int | None = Field(
         default=None, description="Bytes that the files it has uploaded may take together."
     )
+
+
+class LayerProducts(Answer):
+    """
+    How the packed layers of one shape multiplied.
+    """
+
+    shape: list[Any] = Field(..., description="(C_out, C_in)")
+    layers: int = Field(..., description="As many have the shape, and multiplied so.")
+    prefill: str = Field(
+        ...,
+        description="Where the prompts were taken in: `packed`, from the packed form, with what the kernels used of the processor, or Triton; `semi-structured`, on a GPU, with whose kernels; `unpacked`, for every product.",
+    )
+    decode: str = Field(..., description="The same for single tokens of the batch.")
 
 
 class Importance(OpenEnum):
@@ -714,6 +730,9 @@ class Speed(Answer):
     dense: ModelSpeed
     packed: ModelSpeed
     ratio: float = Field(..., description="Tokens per second packed / dense; below 1 the packed form is slower.")
+    products: list[LayerProducts] = Field(
+        default=[], description="Of the packed form; empty where it was not noted.", validate_default=True
+    )
 
 
 class Spread(Answer):
