@@ -73,10 +73,18 @@ def run_job(
     """
     with logs.bound(job_id=job_id):
         with sessions.begin() as session:
-            lease = leases.claim(session, job_id, settings.lease_seconds, max_attempts=settings.max_attempts)
+            lease = leases.claim(
+                session,
+                job_id,
+                settings.lease_seconds,
+                max_attempts=settings.max_attempts,
+                most_running=settings.max_running_per_key,
+            )
             job = repository.get(session, job_id)
         if lease is None:
-            logger.info("Not to be had: another worker has it, or it has ended")
+            logger.info(
+                "Not to be had: another worker has it, it has ended, or its key has as many running as may"
+            )
             if job is not None and job.state in (JobState.FAILED, JobState.CANCELLED):
                 _remove_leftovers(settings, job_id)
                 _track_lost(settings, job, stopping)

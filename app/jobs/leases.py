@@ -84,12 +84,21 @@ class Lease:
     traceparent: str | None = None
 
 
-def claim(session: Session, job_id: str, lease_seconds: float, *, max_attempts: int) -> Lease | None:
+def claim(
+    session: Session, job_id: str, lease_seconds: float, *, max_attempts: int, most_running: int | None
+) -> Lease | None:
     """Takes a job that is queued, or whose worker was lost; None if there is nothing to take.
+
+    Nor is there where its key has `most_running` jobs by now, or as many as its own limit allows: claims for one
+    key wait for each other, so that no two of them take its last place.
 
     A job whose stored request is not valid any more is ended as failed. A lost job is not started again but ended
     where the user has asked to cancel it, or where it has cost `max_attempts` workers already.
     """
+    key_id = repository.key_of(session, job_id)
+    if key_id is None:
+        return None
+    keys_repository.lock(session, key_id)
     now = utcnow()
     lost = repository.lease_lost(now)
     if transitions.cancelled(session, job_id, lost & Job.cancel_requested_at.is_not(None)) is not None:
@@ -102,13 +111,13 @@ def claim(session: Session, job_id: str, lease_seconds: float, *, max_attempts: 
     job = transitions.running(
         session,
         job_id,
-        repository.claimable(now),
+        repository.startable(now, most_running),
         token=token,
         expires_at=now + timedelta(seconds=lease_seconds),
     )
     if job is None:
         return None
-    keys_repository.serve(session, job.key_id, now)
+    keys_repository.serve(session, key_id, now)
     try:
         spec = PruneSpec.model_validate(job.spec)
     except ValidationError:

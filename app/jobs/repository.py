@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, tuple_, union, update
-from sqlalchemy.orm import InstrumentedAttribute, Session, undefer
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, undefer
 
 from app.db import SecondsBetween, TextUnder, utcnow
 from app.jobs.models import Job, JobEvent, JobEventType, JobSort, JobState
@@ -42,6 +42,19 @@ def without_worker(now: datetime) -> ColumnElement[bool]:
 def claimable(now: datetime) -> ColumnElement[bool]:
     """Free for a worker to take."""
     return and_(without_worker(now), or_(Job.retry_at.is_(None), Job.retry_at <= now))
+
+
+def startable(now: datetime, most_running: int | None) -> ColumnElement[bool]:
+    """Free for a worker to take, and its key has room for one more that runs; see `next_claimable`.
+
+    Holds until another job starts, so the key must be locked where one is to be started by it.
+    """
+    other = aliased(Job)
+    running = select(func.count()).where(other.key_id == Job.key_id, other.state == JobState.RUNNING)
+    room = select(ApiKey.id).where(
+        ApiKey.id == Job.key_id, _has_room(running.correlate(Job).scalar_subquery(), most_running)
+    )
+    return and_(claimable(now), or_(lease_lost(now), room.exists()))
 
 
 def at_least(progress: float) -> ColumnElement[float]:
@@ -243,9 +256,7 @@ def next_claimable(
         .subquery()
     )
     running = func.coalesce(busy.c.jobs, 0)
-    may_run = or_(ApiKey.max_running_jobs.is_(None), running < ApiKey.max_running_jobs)
-    if most_running is not None:
-        may_run = and_(may_run, running < most_running)
+    may_run = _has_room(running, most_running)
     query = (
         select(Job.id)
         .join(ApiKey, ApiKey.id == Job.key_id)
@@ -255,6 +266,17 @@ def next_claimable(
         .limit(1)
     )
     return session.scalars(query).one_or_none()
+
+
+def _has_room(running: ColumnElement[int], most_running: int | None) -> ColumnElement[bool]:
+    """Whether an `ApiKey` with so many running jobs may have one more."""
+    within_own = or_(ApiKey.max_running_jobs.is_(None), running < ApiKey.max_running_jobs)
+    return within_own if most_running is None else and_(within_own, running < most_running)
+
+
+def key_of(session: Session, job_id: str) -> str | None:
+    """The id of the key that a job belongs to; None if there is no such job."""
+    return session.scalars(select(Job.key_id).where(Job.id == job_id)).one_or_none()
 
 
 def count_unended(session: Session, key_id: str) -> Counter[JobState]:

@@ -20,7 +20,7 @@ Sessions = sessionmaker[Session]
 
 def claim(sessions: Sessions, job_id: str, lease_seconds: float = 60, max_attempts: int = 3) -> Lease | None:
     with sessions.begin() as session:
-        return leases.claim(session, job_id, lease_seconds, max_attempts=max_attempts)
+        return leases.claim(session, job_id, lease_seconds, max_attempts=max_attempts, most_running=None)
 
 
 def must_claim(sessions: Sessions, job_id: str, lease_seconds: float = 60) -> Lease:

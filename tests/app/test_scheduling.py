@@ -32,7 +32,7 @@ def take(sessions: Sessions, most_running: int | None = None, lease_seconds: flo
     with sessions.begin() as session:
         job_id = leases.next_job(session, most_running=most_running)
         if job_id is not None:
-            assert leases.claim(session, job_id, lease_seconds, max_attempts=3)
+            assert leases.claim(session, job_id, lease_seconds, max_attempts=3, most_running=most_running)
         return job_id
 
 
@@ -99,6 +99,33 @@ def test_what_a_lost_worker_left_does_not_wait_for_the_limit(sessions: Sessions)
     assert take(sessions, most_running=1) is None
     finish(sessions, lost)
     assert take(sessions, most_running=1) == waiting
+
+
+@pytest.mark.parametrize(("own", "installation"), [(None, 3), (3, None), (3, 4), (4, 3)])
+def test_workers_at_once_start_no_more_jobs_of_a_key_than_may_run(
+    own: int | None, installation: int | None, sessions: Sessions
+) -> None:
+    key, _ = make_key(sessions, **({} if own is None else {"running_jobs": own}))
+    lost, *jobs = submit(sessions, key, count=16)
+    assert take(sessions, lease_seconds=-1) == lost
+    start = Barrier(len(jobs))
+
+    def claim(job_id: str) -> bool:
+        with sessions.begin() as session:
+            lease = leases.claim(session, job_id, 60, max_attempts=3, most_running=installation)
+            return lease is not None
+
+    def worker(job_id: str) -> bool:
+        start.wait()
+        return claim(job_id)
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        started = list(pool.map(worker, jobs))
+    assert sum(started) == 2, "as many as may run, with the one that was lost"
+    assert claim(lost), "it counts already"
+    finish(sessions, lost)
+    waiting = [job_id for job_id, taken in zip(jobs, started, strict=True) if not taken]
+    assert [claim(job_id) for job_id in waiting[:2]] == [True, False]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
