@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -151,8 +152,7 @@ def prune_blocks(
                 for site, order in orders:
                     apply(site, order.argsort())
             statistics.clear()
-        for layer in pruned:
-            layer.layer.weight.copy_(layer.weights)
+        pruned = list(map(_in_block, pruned))
         training = reconstruct(pruned, index, call, hidden, dense, group) if best else None
         changed |= {layer.full_parameter_name: layer.parameter.data for layer in layers[index]}
         reports = [_of_weights(layer) for layer in pruned] if best else [layer.report for layer in pruned]
@@ -178,6 +178,12 @@ def prune_blocks(
         group.first(lambda: on_block(index, reports, training))
 
     stream.run(visit)
+
+
+def _in_block(pruned: PrunedLayer) -> PrunedLayer:
+    """The layer once the block has its weights, which are then in memory there alone."""
+    pruned.layer.weight.copy_(pruned.weights)
+    return replace(pruned, weights=pruned.layer.weight)
 
 
 def _of_weights(pruned: PrunedLayer) -> LayerReport:

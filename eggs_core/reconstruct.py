@@ -27,6 +27,8 @@ HELD_OUT = 8
 """One batch of so many takes no part in training, and decides which epoch's weights are kept."""
 MIN_BATCHES = 16
 """Into which the text should be cut where it has as many windows: each batch is a step of the descent."""
+TRAINING_SHARE = 21
+"""What it takes at most in bytes of memory for each weight; see `reconstruct`."""
 
 
 def reconstruct(
@@ -44,6 +46,9 @@ def reconstruct(
     Nothing is trained where there is but one batch, so that nothing can be held out, or no layer.
 
     Of several processes each has batches of its own, and every step takes one of each.
+
+    Takes at most `TRAINING_SHARE` bytes for each weight of the parameters that hold the layers, and what automatic
+    differentiation keeps of a batch.
     """
     training = len(inputs) - max(1, len(inputs) // HELD_OUT)
     steps = min(group.gather(training))  # in an epoch; a process with a batch more leaves out any one
@@ -61,7 +66,8 @@ def reconstruct(
         return fmean(chain.from_iterable(errors))
 
     generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(weights.masters, lr=LEARNING_RATE, betas=(0.9, 0.95))
+    # The other forms of it hold temporaries as large as the weights, and take six times as long.
+    optimizer = torch.optim.Adam(weights.masters, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * steps)
     before = best = held_out_error()
     kept = weights.snapshot()
@@ -72,6 +78,7 @@ def reconstruct(
                 error(batch).backward()
             weights.take_gradients(group)
             optimizer.step()
+            optimizer.zero_grad()  # or these gradients would lie beside those of the next batch
             schedule.step()
             weights.show()
         after = held_out_error()
@@ -91,10 +98,10 @@ class _Weights:
     def __init__(self, pruned: Sequence[PrunedLayer]) -> None:
         holders = {entry.layer.full_parameter_name: entry.layer for entry in pruned}
         self._parameters = [layer.parameter for layer in holders.values()]
-        free = {name: torch.ones_like(layer.parameter, dtype=torch.bool) for name, layer in holders.items()}
+        dropped = {name: torch.zeros_like(layer.parameter, dtype=torch.bool) for name, layer in holders.items()}
         for entry in pruned:
-            entry.layer.view(free[entry.layer.full_parameter_name]).copy_(entry.mask)
-        self._masks = list(free.values())
+            entry.layer.view(dropped[entry.layer.full_parameter_name]).copy_(~entry.mask)
+        self._dropped = list(dropped.values())
         self.masters = [parameter.detach().float().clone() for parameter in self._parameters]
 
     @contextmanager
@@ -107,9 +114,10 @@ class _Weights:
 
     def take_gradients(self, group: Group) -> None:
         """Moves the gradients, in the mean of all processes, to the masters, those of dropped weights as 0."""
-        for parameter, mask, master in zip(self._parameters, self._masks, self.masters, strict=True):
+        for parameter, dropped, master in zip(self._parameters, self._dropped, self.masters, strict=True):
             assert parameter.grad is not None
-            master.grad = group.sum(parameter.grad.float().mul_(mask)).div_(group.size)
+            # Not times a mask, which would be copied in float32 first.
+            master.grad = group.sum(parameter.grad.float().masked_fill_(dropped, 0)).div_(group.size)
             parameter.grad = None
 
     def show(self) -> None:

@@ -1,50 +1,97 @@
-"""Prints by how many bytes pruning one layer raises the memory of a process, see test_memory.py.
+"""Prints by how many bytes a part of pruning raises the memory of a process, see test_memory.py.
 
-    python -m tests.core.peak_of_choosing ROWS COLUMNS CHANGES
+    python -m tests.core.peak_of_pruning PART ARGUMENTS
 
-CHANGES are what a PruneSpec is to have, as JSON.
+ARGUMENTS are those of the function PART below, as a JSON array.
 """
 
 import json
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eggs_core.layers import prunable_layers
+from eggs_core.layers import PrunableLayer, prunable_layers
+from eggs_core.masks import top_n_mask
 from eggs_core.memory import map_large_tensors
-from eggs_core.solve import needs_gram, prune_layers
+from eggs_core.reconstruct import reconstruct
+from eggs_core.solve import PrunedLayer, needs_gram, prune_layers
 from eggs_core.spec import PruneSpec
 from eggs_core.statistics import gather
 
 
-def prune(rows: int, X: Tensor, spec: PruneSpec) -> None:
-    """Prunes a layer (rows, C_in) that reads X (tokens, C_in)."""
-    block = nn.Sequential(nn.Linear(X.shape[1], rows, bias=False, dtype=X.dtype))
+def choosing(rows: Sequence[int], columns: int, changes: dict[str, Any]) -> int:
+    """Of layers (rows[i], columns) that read one input of 2048 tokens, by a PruneSpec with these changes."""
+    spec = PruneSpec(model="none", **changes)
+    _choose([64], torch.randn(512, 256).bfloat16(), spec)  # after which every library is in memory
+    X = torch.randn(2048, columns).bfloat16()
+    peak = _Peak()
+    _choose(rows, X, spec)
+    return peak.bytes()
+
+
+def _choose(rows: Sequence[int], X: Tensor, spec: PruneSpec) -> None:
+    block = nn.ModuleList(nn.Linear(X.shape[1], of_layer, bias=False, dtype=X.dtype) for of_layer in rows)
     layers = prunable_layers(block, "block", ())
     with gather(layers, len(X), int(needs_gram(spec))) as statistics:
-        block(X)
+        for layer in block:
+            layer(X)
     prune_layers(layers, 0, statistics["block.0"], spec)
 
 
-def kibibytes(name: str) -> int:
+def training(widths: Sequence[int], dtype: str) -> int:
+    """Of a block of layers (widths[i + 1], widths[i]), one after the other, on batches of few tokens."""
+    _train(*_pruned_block([64, 64], getattr(torch, dtype)))
+    block, pruned = _pruned_block(widths, getattr(torch, dtype))
+    peak = _Peak()
+    _train(block, pruned)
+    return peak.bytes()
+
+
+def _pruned_block(widths: Sequence[int], dtype: torch.dtype) -> tuple[nn.Module, list[PrunedLayer]]:
+    linear = (nn.Linear(*size, bias=False, dtype=dtype) for size in pairwise(widths))
+    block = nn.Sequential(*linear).requires_grad_(False)
+
+    def pruned(layer: PrunableLayer) -> PrunedLayer:
+        mask = top_n_mask(layer.weight.abs(), PruneSpec(model="none").pattern)
+        layer.weight.mul_(mask)
+        return PrunedLayer(layer, layer.weight, mask, None)  # type: ignore[arg-type]
+
+    return block, list(map(pruned, prunable_layers(block, "block", ())))
+
+
+def _train(block: nn.Module, pruned: Sequence[PrunedLayer]) -> None:
+    first = pruned[0].weights
+    inputs = [torch.randn(1, 16, first.shape[1], dtype=first.dtype) for _ in range(4)]
+    reconstruct(pruned, 0, block, inputs, [torch.tanh(block(X)) for X in inputs])
+
+
+class _Peak:
+    """The most memory that the process has had since this was made, beyond what it had then."""
+
+    def __init__(self) -> None:
+        self._before = _kibibytes("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+
+    def bytes(self) -> int:
+        return (_kibibytes("VmHWM") - self._before) * 1024
+
+
+def _kibibytes(name: str) -> int:
     status = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in status if line.startswith(f"{name}:")).split()[1])
 
 
 @torch.no_grad()
 def main() -> None:
-    rows, columns = map(int, sys.argv[1:3])
-    spec = PruneSpec(model="none", **json.loads(sys.argv[3]))
     torch.set_num_threads(1)
     map_large_tensors()
-    prune(64, torch.randn(512, 256, dtype=torch.bfloat16), spec)  # after which every library is in memory
-    X = torch.randn(2048, columns, dtype=torch.bfloat16)
-    before = kibibytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    prune(rows, X, spec)
-    print((kibibytes("VmHWM") - before) * 1024)
+    part = {"choosing": choosing, "training": training}[sys.argv[1]]
+    print(part(*json.loads(sys.argv[2])))
 
 
 if __name__ == "__main__":
