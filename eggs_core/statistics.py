@@ -15,15 +15,19 @@ from eggs_core.layers import PrunableLayer
 
 SAMPLED_TOKENS = 512
 """Rows kept of a layer that all tokens reach, at least, where so many come; and not twice as many."""
-# What is multiplied at a time: bounds the float32 copies, and saves a third of a Gram matrix's products.
+GATHERING_BYTES = 80 << 20
+"""Memory that adding to statistics takes at most, beyond what they hold."""
+# What is taken at a time: bounds the float32 copies, and saves a third of the products of a Gram matrix.
 _PART_TOKENS = 1024
+_PART_ELEMENTS = 8 << 20
 _TILE_COLUMNS = 512
 
 
 class InputStatistics:
     """Of the inputs X (tokens, C_in) of one or more layers: tokens, squared channel norms, a sample of rows.
 
-    With `with_gram` also their Gram matrix, 4 · C_in² bytes.
+    With `with_gram` also their Gram matrix, 4 · C_in² bytes. Adding inputs, however wide, takes at most
+    `GATHERING_BYTES`.
     """
 
     def __init__(self, keep_every: int, with_gram: bool) -> None:
@@ -46,7 +50,7 @@ class InputStatistics:
             self._square_sum = torch.zeros(rows.shape[1], device=X.device)
             if self.with_gram:
                 self._upper = torch.zeros(rows.shape[1], rows.shape[1], device=X.device)
-        for part in rows.split(_PART_TOKENS):
+        for part in rows.split(max(1, min(_PART_TOKENS, _PART_ELEMENTS // rows.shape[1]))):
             self._square_sum += part.float().square().sum(dim=0)
             if self._upper is not None:
                 _add_upper_gram(self._upper, part)

@@ -21,7 +21,7 @@ from eggs_core.memory import map_large_tensors
 from eggs_core.reconstruct import reconstruct
 from eggs_core.solve import PrunedLayer, needs_gram, prune_layers
 from eggs_core.spec import PruneSpec
-from eggs_core.statistics import gather
+from eggs_core.statistics import InputStatistics, gather
 
 
 def choosing(rows: Sequence[int], columns: int, changes: dict[str, Any]) -> int:
@@ -41,6 +41,17 @@ def _choose(rows: Sequence[int], X: Tensor, spec: PruneSpec) -> None:
         for layer in block:
             layer(X)
     prune_layers(layers, 0, statistics["block.0"], spec)
+
+
+def gathering(columns: int, with_gram: bool) -> int:
+    """Of the statistics of 1024 tokens, with what they hold."""
+    X = torch.randn(1024, columns).bfloat16()
+    peak = _Peak()
+    statistics = InputStatistics(2, with_gram)
+    statistics.add(X)
+    if with_gram:
+        assert statistics.gram[-1, 0] == statistics.gram[0, -1]
+    return peak.bytes()
 
 
 def training(widths: Sequence[int], dtype: str) -> int:
@@ -90,7 +101,7 @@ def _kibibytes(name: str) -> int:
 def main() -> None:
     torch.set_num_threads(1)
     map_large_tensors()
-    part = {"choosing": choosing, "training": training}[sys.argv[1]]
+    part = {"choosing": choosing, "gathering": gathering, "training": training}[sys.argv[1]]
     print(part(*json.loads(sys.argv[2])))
 
 
