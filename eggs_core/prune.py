@@ -29,6 +29,9 @@ from eggs_core.stream import BlockCall, BlockStream
 
 GRAM_BYTES = 2 << 30
 """Gram matrices of one block that are held at once; where they are more, the text is passed through again."""
+BLOCK_SHARE = 8
+"""Bytes that a block takes at most for each weight in 16 bits, to be read, held with what it is pruned to, and
+written, beside what gathering, choosing and training take. Most are for experts that are stored one by one."""
 
 OnBlock = Callable[[int, list[LayerReport], BlockTraining | None], None]
 """Called with a block's index, the figures of its layers, and of its training where effort `best` has one."""

@@ -10,15 +10,19 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.layers import PrunableLayer, prunable_layers
 from eggs_core.masks import top_n_mask
 from eggs_core.memory import map_large_tensors
+from eggs_core.prune import plan, prune_blocks
 from eggs_core.reconstruct import reconstruct
+from eggs_core.skeleton import Skeleton
 from eggs_core.solve import PrunedLayer, needs_gram, prune_layers
 from eggs_core.spec import PruneSpec
 from eggs_core.statistics import InputStatistics, gather
@@ -81,6 +85,22 @@ def _train(block: nn.Module, pruned: Sequence[PrunedLayer]) -> None:
     reconstruct(pruned, 0, block, inputs, [torch.tanh(block(X)) for X in inputs])
 
 
+def block(small: str, folder: str, changes: dict[str, Any]) -> int:
+    """Of the only block of the model in `folder`, by a PruneSpec with these changes; `small` is of its family."""
+    _prune(PruneSpec(model=small, **changes))  # after which every library is in memory
+    peak = _Peak()
+    _prune(PruneSpec(model=folder, **changes))
+    return peak.bytes()
+
+
+def _prune(spec: PruneSpec) -> None:
+    skeleton = Skeleton(Checkpoint(Path(spec.model)), torch.device("cpu"))
+    tokens = torch.arange(4 * 64).view(4, 64)
+    with TemporaryDirectory() as out:
+        writer = CheckpointWriter(Path(out), 2)
+        prune_blocks(skeleton, spec, plan(skeleton, spec), tokens, writer, lambda *_: None)
+
+
 class _Peak:
     """The most memory that the process has had since this was made, beyond what it had then."""
 
@@ -101,7 +121,7 @@ def _kibibytes(name: str) -> int:
 def main() -> None:
     torch.set_num_threads(1)
     map_large_tensors()
-    part = {"choosing": choosing, "gathering": gathering, "training": training}[sys.argv[1]]
+    part = {"choosing": choosing, "gathering": gathering, "training": training, "block": block}[sys.argv[1]]
     print(part(*json.loads(sys.argv[2])))
 
 

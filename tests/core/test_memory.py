@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from eggs_core.prune import BLOCK_SHARE
 from eggs_core.reconstruct import TRAINING_SHARE
 from eggs_core.solve import GRAM_SHARE, WEIGHT_SHARE, WORKING_BYTES
 from eggs_core.statistics import GATHERING_BYTES, SAMPLED_TOKENS
+from tests.tiny_models import MakeModel
 
 METHODS = {
     "ria": {"method": "ria"},
@@ -67,3 +69,17 @@ def test_training_takes_what_is_stated(widths: tuple[int, ...], dtype: str) -> N
     weights = sum(a * b for a, b in pairwise(widths))
     small_batches = 16 << 20
     assert peak("training", widths, dtype) < TRAINING_SHARE * weights + small_batches
+
+
+@pytest.mark.parametrize("method", ["ria", "sparsegpt"])
+def test_a_block_of_experts_takes_what_is_stated(method: str, make_model: MakeModel) -> None:
+    hidden, inner, experts = 512, 1024, 8
+    shape = {"hidden_size": hidden, "intermediate_size": inner, "num_local_experts": experts}
+    folder = make_model("mixtral", dtype="bfloat16", num_hidden_layers=1, **shape)
+    small = make_model("mixtral", dtype="bfloat16", num_hidden_layers=1)
+    gate_and_up = 2 * inner * hidden
+    weights = 3 * hidden**2 + experts * (gate_and_up + hidden * inner)
+    stated = BLOCK_SHARE * weights + WEIGHT_SHARE * gate_and_up + WORKING_BYTES
+    if method in WITH_GRAM:
+        stated += 4 * ((2 + experts) * hidden**2 + experts * inner**2) + GRAM_SHARE * inner**2
+    assert peak("block", str(small), str(folder), METHODS[method]) < stated
