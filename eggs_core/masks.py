@@ -45,12 +45,25 @@ def top_n_mask(S: Tensor, pattern: NMPattern) -> Tensor:
     A position is kept if fewer than N of its group beat it. S must be at least 0: only then are the bits of its
     float32 integers of the same order, which compare faster.
     """
-    mask = memory.in_large_pages(torch.empty(S.shape, dtype=torch.bool, device=S.device))
+    mask = _fresh_mask(S)
     if _compiled(S):
         kernels.best_n(S.contiguous(), pattern, mask)
     else:
         _write_top_n(S.reshape(-1).view(torch.int32), pattern, mask.view(-1))
     return mask
+
+
+def top_n_mask_and_loss(S: Tensor, pattern: NMPattern) -> tuple[Tensor, float]:
+    """`top_n_mask`, and the sum of the scores that it does not keep."""
+    if _compiled(S):
+        mask = _fresh_mask(S)
+        return mask, kernels.best_n(S.contiguous(), pattern, mask)
+    mask = top_n_mask(S, pattern)
+    return mask, kept_score(S, ~mask)
+
+
+def _fresh_mask(S: Tensor) -> Tensor:
+    return memory.in_large_pages(torch.empty(S.shape, dtype=torch.bool, device=S.device))
 
 
 def _compiled(S: Tensor) -> bool:
@@ -97,25 +110,26 @@ def input_degrees(mask: Tensor) -> Tensor:
 
 def kept_score(S: Tensor, mask: Tensor) -> float:
     """Sum of the scores that a mask keeps, in float64."""
-    return _masked_sum(S, mask, kept=True)
-
-
-def lost_score(S: Tensor, mask: Tensor) -> float:
-    """Sum of the scores that a mask does not keep, in float64."""
-    return _masked_sum(S, mask, kept=False)
-
-
-def _masked_sum(S: Tensor, mask: Tensor, kept: bool) -> float:
     if _compiled(S):
-        return kernels.masked_sum(S.contiguous(), mask.contiguous(), kept)
+        return kernels.kept_score(S.contiguous(), mask.contiguous())
     rows = max(1, _TILE // S.shape[1])  # a sum in float64 makes a copy of what it adds
     parts = zip(S.split(rows), mask.split(rows), strict=True)
-    return float(torch.stack([(s * (m == kept)).sum(dtype=torch.float64) for s, m in parts]).sum())
+    return float(torch.stack([(s * kept).sum(dtype=torch.float64) for s, kept in parts]).sum())
 
 
 def best_score(S: Tensor, pattern: NMPattern) -> float:
     """Sum of the N largest scores of every group of every row: what no N:M mask can exceed."""
     return kept_score(S, top_n_mask(S, pattern))
+
+
+def shortfalls(S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern) -> Tensor:
+    """How far each of `channels` (k,), int64, is below the least score that the mask keeps of its group, in every
+    row: (k, C_out) float32, -1 where the mask keeps it itself."""
+    if _compiled(S):
+        return kernels.shortfalls(S.contiguous(), mask.contiguous(), channels.contiguous(), pattern)
+    scores, kept = (T.view(len(S), -1, pattern.m)[:, channels // pattern.m] for T in (S, mask))
+    threshold = torch.where(kept, scores, torch.inf).amin(dim=2)
+    return (threshold - S[:, channels]).masked_fill_(mask[:, channels], -1).T.contiguous()
 
 
 def largest(values: Tensor, count: int) -> list[Tensor]:

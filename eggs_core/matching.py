@@ -1,38 +1,34 @@
 """The best mask under the expander constraint, exactly; and the largest minimum degree that costs next to nothing.
 
-Keep exactly N scores in every group of every row and at least B in every column, of the largest sum: a b-matching.
-Groups are independent. The linear programme of a group has integral optima (its matrix is that of a bipartite
-graph; Schrijver, "Combinatorial Optimization", 2003, chapter 21), and its dual has one multiplier λ ≥ 0 a channel:
+Keep exactly N scores in every group of every row and at least B in every column, of the largest sum. Groups are
+independent, each a b-matching (`eggs_core.b_matching`). Only a group in which the best N of every row leave a
+channel short needs any work, and in it only the rows in which such a channel is nearly kept: with multipliers λ,
+channel c enters none of the rows in which it is below the N-th best by λ_c or more. So a few rows are solved, and
+where the λ found says that others would change too, all rows of the group.
 
-    D(λ) = Σ_rows (sum of the N largest of S + λ) - B Σ λ
-
-bounds every mask's kept score from above, and the best λ meets the best mask. Only a group in which the best N of
-every row leave a channel short needs any work.
-
-Shapes: S (C_out, C_in) float32, at least 0 and finite. Within, P (g, M, C_out) int64 holds the scores of g groups
-in units of 2⁻³⁶ of the group's largest, so that sums and ties are exact and the same on every device.
+Shapes: S (C_out, C_in) float32, at least 0 and finite.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy
 import torch
 from torch import Tensor
 
-from eggs_core.masks import check_fit, input_degrees, kept_score, largest, lost_score, top_n_mask
+from eggs_core.b_matching import FIXED, UNITS, Problem, ascending
+from eggs_core.masks import check_fit, input_degrees, kept_score, shortfalls, top_n_mask, top_n_mask_and_loss
 from eggs_core.pattern import NMPattern
 
 # With B chosen by itself a mask may lose this share more importance than the best N of every group lose.
 DEFAULT_TOLERANCE = 0.0001
 
-_UNITS = 2**36
-_NONE = 2**60
-# Scores worked on at a time: bounds the memory.
-_CHUNK = 1 << 21
-# Rounds of raising multipliers. The last of them gain little, and exchanges finish the work from anywhere.
-_ROUNDS = 100
+# Scores worked on at a time: few enough for the cache, and bounds the memory.
+_TILE = 1 << 19
+# Scores in a problem: more of them than of rows that fill up.
+_PART = 1 << 18
+# Rows that are solved of a group beyond those that its channels are likely to need.
+_SPARE_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,8 @@ def matching_mask(S: Tensor, pattern: NMPattern, min_degree: int, layer: str = "
     Raises `PatternDoesNotFit` or `MinDegreeImpossible`, naming `layer`.
     """
     check_fit((S.shape[0], S.shape[1]), pattern, min_degree, layer)
-    return _solve(S, top_n_mask(S, pattern), pattern, min_degree).matching
+    contest = _Contest(S, top_n_mask(S, pattern), pattern, min_degree)
+    return contest.settle(contest.solve(min_degree))
 
 
 def auto_matching(
@@ -66,216 +63,183 @@ def auto_matching(
     Raises `PatternDoesNotFit`, naming `layer`.
     """
     check_fit((S.shape[0], S.shape[1]), pattern, 0, layer)
-    best = top_n_mask(S, pattern)
-    allowed = tolerance * lost_score(S, best)
-    min_degree = _most_edges(S, pattern, allowed)
-    while (found := _solve(S, best, pattern, min_degree)).cost > allowed:
+    best, lost = top_n_mask_and_loss(S, pattern)
+    allowed = tolerance * lost
+    contest = _Contest(S, best, pattern, pattern.n * S.shape[0] // pattern.m, allowed)
+    min_degree = contest.most
+    while (found := contest.solve(min_degree, allowed)).cost > allowed:
         tangent = min_degree - (found.cost - allowed) / found.slope
         min_degree = max(0, min(min_degree - 1, math.floor(tangent)))
-    return found.matching, min_degree
+    return contest.settle(found), min_degree
+
+
+@dataclass(slots=True)
+class _Solution:
+    """What the best mask for some B has otherwise than the best N per group: `changes`, by how much less it keeps,
+    by how much less again an edge more for every channel would, at least, and how far it may be from the best.
+
+    Of a B that costs too much: no changes, a bound of the cost that is too much, and its slope.
+    """
+
+    changes: list[tuple[Tensor, Tensor, Tensor]]  # rows (k,), groups (k,), what is kept (k, M)
+    cost: float = 0.0
+    slope: float = 0.0
+    gap: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Solution:
-    """The best mask for some B, by how much less it keeps than the best N per group, and by how much less again an
-    edge more for every channel would, at least."""
+class _Rows:
+    """The rows of g groups that may change."""
 
-    matching: Matching
-    cost: float
-    slope: float
-
-
-def _solve(S: Tensor, best: Tensor, pattern: NMPattern, min_degree: int) -> _Solution:
-    mask = best.clone()
-    cost = slope = gap = 0.0
-    for problem in _deficient_groups(S, input_degrees(best), pattern, min_degree):
-        kept, multipliers = problem.solve()
-        mask.view(S.shape[0], -1, pattern.m)[:, problem.groups] = kept.permute(2, 0, 1)
-        kept_units = problem.kept(kept)
-        cost += problem.score(problem.bound(torch.zeros_like(multipliers)) - kept_units)
-        slope += problem.score(multipliers.sum(dim=1))
-        gap += problem.score(problem.bound(multipliers) - kept_units)
-    return _Solution(Matching(mask, gap / kept_score(S, best) if gap else 0.0), cost, slope)
+    groups: Tensor  # (g,)
+    count: Tensor  # (g,), of rows
+    row: Tensor  # (Σ count,), those of one group after those of the one before, in rising order
+    limit: Tensor  # (g, M), up to which multipliers leave the other rows as they are
 
 
-def _most_edges(S: Tensor, pattern: NMPattern, allowed: float) -> int:
-    """A B that no larger one costs `allowed` or less.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Groups with about as many rows that may change, (k, R) each; `real` is False where there is none."""
 
-    In a row with t as the N-th largest of a group, every kept channel with a score s < t costs t - s or more,
-    whichever others leave for it. So B edges cost a channel at least the B smallest of its max(0, t - s).
-    """
-    rows, columns = S.shape
-    threshold = largest(S.view(-1, pattern.m, 1), pattern.n)[-1]
-    short = (threshold - S.view(-1, pattern.m)).clamp_(min=0).view(rows, columns)
-    least = torch.zeros(rows, dtype=torch.float64, device=S.device)
-    for channels in short.T.split(max(1, _CHUNK // rows)):
-        least += _ascending(channels.contiguous()).sum(dim=0, dtype=torch.float64)
-    return min(int((least.cumsum(dim=0) <= allowed).sum()), pattern.n * rows // pattern.m)
+    groups: Tensor  # (k,)
+    row: Tensor
+    real: Tensor
+    limit: Tensor  # (k, M)
+    unit: Tensor  # (k,), of P
+    P: Tensor  # (k, M, R)
+    elsewhere: Tensor  # (k, M), edges in other rows, less those of rows that fill up
 
-
-def _ascending(values: Tensor) -> Tensor:
-    """Every row of `values` sorted. On a CPU by numpy, whose sort is vectorised: 7 times as fast as torch's."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(numpy.sort(values.numpy(), axis=1))
-    return values.sort(dim=1).values
-
-
-def _deficient_groups(S: Tensor, degree: Tensor, pattern: NMPattern, min_degree: int) -> Iterator["_Problem"]:
-    """The groups in which the best N per row leave a channel below `min_degree`, some at a time."""
-    rows = S.shape[0]
-    scores = S.view(rows, -1, pattern.m)
-    deficient = (degree.view(-1, pattern.m) < min_degree).any(dim=1).nonzero().flatten()
-    per_chunk = max(1, _CHUNK // (rows * pattern.m))
-    for groups in deficient.split(per_chunk) if len(deficient) else ():
-        values = scores[:, groups].permute(1, 2, 0).double()
-        yield _Problem(groups, values, pattern.n, min_degree)
-
-
-class _Problem:
-    """The b-matchings of g groups: `values` (g, M, C_out), N of M kept a row and at least B a channel."""
-
-    def __init__(self, groups: Tensor, values: Tensor, n: int, min_degree: int) -> None:
-        self.groups = groups
-        self.unit = values.amax(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny) / _UNITS  # (g,)
-        self.P = (values / self.unit[:, None, None]).round_().long().contiguous()
-        self.n = n
-        self.min_degree = min_degree
-
-    def solve(self) -> tuple[Tensor, Tensor]:
-        """Which scores to keep, bool (g, M, C_out), and the best multipliers λ (g, M)."""
-        kept = _first_n(self.P + self.multipliers()[..., None], self.n)
-        cost = self._exchange(kept)
-        # λ is 0 for a channel with edges to spare, and for others what it costs to fetch an edge from one of
-        # those. Where no channel has any to spare, λ is free up to a constant.
-        spare = kept.sum(dim=2) > self.min_degree
-        fetched = cost.masked_fill(~spare[..., None], _NONE).amin(dim=1)
-        free = cost[:, 0] - cost[:, 0].amin(dim=1, keepdim=True)
-        return kept, torch.where(spare.any(dim=1, keepdim=True), fetched, free).clamp(min=0)
-
-    def bound(self, multipliers: Tensor) -> Tensor:
-        """D(λ) of every group, in its units."""
-        best = torch.stack(largest(self.P + multipliers[..., None], self.n)).sum(dim=(0, 2))
-        return best - self.min_degree * multipliers.sum(dim=1)
-
-    def kept(self, kept: Tensor) -> Tensor:
-        """What a mask of the groups keeps, in their units."""
-        return (self.P * kept).sum(dim=(1, 2))
+    def within(self, multipliers: Tensor) -> Tensor:
+        """Whether multipliers leave the other rows as they are, (k,). Units are rounded, and so are the limits."""
+        low = multipliers + 2 < self.limit / self.unit[:, None] * (1 - 2**-20)
+        return ((multipliers == 0) | low).all(dim=1)
 
     def score(self, units: Tensor) -> float:
-        """The sum of a number of units of every group."""
+        """The sum of units of each group, (k,)."""
         return float((units * self.unit).sum())
 
-    def multipliers(self) -> Tensor:
-        """λ (g, M), close below the smallest best.
 
-        In every round each channel that has fewer than B edges, ties counted for it, raises its λ to the B-th
-        smallest of the thresholds at which it would enter a row's N. That is exact descent of D along each
-        coordinate. Multipliers only ever rise, and never above the smallest best: a rise takes edges from the
-        other channels and gives them none. Ends where ties are all that a group lacks, but for a few edges.
-        """
-        multipliers = torch.zeros(self.P.shape[:2], dtype=torch.int64, device=self.P.device)
-        groups, P = torch.arange(len(self.P), device=self.P.device), self.P
-        for _ in range(_ROUNDS):
-            current = multipliers[groups][..., None]
-            values = P + current
-            *_, last_in, first_out = largest(values, self.n + 1)
-            last_in, first_out = last_in[:, None], first_out[:, None]
-            threshold = torch.where(values >= last_in, first_out, last_in).sub_(P)
-            lacking = self.min_degree - (threshold <= current).sum(dim=2)
-            unfinished = lacking.clamp(min=0).sum(dim=1) >= P.shape[1]
-            if not bool(unfinished.any()):
+class _Contest:
+    """A layer's mask, open to what channels with fewer than B edges need, for B up to `most`.
+
+    `most` falls to the largest B that a bound of the cost allows: in a row with t as the N-th largest of a group,
+    every kept channel with a score s < t costs t - s or more, whichever others leave for it. So B edges cost a
+    channel at least the B smallest of its max(0, t - s), which is nothing where it has as many already. Channels
+    are looked at in the order of their edges, until all have enough.
+    """
+
+    def __init__(self, S: Tensor, best: Tensor, pattern: NMPattern, most: int, allowed: float = math.inf) -> None:
+        self._S, self._best, self._pattern = S, best, pattern
+        self._degree = input_degrees(best)
+        self._least = torch.zeros(most, dtype=torch.float64, device=S.device)
+        self._limit = torch.zeros(S.shape[1], device=S.device)
+        self.most = most
+        degree, order = self._degree.sort(stable=True)
+        size = max(1, _TILE // len(S))
+        near = [order[:0]]
+        for channels, edges in zip(order.split(size), degree.split(size), strict=True):
+            poor = channels[edges <= self.most]
+            if most and len(poor):
+                near.append(self._nearest(poor, allowed))
+            if len(poor) < len(channels):
                 break
-            poor = (lacking > 0) & unfinished[:, None]
-            group, channel = poor.nonzero(as_tuple=True)
-            multipliers[groups[group], channel] = threshold[poor].kthvalue(self.min_degree).values
-            if not bool(unfinished.all()):
-                groups, P = groups[unfinished], P[unfinished]
-        return multipliers
+        at = torch.cat(near).unique()
+        groups, count = (at // len(S)).unique_consecutive(return_counts=True)
+        many = count > len(S) // 2  # where the few are unlikely to do
+        row, limit = (at % len(S))[~many.repeat_interleave(count)], self._limit.view(-1, pattern.m)[groups[~many]]
+        few = _Rows(groups[~many], count[~many], row, limit)
+        self._parts = [*self._parts_of(few), *self._parts_of(self._whole([groups[many]]))]
 
-    def _exchange(self, kept: Tensor) -> Tensor:
-        """Moves edges along cheapest paths until every channel has B and no move gains; in place. Returns the cost
-        of the cheapest way to move one more edge from channel a to channel b, (g, M, M).
+    def _nearest(self, channels: Tensor, allowed: float) -> Tensor:
+        """Lowers `most`, with what these channels cost added to the bound; and finds the rows in which they are
+        nearest to being kept, somewhat more than all of their group lack together: each group · C_out + row."""
+        rows, m = len(self._S), self._pattern.m
+        short = shortfalls(self._S, self._best, channels, self._pattern)
+        rising = ascending(short)
+        if allowed < math.inf:
+            self._least[: self.most] += rising[:, : self.most].clamp(min=0).sum(dim=0, dtype=torch.float64)
+            self.most = int((self._least[: self.most].cumsum(dim=0) <= allowed).sum())
+        lacking = (self.most - self._degree).clamp_(min=0).view(-1, m).sum(dim=1)
+        group = channels // m
+        last = (self._degree[channels] + lacking[group] * 5 // 4 + _SPARE_ROWS)[:, None]
+        limit = rising.gather(1, last.clamp(max=rows - 1)).masked_fill_(last >= rows, torch.inf)
+        enough = (self._degree[channels] > self.most) | (lacking[group] == 0)
+        limit.masked_fill_(enough[:, None], -1)
+        self._limit[channels] = limit.flatten()
+        index, row = ((short >= 0) & (short <= limit)).nonzero(as_tuple=True)
+        return group[index] * rows + row
 
-        `kept` must be the best of its own degrees, as N largest of P + λ are. Each round moves one edge in every
-        group that needs it, from a channel with more than B edges to the one with fewer that it costs least to
-        reach. Successive shortest paths keep the best of its degrees (Ahuja, Magnanti and Orlin, "Network Flows",
-        1993, section 9.7), so at the end it is the best of all.
-        """
-        direct = _Exchanges(self.P, kept)
-        groups = torch.arange(len(kept), device=kept.device)
-        while len(groups):
-            cost, following = _cheapest_paths(direct.cost[groups])
-            degree = kept[groups].sum(dim=2)
-            short = degree < self.min_degree
-            cost.masked_fill_((degree <= self.min_degree)[..., None], _NONE)
-            cost.masked_fill_((short.any(dim=1, keepdim=True) & ~short)[:, None], _NONE)
-            least, pair = cost.flatten(1).min(dim=1)
-            here = ((least < 0) | short.any(dim=1)).nonzero().flatten()
-            groups, following = groups[here], following[here]
-            channel, end = pair[here] // self.P.shape[1], pair[here] % self.P.shape[1]
-            moved = []
-            on_the_way = torch.arange(len(groups), device=kept.device)
-            while len(on_the_way):
-                group, left = groups[on_the_way], channel[on_the_way]
-                entered = following[on_the_way, left, end[on_the_way]]
-                row = direct.row[group, left, entered]
-                kept[group, left, row] = False
-                kept[group, entered, row] = True
-                moved.append((group, row))
-                channel[on_the_way] = entered
-                on_the_way = on_the_way[entered != end[on_the_way]]
-            direct.update(moved)
-        return _cheapest_paths(direct.cost)[0]
+    def _parts_of(self, rows: _Rows) -> Iterator[_Part]:
+        if not len(rows.groups):
+            return
+        n, m = self._pattern.n, self._pattern.m
+        scores, mask = (T.view(len(T), -1, m) for T in (self._S, self._best))
+        fixed = torch.tensor([FIXED] * n + [0] * (m - n), device=scores.device)
+        start = rows.count.cumsum(dim=0) - rows.count
+        parts = -(-len(rows.groups) * m * int(rows.count.max()) // _PART)
+        for part in rows.count.argsort(stable=True).chunk(parts):
+            count = rows.count[part][:, None]
+            position = torch.arange(int(count.max()), device=part.device)
+            real = position < count
+            row = rows.row[torch.where(real, start[part][:, None] + position, 0)]
+            group = rows.groups[part][:, None]
+            values = scores[row, group].double()  # (k, R, M)
+            unit = values.amax(dim=(1, 2)).clamp_(min=torch.finfo(torch.float32).tiny) / UNITS
+            P = values.div_(unit[:, None, None]).round_().long().where(real[..., None], fixed)
+            # The rows that fill up have their edges at the first channels.
+            edges = torch.where(real[..., None], mask[row, group], fixed > 0).sum(dim=1)
+            elsewhere = self._degree.view(-1, m)[group[:, 0]] - edges
+            P = P.transpose(1, 2).contiguous()
+            yield _Part(group[:, 0], row, real, rows.limit[part], unit, P, elsewhere)
 
+    def solve(self, min_degree: int, allowed: float = math.inf) -> _Solution:
+        """The best mask for B = `min_degree`, at most `most`, unless it is found to cost more than is allowed."""
+        problems = [Problem(part.P, self._pattern.n, min_degree - part.elsewhere) for part in self._parts]
+        multipliers = [problem.multipliers() for problem in problems]
+        solution = _Solution([])
+        if allowed < math.inf:
+            for part, problem, found in zip(self._parts, problems, multipliers, strict=True):
+                bounding = found * part.within(found)[:, None]
+                solution.cost += part.score(problem.bound(torch.zeros_like(found)) - problem.bound(bounding))
+                solution.slope += part.score(bounding.sum(dim=1))
+            if solution.cost > allowed:
+                return solution
+        solution = _Solution([])
+        failed = [
+            self._add_to(solution, part, problem, found)
+            for part, problem, found in zip(self._parts, problems, multipliers, strict=True)
+        ]
+        for part in self._parts_of(self._whole(failed)):
+            problem = Problem(part.P, self._pattern.n, min_degree - part.elsewhere)
+            self._add_to(solution, part, problem, problem.multipliers())
+        return solution
 
-class _Exchanges:
-    """The cheapest exchange within one row that moves an edge from channel a to channel b: `cost` and `row`, both
-    (g, M, M) int64, for P and a mask `kept` (g, M, C_out) that may change."""
+    def _add_to(self, solution: _Solution, part: _Part, problem: Problem, multipliers: Tensor) -> Tensor:
+        """Solves a problem from multipliers that are close below the best. Returns the groups whose other rows
+        would change as well: these are left out."""
+        kept, multipliers = problem.solve(multipliers)
+        solved = part.within(multipliers) & (kept.sum(dim=2) >= problem.need).all(dim=1)
+        value = problem.kept(kept)
+        solution.cost += part.score((problem.bound(torch.zeros_like(multipliers)) - value) * solved)
+        solution.slope += part.score(multipliers.sum(dim=1) * solved)
+        solution.gap += part.score((problem.bound(multipliers) - value) * solved)
+        changed = part.real & solved[:, None]
+        group = part.groups[:, None].expand_as(changed)
+        solution.changes.append((part.row[changed], group[changed], kept.transpose(1, 2)[changed]))
+        return part.groups[~solved]
 
-    def __init__(self, P: Tensor, kept: Tensor) -> None:
-        self._P, self._kept = P, kept
-        count, m, _ = P.shape
-        self.cost, self.row = torch.empty(2, count, m, m, dtype=torch.int64, device=P.device)
-        for a in range(m):
-            self.cost[:, a], self.row[:, a] = self._loss(P[:, a : a + 1], kept[:, a : a + 1], P, kept).min(dim=2)
+    def _whole(self, failed: list[Tensor]) -> _Rows:
+        """All rows of groups."""
+        groups = torch.cat([self._degree[:0], *failed])
+        rows = len(self._S)
+        every = torch.arange(rows, device=groups.device).repeat(len(groups))
+        unlimited = torch.full((len(groups), self._pattern.m), torch.inf, device=groups.device)
+        return _Rows(groups, torch.full_like(groups, rows), every, unlimited)
 
-    def update(self, moved: list[tuple[Tensor, Tensor]]) -> None:
-        """After changes of `kept` in `moved`, (groups, a row of each): looks only at what these rows concern."""
-        stale = torch.zeros_like(self.cost, dtype=torch.bool)
-        for group, row in moved:
-            stale[group] |= self.row[group] == row[:, None, None]
-        for group, row in moved:
-            value, kept = self._P[group, :, row], self._kept[group, :, row]
-            loss = self._loss(value[:, :, None], kept[:, :, None], value[:, None], kept[:, None])
-            cheaper = loss < self.cost[group]
-            self.cost[group] = torch.where(cheaper, loss, self.cost[group])
-            self.row[group] = torch.where(cheaper, row[:, None, None], self.row[group])
-        group, a, b = stale.nonzero(as_tuple=True)
-        loss = self._loss(self._P[group, a], self._kept[group, a], self._P[group, b], self._kept[group, b])
-        self.cost[group, a, b], self.row[group, a, b] = loss.min(dim=1)
-
-    @staticmethod
-    def _loss(value: Tensor, kept: Tensor, other: Tensor, other_kept: Tensor) -> Tensor:
-        return torch.where(kept & ~other_kept, value - other, _NONE)
-
-
-def _cheapest_paths(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Over direct costs (g, M, M): the least cost of a way from a to b, and the node that follows a on it.
-    Floyd and Warshall's algorithm; there must be no way round of negative cost."""
-    m = cost.shape[1]
-    cost = cost.clone()
-    cost.diagonal(dim1=1, dim2=2).zero_()
-    following = torch.arange(m, device=cost.device).expand_as(cost)
-    for k in range(m):
-        through = cost[:, :, k, None] + cost[:, None, k]
-        shorter = through < cost
-        cost = torch.where(shorter, through, cost)
-        following = torch.where(shorter, following[:, :, k, None], following)
-    return cost, following
-
-
-def _first_n(values: Tensor, n: int) -> Tensor:
-    """The n largest along the second dimension of (g, M, C_out), of equals the first; bool."""
-    last_in = largest(values, n)[-1][:, None]
-    above, equal = values > last_in, values == last_in
-    return above | (equal & (equal.cumsum(dim=1) <= n - above.sum(dim=1, keepdim=True)))
+    def settle(self, solution: _Solution) -> Matching:
+        """The mask of a solution. Ends the contest: the mask of the best N is written over."""
+        gap = solution.gap / kept_score(self._S, self._best) if solution.gap else 0.0
+        mask = self._best.view(len(self._S), -1, self._pattern.m)
+        for row, group, kept in solution.changes:
+            mask[row, group] = kept
+        return Matching(self._best, gap)

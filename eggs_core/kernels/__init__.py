@@ -88,23 +88,42 @@ def unpack_rows(
     return dense
 
 
-def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = None) -> None:
-    """Writes True to `mask` for the N largest scores of every group of S, of equals for those further left.
+def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = None) -> float:
+    """Writes True to `mask` for the N largest scores of every group of S, of equals for those further left, and
+    else False. Returns the sum of what is left out: float32 within a group and float64 over them, the same from
+    run to run.
 
     S float32, at least 0, of the mask's size.
     """
-    level = _BEST if level is None else level
-    groups, threads = S.numel() // pattern.m, torch.get_num_threads()
-    _nm_linear.best_n(S.data_ptr(), mask.data_ptr(), groups, pattern.n, pattern.m, level, threads)
+    groups = S.numel() // pattern.m
+    lost = torch.empty(-(-groups // _nm_linear.GROUPS), dtype=torch.float64)
+    _nm_linear.best_n(
+        S.data_ptr(),
+        mask.data_ptr(),
+        groups,
+        pattern.n,
+        pattern.m,
+        lost.data_ptr(),
+        _BEST if level is None else level,
+        torch.get_num_threads(),
+    )
+    return float(lost.sum())
 
 
-def masked_sum(S: Tensor, mask: Tensor, kept: bool, level: Level | None = None) -> float:
-    """Sum of the scores (float32) whose mask is `kept`, in float64: the same from run to run."""
+def kept_score(S: Tensor, mask: Tensor, level: Level | None = None) -> float:
+    """As `eggs_core.masks.kept_score`, the same from run to run."""
+    sums = torch.empty(-(-S.numel() // _nm_linear.SCORES), dtype=torch.float64)
     level = _BEST if level is None else level
-    sums = torch.empty(-(-S.numel() // _nm_linear.SUMMED), dtype=torch.float64)
-    threads = torch.get_num_threads()
-    _nm_linear.masked_sums(S.data_ptr(), mask.data_ptr(), S.numel(), kept, sums.data_ptr(), level, threads)
+    _nm_linear.kept_sums(S.data_ptr(), mask.data_ptr(), S.numel(), sums.data_ptr(), level, torch.get_num_threads())
     return float(sums.sum())
+
+
+def shortfalls(S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern) -> Tensor:
+    """As `eggs_core.masks.shortfalls`."""
+    by = torch.empty(len(channels), len(S))
+    numbers = S.data_ptr(), mask.data_ptr(), *S.shape, pattern.m, channels.data_ptr(), len(channels), by.data_ptr()
+    _nm_linear.shortfalls(*numbers, torch.get_num_threads())
+    return by
 
 
 def _numbers(values: Tensor, mask: Tensor, pattern: NMPattern) -> tuple[int, ...]:

@@ -6,15 +6,24 @@
 
 #include "levels.h"
 
-/* Scores that are added up in one order, whatever the threads. */
-#define EGGS_SUMMED 65536
+/* Scores, and groups of them, that are added up in one order, whatever the threads. */
+#define EGGS_SCORES 65536
+#define EGGS_GROUPS 4096
 
-/* mask (groups, m): 1 for the n largest of every group of scores (groups, m), of equals those further left, else 0. Scores
-   are the bits of float32 of at least 0, which are of the same order. n and m are at most 32. */
-void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m, eggs_level level, int threads);
+/* Scores are the bits of float32 of at least 0, which as integers are of the same order. */
 
-/* sums[i]: of those of the i-th EGGS_SUMMED of `count` scores whose mask is `kept`, 0 or 1. */
-void eggs_masked_sums(const float *scores, const uint8_t *mask, int64_t count, int kept, double *sums, eggs_level level,
-                      int threads);
+/* mask (groups, m): 1 for the n largest of every group of scores (groups, m), of equals those further left, else 0; lost[i]:
+   the sum of what the i-th EGGS_GROUPS groups lose by it. m is at most 32. */
+void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m, double *lost, eggs_level level,
+                 int threads);
+
+/* sums[i]: of those of the i-th EGGS_SCORES of `count` scores whose mask is 1. */
+void eggs_kept_sums(const int32_t *scores, const uint8_t *mask, int64_t count, double *sums, eggs_level level,
+                    int threads);
+
+/* by (count, rows): how far each of `count` channels of scores (rows, columns) is below the least score that the mask keeps of
+   its group, in every row; -1 where it is kept itself. */
+void eggs_shortfalls(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int m,
+                     const int64_t *channels, int64_t count, float *by, int threads);
 
 #endif

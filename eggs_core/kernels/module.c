@@ -52,18 +52,27 @@ static PyObject *unpack(PyObject *self, PyObject *const *arguments, Py_ssize_t c
 }
 
 static PyObject *best_n(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ(7)
+    READ(8)
     Py_BEGIN_ALLOW_THREADS
-    eggs_best_n((const int32_t *)n[0], (uint8_t *)n[1], n[2], (int)n[3], (int)n[4], (eggs_level)n[5], (int)n[6]);
+    eggs_best_n((const int32_t *)n[0], (uint8_t *)n[1], n[2], (int)n[3], (int)n[4], (double *)n[5], (eggs_level)n[6],
+                (int)n[7]);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
 
-static PyObject *masked_sums(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ(7)
+static PyObject *kept_sums(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ(6)
     Py_BEGIN_ALLOW_THREADS
-    eggs_masked_sums((const float *)n[0], (const uint8_t *)n[1], n[2], (int)n[3], (double *)n[4], (eggs_level)n[5],
-                     (int)n[6]);
+    eggs_kept_sums((const int32_t *)n[0], (const uint8_t *)n[1], n[2], (double *)n[3], (eggs_level)n[4], (int)n[5]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *shortfalls(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ(9)
+    Py_BEGIN_ALLOW_THREADS
+    eggs_shortfalls((const int32_t *)n[0], (const uint8_t *)n[1], n[2], n[3], (int)n[4], (const int64_t *)n[5], n[6],
+                    (float *)n[7], (int)n[8]);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -74,9 +83,12 @@ static PyMethodDef methods[] = {
      "linear(values, mask, rows, columns, n, m, dtype, x, bias or 0, y, tokens, level, threads)"},
     {"unpack", (PyCFunction)(void (*)(void))unpack, METH_FASTCALL,
      "unpack(values, mask, rows, columns, n, m, dtype, first, last, dense, level, threads)"},
-    {"best_n", (PyCFunction)(void (*)(void))best_n, METH_FASTCALL, "best_n(scores, mask, groups, n, m, level, threads)"},
-    {"masked_sums", (PyCFunction)(void (*)(void))masked_sums, METH_FASTCALL,
-     "masked_sums(scores, mask, count, kept, sums, level, threads)"},
+    {"best_n", (PyCFunction)(void (*)(void))best_n, METH_FASTCALL,
+     "best_n(scores, mask, groups, n, m, lost, level, threads)"},
+    {"kept_sums", (PyCFunction)(void (*)(void))kept_sums, METH_FASTCALL,
+     "kept_sums(scores, mask, count, sums, level, threads)"},
+    {"shortfalls", (PyCFunction)(void (*)(void))shortfalls, METH_FASTCALL,
+     "shortfalls(scores, mask, rows, columns, m, channels, count, by, threads)"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -84,6 +96,8 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_nm_linear", NUL
 
 PyMODINIT_FUNC PyInit__nm_linear(void) {
     PyObject *module = PyModule_Create(&definition);
-    if (module != NULL && PyModule_AddIntConstant(module, "SUMMED", EGGS_SUMMED)) Py_CLEAR(module);
+    if (module != NULL && (PyModule_AddIntConstant(module, "SCORES", EGGS_SCORES) ||
+                           PyModule_AddIntConstant(module, "GROUPS", EGGS_GROUPS)))
+        Py_CLEAR(module);
     return module;
 }

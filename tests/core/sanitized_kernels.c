@@ -83,19 +83,34 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
     float *scores = malloc((size_t)count * 4);
     int32_t *bits = malloc((size_t)count * 4);
     uint8_t *mask = malloc((size_t)count);
-    double kept = 0, sum;
+    double kept = 0, all = 0, lost, sum;
     for (int64_t i = 0; i < count; i++) scores[i] = (float)(rand() % 5);
     memcpy(bits, scores, (size_t)count * 4);
-    eggs_best_n(bits, mask, groups, n, m, level, 2);
+    eggs_best_n(bits, mask, groups, n, m, &lost, level, 2);
     for (int64_t i = 0; i < count; i++) {
         int beaten = 0;
         for (int64_t j = i / m * m; j < i / m * m + m; j++)
             beaten += scores[j] > scores[i] || (scores[j] == scores[i] && j < i);
         if (mask[i] != (beaten < n)) exit(4);
-        kept += mask[i] ? scores[i] : 0;
+        kept += mask[i] ? scores[i] : 0, all += scores[i];
     }
-    eggs_masked_sums(scores, mask, count, 1, &sum, level, 2);
-    if (sum != kept) exit(5);
+    eggs_kept_sums(bits, mask, count, &sum, level, 2);
+    if (sum != kept || lost != all - kept) exit(5);
+    int64_t channels[] = {0, m - 1, count - 1}; /* of one row, and of as many as there are groups */
+    for (int64_t rows = 1; rows <= groups; rows += groups > 1 ? groups - 1 : 1) {
+        float *by = malloc((size_t)(3 * rows) * 4);
+        channels[2] = count / rows - 1;
+        eggs_shortfalls(bits, mask, rows, count / rows, m, channels, 3, by, 2);
+        for (int i = 0; i < 3; i++)
+            for (int64_t r = 0; r < rows; r++) {
+                int64_t own = r * (count / rows) + channels[i];
+                float least = INFINITY;
+                for (int64_t j = own / m * m; j < own / m * m + m; j++)
+                    if (mask[j] && scores[j] < least) least = scores[j];
+                if (by[i * rows + r] != (mask[own] ? -1 : least - scores[own])) exit(6);
+            }
+        free(by);
+    }
     free(scores), free(bits), free(mask);
 }
 

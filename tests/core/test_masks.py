@@ -6,10 +6,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from eggs_core import kernels
-from eggs_core.masks import input_degrees, kept_score, lost_score, top_n_mask
+from eggs_core.masks import input_degrees, kept_score, shortfalls, top_n_mask, top_n_mask_and_loss
 from eggs_core.pattern import NMPattern
 from tests.core.mask_problems import problems
 
@@ -60,10 +61,11 @@ def test_top_n_of_a_matrix_of_several_tiles(way: str, pattern: str) -> None:
 def test_degrees_and_scores_are_of_what_is_kept(way: str, problem: tuple[Tensor, NMPattern, int]) -> None:
     S, pattern, _ = problem
     with computed_by(way):
-        mask = top_n_mask(S, pattern)
+        mask, lost = top_n_mask_and_loss(S, pattern)
+        assert torch.equal(mask, top_n_mask(S, pattern))
         assert input_degrees(mask).tolist() == mask.sum(dim=0).tolist()
         assert kept_score(S, mask) == pytest.approx(float(S[mask].double().sum()), rel=1e-12)
-        assert lost_score(S, mask) == pytest.approx(float(S[~mask].double().sum()), rel=1e-12)
+        assert lost == pytest.approx(float(S[~mask].double().sum()))
 
 
 @both_ways
@@ -73,7 +75,25 @@ def test_scores_of_a_matrix_of_several_tiles(way: str) -> None:
     mask = torch.rand(1003, 1031, generator=generator).T < 0.3
     with computed_by(way):
         assert kept_score(S, mask) == pytest.approx(float(S[mask].double().sum()), rel=1e-12)
-        assert lost_score(S, mask) == pytest.approx(float(S[~mask].double().sum()), rel=1e-12)
+        best, lost = top_n_mask_and_loss(S, NMPattern(3, 17))
+        assert lost == pytest.approx(float(S[~best].double().sum()))
+
+
+@both_ways
+@given(problem=problems(), data=st.data())
+def test_shortfalls_are_to_the_least_that_is_kept(
+    way: str, problem: tuple[Tensor, NMPattern, int], data: st.DataObject
+) -> None:
+    S, pattern, _ = problem
+    mask = top_n_mask(S, pattern)
+    channels = data.draw(st.lists(st.integers(0, S.shape[1] - 1), max_size=6))
+    with computed_by(way):
+        found = shortfalls(S, mask, torch.tensor(channels, dtype=torch.int64), pattern)
+    assert found.shape == (len(channels), len(S))
+    for channel, by in zip(channels, found, strict=True):
+        group = slice(channel // pattern.m * pattern.m, (channel // pattern.m + 1) * pattern.m)
+        least = S[:, group].masked_fill(~mask[:, group], torch.inf).amin(dim=1)
+        assert torch.equal(by, torch.where(mask[:, channel], -1, least - S[:, channel]))
 
 
 def test_degrees_beyond_a_byte() -> None:

@@ -113,6 +113,22 @@ def test_the_matching_is_optimal_and_proves_it(problem: tuple[Tensor, NMPattern,
     assert 0 <= matching.duality_gap < 1e-9
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8"])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_matching_is_optimal_where_few_of_the_rows_matter(pattern: str, seed: int) -> None:
+    """Channels of very different size in many rows, of which some must give up all that they have to spare."""
+    chosen = NMPattern.parse(pattern)
+    generator = torch.Generator().manual_seed(seed)
+    S = torch.rand(240, 2 * chosen.m, generator=generator) * torch.randn(2 * chosen.m, generator=generator).exp()
+    for share in (0.05, 0.2, 0.5):
+        min_degree = int(share * chosen.n * len(S) / chosen.m)
+        matching = matching_mask(S, chosen, min_degree)
+        assert int(input_degrees(matching.mask).min()) >= min_degree
+        assert bool((matching.mask.reshape(-1, chosen.m).sum(dim=1) == chosen.n).all())
+        assert kept_score(S, matching.mask) == pytest.approx(optimum(S, chosen, min_degree), rel=1e-7)
+        assert 0 <= matching.duality_gap < 1e-9
+
+
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "8:16"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1])
 def test_the_gap_closes_on_larger_layers(pattern: str, share: float) -> None:
