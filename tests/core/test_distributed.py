@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fast": {"effort": "fast", "permute": False},
     "permuted": {"effort": "fast"},
     "balanced": {"effort": "balanced", "permute": False},
+    "balanced-permuted": {"effort": "balanced"},
     "best": {"effort": "best", "permute": False},
 }
 # Of so few tokens some of the experts see none, in one process or in both.
@@ -127,6 +128,22 @@ def test_masks_are_those_of_one_process(name: str, runs: Runs, tmp_path: Path) -
     for ours, theirs in zip(report.layers, alone.layers, strict=True):
         assert (ours.name, ours.importance) == (theirs.name, theirs.importance)
         assert (ours.min_degree, ours.calibration_tokens) == (theirs.min_degree, theirs.calibration_tokens)
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_the_first_block_is_trained_on_the_masks_of_one_process(family: str, runs: Runs, tmp_path: Path) -> None:
+    """Steps are taken on other batches, so that weights are only near, and later blocks read other inputs."""
+    name = f"{family}-best"
+    alone = prune(runs.spec(name), tmp_path / "alone", cache_dir=tmp_path)
+    expected, found = tensors_of(tmp_path / "alone"), tensors_of(runs.folder / name)
+    for key in (key for key in expected if ".layers.0." in key):
+        assert torch.equal(expected[key] != 0, found[key] != 0), key
+        assert (expected[key] - found[key]).norm() < 0.1 * expected[key].norm(), key
+    report = Report.model_validate_json((runs.folder / name / "report.json").read_text())
+    for trained in (*report.training, *alone.training):
+        assert trained.error_before is not None
+        assert trained.error_after is not None
+        assert trained.error_after < trained.error_before
 
 
 def test_some_experts_saw_no_token(runs: Runs) -> None:
