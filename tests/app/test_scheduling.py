@@ -105,7 +105,7 @@ def test_what_a_lost_worker_left_does_not_wait_for_the_limit(sessions: Sessions)
 def test_workers_at_once_start_no_more_jobs_of_a_key_than_may_run(
     own: int | None, installation: int | None, sessions: Sessions
 ) -> None:
-    key, _ = make_key(sessions, **({} if own is None else {"running_jobs": own}))
+    key, _ = make_key(sessions) if own is None else make_key(sessions, running_jobs=own)
     lost, *jobs = submit(sessions, key, count=16)
     assert take(sessions, lease_seconds=-1) == lost
     start = Barrier(len(jobs))

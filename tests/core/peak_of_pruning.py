@@ -7,7 +7,7 @@ ARGUMENTS are those of the function PART below, as a JSON array.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -121,8 +121,13 @@ def _kibibytes(name: str) -> int:
 def main() -> None:
     torch.set_num_threads(1)
     map_large_tensors()
-    part = {"choosing": choosing, "gathering": gathering, "training": training, "block": block}[sys.argv[1]]
-    print(part(*json.loads(sys.argv[2])))
+    parts: dict[str, Callable[..., int]] = {
+        "choosing": choosing,
+        "gathering": gathering,
+        "training": training,
+        "block": block,
+    }
+    print(parts[sys.argv[1]](*json.loads(sys.argv[2])))
 
 
 if __name__ == "__main__":
