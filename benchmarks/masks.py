@@ -93,8 +93,8 @@ def main() -> None:
         print(rows[-1], flush=True)
     keep(
         "masks",
-        f"python -m benchmarks.masks --rows {shape[0]} --columns {shape[1]} "
-        f"--min-degree {asked} --rounds {arguments.rounds}",
+        f"OMP_NUM_THREADS={torch.get_num_threads()} python -m benchmarks.masks --rows {shape[0]} "
+        f"--columns {shape[1]} --min-degree {asked} --rounds {arguments.rounds}",
         rows,
         f"Diagonals and matching at B = {asked}. Against the read, the best N take at most "
         f"{_most(rows, 'top N')} times as long, the matching {_most(rows, 'matching')}, and with auto "

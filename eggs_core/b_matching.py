@@ -129,8 +129,11 @@ class _Exchanges:
         self._P, self._kept = P, kept
         count, m, _ = P.shape
         self.cost, self.row = torch.empty(2, count, m, m, dtype=torch.int64, device=P.device)
+        # As `_loss`, in fewer passes: what cannot be given or taken makes the difference too large to be one.
+        given, taken = torch.where(kept, P, _NONE // 2), torch.where(kept, -_NONE // 2, P)
         for a in range(m):
-            self.cost[:, a], self.row[:, a] = self._loss(P[:, a : a + 1], kept[:, a : a + 1], P, kept).min(dim=2)
+            self.cost[:, a], self.row[:, a] = (given[:, a : a + 1] - taken).min(dim=2)
+        self.cost.masked_fill_(self.cost > _NONE // 4, _NONE)
 
     def update(self, moved: list[tuple[Tensor, Tensor]]) -> None:
         """After changes of `kept` in `moved`, (problems, a row of each): looks only at what these rows concern."""

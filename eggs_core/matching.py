@@ -23,8 +23,9 @@ from eggs_core.pattern import NMPattern
 # With B chosen by itself a mask may lose this share more importance than the best N of every group lose.
 DEFAULT_TOLERANCE = 0.0001
 
-# Scores worked on at a time: few enough for the cache, and bounds the memory.
-_TILE = 1 << 19
+# Channels looked at first, which tell how many more there are to look at; and scores looked at at a time.
+_FIRST_CHANNELS = 32
+_TILE = 1 << 20
 # Scores in a problem: more of them than of rows that fill up.
 _PART = 1 << 18
 # Rows that are solved of a group beyond those that its channels are likely to need.
@@ -108,6 +109,7 @@ class _Part:
     unit: Tensor  # (k,), of P
     P: Tensor  # (k, M, R)
     elsewhere: Tensor  # (k, M), edges in other rows, less those of rows that fill up
+    best: Tensor  # (k,), units that the best N of every row keep
 
     def within(self, multipliers: Tensor) -> Tensor:
         """Whether multipliers leave the other rows as they are, (k,). Units are rounded, and so are the limits."""
@@ -135,14 +137,15 @@ class _Contest:
         self._limit = torch.zeros(S.shape[1], device=S.device)
         self.most = most
         degree, order = self._degree.sort(stable=True)
-        size = max(1, _TILE // len(S))
         near = [order[:0]]
-        for channels, edges in zip(order.split(size), degree.split(size), strict=True):
-            poor = channels[edges <= self.most]
-            if most and len(poor):
-                near.append(self._nearest(poor, allowed))
-            if len(poor) < len(channels):
+        start, size = 0, _FIRST_CHANNELS
+        while start < len(order) and most:
+            tile = slice(start, start + size)
+            poor = order[tile][degree[tile] <= self.most].sort().values  # as they lie in memory
+            if not len(poor):
                 break
+            near.append(self._nearest(poor, allowed))
+            start, size = start + size, min(2 * size, max(1, _TILE // len(S)))
         at = torch.cat(near).unique()
         groups, count = (at // len(S)).unique_consecutive(return_counts=True)
         many = count > len(S) // 2  # where the few are unlikely to do
@@ -187,10 +190,11 @@ class _Contest:
             unit = values.amax(dim=(1, 2)).clamp_(min=torch.finfo(torch.float32).tiny) / UNITS
             P = values.div_(unit[:, None, None]).round_().long().where(real[..., None], fixed)
             # The rows that fill up have their edges at the first channels.
-            edges = torch.where(real[..., None], mask[row, group], fixed > 0).sum(dim=1)
-            elsewhere = self._degree.view(-1, m)[group[:, 0]] - edges
+            kept = torch.where(real[..., None], mask[row, group], fixed > 0)
+            elsewhere = self._degree.view(-1, m)[group[:, 0]] - kept.sum(dim=1)
+            best = (P * kept).sum(dim=(1, 2))
             P = P.transpose(1, 2).contiguous()
-            yield _Part(group[:, 0], row, real, rows.limit[part], unit, P, elsewhere)
+            yield _Part(group[:, 0], row, real, rows.limit[part], unit, P, elsewhere, best)
 
     def solve(self, min_degree: int, allowed: float = math.inf) -> _Solution:
         """The best mask for B = `min_degree`, at most `most`, unless it is found to cost more than is allowed."""
@@ -200,7 +204,7 @@ class _Contest:
         if allowed < math.inf:
             for part, problem, found in zip(self._parts, problems, multipliers, strict=True):
                 bounding = found * part.within(found)[:, None]
-                solution.cost += part.score(problem.bound(torch.zeros_like(found)) - problem.bound(bounding))
+                solution.cost += part.score(part.best - problem.bound(bounding))
                 solution.slope += part.score(bounding.sum(dim=1))
             if solution.cost > allowed:
                 return solution
@@ -220,7 +224,7 @@ class _Contest:
         kept, multipliers = problem.solve(multipliers)
         solved = part.within(multipliers) & (kept.sum(dim=2) >= problem.need).all(dim=1)
         value = problem.kept(kept)
-        solution.cost += part.score((problem.bound(torch.zeros_like(multipliers)) - value) * solved)
+        solution.cost += part.score((part.best - value) * solved)
         solution.slope += part.score(multipliers.sum(dim=1) * solved)
         solution.gap += part.score((problem.bound(multipliers) - value) * solved)
         changed = part.real & solved[:, None]

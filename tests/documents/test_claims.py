@@ -34,10 +34,13 @@ def test_the_page_on_troubleshooting_has_every_kind_of_problem() -> None:
     assert {code: int(status) for code, status in said} == kinds()
 
 
-def test_the_figures_of_the_page_on_choosing_were_measured() -> None:
+@pytest.mark.parametrize(("page", "sections", "figures"), [("choosing", ".*", 50), ("method", "Connectivity", 30)])
+def test_the_figures_of_a_page_were_measured(page: str, sections: str, figures: int) -> None:
     """Each number in a table is in a file of results that its section names, rounded."""
     checked = 0
-    for section in re.split("^## ", (ROOT / "docs" / "choosing.md").read_text(), flags=re.MULTILINE):
+    for section in re.split("^## ", (ROOT / "docs" / f"{page}.md").read_text(), flags=re.MULTILINE):
+        if not re.match(sections, section):
+            continue
         results = re.findall(r"\.\./benchmarks/results/([\w-]+)\.md", section)
         measured = [
             number
@@ -49,7 +52,7 @@ def test_the_figures_of_the_page_on_choosing_were_measured() -> None:
                 digits = len(figure.partition(".")[2])
                 assert any(f"{number:.{digits}f}" == figure for number in measured), (figure, results)
                 checked += 1
-    assert checked > 50
+    assert checked > figures
 
 
 def numbers(value: Any) -> Iterator[float]:
