@@ -27,7 +27,7 @@ from tests.tiny_models import make_model, tokenizer
 
 __all__ = ["app", "make_model", "receiver", "resolver", "server", "tokenizer"]
 
-QUICK = Retries(seconds=5, stream_seconds=5, first_pause=0.01, longest_pause=0.05)
+QUICK = Retries(seconds=60, stream_seconds=60, first_pause=0.01, longest_pause=0.05)
 
 
 @pytest.fixture
