@@ -11,8 +11,6 @@
 #define ROWS 64
 #define AHEAD 24
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* ---- the best n ---- */
 
 /* `count` groups, AT_ONCE at most. What is left out is added to `lost`. */

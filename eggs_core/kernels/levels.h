@@ -1,12 +1,16 @@
-/* What the kernels may use of a processor. */
+/* What the kernels may use of a processor, and what all of them use. */
 #ifndef EGGS_LEVELS_H
 #define EGGS_LEVELS_H
+
+#include <stdint.h>
 
 /* What a processor has, each with all before it. */
 typedef enum { EGGS_PORTABLE = 0, EGGS_AVX2 = 1, EGGS_AVX512 = 2, EGGS_AVX512_BF16 = 3, EGGS_AMX = 4 } eggs_level;
 
 /* The highest level of the processor at hand. */
 eggs_level eggs_best_level(void);
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 #define INLINE static inline __attribute__((always_inline))
 

@@ -169,13 +169,7 @@ TARGET_BF16 INLINE void avx512_bf16(ARGUMENTS, const int tokens, const int chunk
     for (int64_t c = done; c < W->columns; c += 32) {
         int64_t columns = least(32, W->columns - c);
         __mmask32 inside = columns == 32 ? 0xffffffffu : (1u << columns) - 1;
-        uint32_t bits = bits_at(mask, c, columns);
-        int count = __builtin_popcount(bits);
-        __mmask32 there = count == 32 ? 0xffffffffu : (1u << count) - 1;
-        __m512i packed = _mm512_maskz_loadu_epi16(there, values);
-        IN_REGISTER(packed);
-        __m512i w = _mm512_maskz_expand_epi16(bits, packed);
-        values += count;
+        __m512i w = next_weights(&values, mask, c, columns);
         UNROLLED for (int t = 0; t < tokens; t++) {
             __m512i inputs = _mm512_maskz_loadu_epi16(inside, X + t * W->columns + c);
             acc[t][0] = _mm512_dpbf16_ps(acc[t][0], (__m512bh)w, (__m512bh)inputs);

@@ -71,12 +71,7 @@ TARGET_BF16 INLINE void unpack_steps(const eggs_packed *W, int64_t row, int64_t 
     for (int64_t c = done; c < columns; c += 32) {
         int64_t left = least(32, columns - c);
         __mmask32 inside = left == 32 || whole ? 0xffffffffu : (1u << left) - 1;
-        uint32_t bits = bits_at(mask, c, left);
-        int count = __builtin_popcount(bits);
-        __mmask32 there = count == 32 ? 0xffffffffu : (1u << count) - 1;
-        __m512i w = _mm512_maskz_expand_epi16(bits, _mm512_maskz_loadu_epi16(there, values));
-        _mm512_mask_storeu_epi16(dense + c / 32 * stride, inside, w);
-        values += count;
+        _mm512_mask_storeu_epi16(dense + c / 32 * stride, inside, next_weights(&values, mask, c, left));
     }
 }
 

@@ -13,8 +13,6 @@
 /* How far ahead, in bytes, values are asked for from memory: the processor's own guess stops at the end of a page. */
 #define AHEAD (16 << 10)
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* ---- numbers ---- */
 
 static inline float bf16_to_float(uint16_t bits) {
@@ -164,6 +162,16 @@ TARGET_BF16 INLINE __m512i weights_of_32(const uint16_t *values, const uint8_t *
     __m512i packed = width == 16 ? _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)values))
                                  : _mm512_loadu_si512(values);
     IN_REGISTER(packed);
+    return _mm512_maskz_expand_epi16(bits, packed);
+}
+
+/* The weights of up to 32 columns from c on, which a step of 32 begins with; reads no further. Moves `values` past them. */
+TARGET_BF16 INLINE __m512i next_weights(const uint16_t **values, const uint8_t *mask, int64_t c, int64_t columns) {
+    uint32_t bits = bits_at(mask, c, columns);
+    int count = __builtin_popcount(bits);
+    __m512i packed = _mm512_maskz_loadu_epi16(count == 32 ? 0xffffffffu : (1u << count) - 1, *values);
+    IN_REGISTER(packed);
+    *values += count;
     return _mm512_maskz_expand_epi16(bits, packed);
 }
 
