@@ -5,6 +5,10 @@
 
 #include <string.h>
 
+#ifdef EGGS_X86
+#include <immintrin.h>
+#endif
+
 #define AT_ONCE 16
 #define MAX_M 32
 /* Rows of one channel that are written one after the other, and channels of a row that are asked for from memory ahead. */
@@ -63,6 +67,89 @@ INLINE double best(const int32_t *scores, uint8_t *mask, int64_t groups, int n, 
     }
 }
 
+#ifdef EGGS_X86
+
+/* ---- the best n with AVX2 ---- */
+
+/* -1 for each of the three others of its four that beats a score. An equal one does where it lies further left: it is
+   greater than the score less one bit. */
+TARGET_AVX2 INLINE __m256i beaten_in_four(__m256i s) {
+    const __m256i of_1 = _mm256_setr_epi32(0, 0, 0, -1, 0, 0, 0, -1);
+    const __m256i of_2 = _mm256_setr_epi32(0, 0, -1, -1, 0, 0, -1, -1);
+    const __m256i of_3 = _mm256_setr_epi32(0, -1, -1, -1, 0, -1, -1, -1);
+    __m256i by_1 = _mm256_cmpgt_epi32(_mm256_shuffle_epi32(s, 0x39), _mm256_add_epi32(s, of_1));
+    __m256i by_2 = _mm256_cmpgt_epi32(_mm256_shuffle_epi32(s, 0x4e), _mm256_add_epi32(s, of_2));
+    __m256i by_3 = _mm256_cmpgt_epi32(_mm256_shuffle_epi32(s, 0x93), _mm256_add_epi32(s, of_3));
+    return _mm256_add_epi32(_mm256_add_epi32(by_1, by_2), by_3);
+}
+
+/* -1 for each four of `other`, a half of the register each, that is greater than a score. */
+TARGET_AVX2 INLINE __m256i below_four(__m256i s, __m256i other) {
+    __m256i by_0 = _mm256_cmpgt_epi32(other, s), by_1 = _mm256_cmpgt_epi32(_mm256_shuffle_epi32(other, 0x39), s);
+    __m256i by_2 = _mm256_cmpgt_epi32(_mm256_shuffle_epi32(other, 0x4e), s);
+    __m256i by_3 = _mm256_cmpgt_epi32(_mm256_shuffle_epi32(other, 0x93), s);
+    return _mm256_add_epi32(_mm256_add_epi32(by_0, by_1), _mm256_add_epi32(by_2, by_3));
+}
+
+TARGET_AVX2 INLINE __m256i halves_exchanged(__m256i s) { return _mm256_permute2x128_si256(s, s, 1); }
+
+TARGET_AVX2 INLINE __m256i below_eight(__m256i s, __m256i other) {
+    return _mm256_add_epi32(below_four(s, other), below_four(s, halves_exchanged(other)));
+}
+
+/* -1 for each of the seven others of its eight that beats a score. */
+TARGET_AVX2 INLINE __m256i beaten_in_eight(__m256i s) {
+    __m256i less = _mm256_add_epi32(s, _mm256_setr_epi32(0, 0, 0, 0, -1, -1, -1, -1));
+    return _mm256_add_epi32(beaten_in_four(s), below_four(less, halves_exchanged(s)));
+}
+
+/* The same for two registers with a group of sixteen. */
+TARGET_AVX2 INLINE void beaten_in_sixteen(const __m256i s[2], __m256i beaten[2]) {
+    __m256i less = _mm256_add_epi32(s[1], _mm256_set1_epi32(-1));
+    beaten[0] = _mm256_add_epi32(beaten_in_eight(s[0]), below_eight(s[0], s[1]));
+    beaten[1] = _mm256_add_epi32(beaten_in_eight(s[1]), below_eight(less, s[0]));
+}
+
+/* Groups of m = 4, 8 or 16, 32 scores at a time. Adds what is left out to `lost`. Returns the groups done. */
+TARGET_AVX2 INLINE int64_t best_of_registers(const int32_t *scores, uint8_t *mask, int64_t groups, int n, const int m,
+                                         double *lost) {
+    const __m256i enough = _mm256_set1_epi32(-n), in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
+    int64_t done = groups * m / 32 * 32;
+    for (int64_t i = 0; i < done; i += 32) {
+        __m256i s[4], beaten[4], kept[4];
+        __m256 left_out[4];
+        for (int k = 0; k < 4; k++) s[k] = _mm256_loadu_si256((const __m256i *)(scores + i + 8 * k));
+        for (int k = 0; k < 4; k++) beaten[k] = m == 4 ? beaten_in_four(s[k]) : m == 8 ? beaten_in_eight(s[k]) : s[k];
+        for (int k = 0; k < 4 && m == 16; k += 2) beaten_in_sixteen(s + k, beaten + k);
+        for (int k = 0; k < 4; k++) {
+            kept[k] = _mm256_cmpgt_epi32(beaten[k], enough);
+            left_out[k] = _mm256_castsi256_ps(_mm256_andnot_si256(kept[k], s[k]));
+        }
+        __m256i pairs = _mm256_packs_epi32(kept[0], kept[1]), others = _mm256_packs_epi32(kept[2], kept[3]);
+        __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(pairs, others), in_order);
+        _mm256_storeu_si256((__m256i *)(mask + i), _mm256_abs_epi8(bytes));
+        __m256 sum = _mm256_add_ps(_mm256_add_ps(left_out[0], left_out[1]), _mm256_add_ps(left_out[2], left_out[3]));
+        low = _mm256_add_pd(low, _mm256_cvtps_pd(_mm256_castps256_ps128(sum)));
+        high = _mm256_add_pd(high, _mm256_cvtps_pd(_mm256_extractf128_ps(sum, 1)));
+    }
+    double sums[4];
+    _mm256_storeu_pd(sums, _mm256_add_pd(low, high));
+    *lost += sums[0] + sums[1] + sums[2] + sums[3];
+    return done / m;
+}
+
+TARGET_AVX2 static double best_avx2(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m) {
+    double lost = 0;
+    int64_t done = 0;
+    if (m == 4) done = best_of_registers(scores, mask, groups, n, 4, &lost);
+    if (m == 8) done = best_of_registers(scores, mask, groups, n, 8, &lost);
+    if (m == 16) done = best_of_registers(scores, mask, groups, n, 16, &lost);
+    return lost + best(scores + done * m, mask + done * m, groups - done, n, m);
+}
+
+#endif
+
 /* ---- sums ---- */
 
 /* `scores` as their bits: a number that is left out has all of them cleared, which takes no branch. */
@@ -103,17 +190,17 @@ INLINE void short_of_rows(const int32_t *scores, const uint8_t *mask, int64_t ro
 
 /* ---- levels ---- */
 
-#define AT_LEVEL(NAME, TARGET)                                                                                        \
-    TARGET static double best_##NAME(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m) {            \
-        return best(scores, mask, groups, n, m);                                                                      \
-    }                                                                                                                 \
-    TARGET static double sum_##NAME(const int32_t *scores, const uint8_t *mask, int64_t count) {            \
-        return sum(scores, mask, count);                                                                        \
-    }
+static double best_portable(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m) {
+    return best(scores, mask, groups, n, m);
+}
 
-AT_LEVEL(portable, )
+static double sum_portable(const int32_t *scores, const uint8_t *mask, int64_t count) { return sum(scores, mask, count); }
+
 #ifdef EGGS_X86
-AT_LEVEL(avx2, TARGET_AVX2)
+TARGET_AVX2 static double sum_avx2(const int32_t *scores, const uint8_t *mask, int64_t count) {
+    return sum(scores, mask, count);
+}
+
 #define CHOSEN(NAME) (level >= EGGS_AVX2 ? NAME##_avx2 : NAME##_portable)
 #else
 #define CHOSEN(NAME) NAME##_portable
@@ -135,7 +222,6 @@ void eggs_shortfalls(const int32_t *scores, const uint8_t *mask, int64_t rows, i
 
 void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m, double *lost, eggs_level level,
                  int threads) {
-    if (m <= 8) level = EGGS_PORTABLE; /* of short groups compilers put side by side no faster with AVX2, or slower */
     (void)level;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < groups; first += EGGS_GROUPS)
