@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import ServingNotInstalled
 
 
@@ -20,8 +21,10 @@ def check_installed() -> None:
 def serve(folder: Path, host: str, port: int, listening: Callable[[str], None]) -> None:
     """Serves the model in `folder`, packed or not, until the process is told to stop.
 
-    Calls `listening` with the address for clients once requests can be sent there.
+    Calls `listening` with the address for clients once requests can be sent there. Raises `BrokenCheckpoint` where
+    the weights or their index cannot be read.
     """
+    Checkpoint(folder)
     from transformers.cli.serve import Serve
 
     class _Serve(Serve):

@@ -15,7 +15,6 @@ from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import NotEnoughMemory
 from eggs_core.large_batches import choose_products
 from eggs_core.loading import quiet
-from eggs_core.model_folder import ModelFolder
 from eggs_core.skeleton import Skeleton
 
 PROMPT_TOKENS = 32
@@ -57,10 +56,13 @@ def whole_model(checkpoint: Checkpoint, like: Skeleton, tokenizer: Any) -> Itera
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """The model in `folder`, packed or not, and its tokenizer; on a GPU where there is one."""
+    """The model in `folder`, packed or not, and its tokenizer; on a GPU where there is one.
+
+    Raises `BrokenCheckpoint` where its weights or their index cannot be read.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    with quiet(), ModelFolder(folder).private() as copy:
+    with quiet(), Checkpoint(folder).files.private() as copy:
         model: Any = AutoModelForCausalLM.from_pretrained(copy, dtype="auto", use_safetensors=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(copy, **options)
     return _placed(model, device), tokenizer

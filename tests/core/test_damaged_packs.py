@@ -4,7 +4,7 @@ import json
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,13 @@ from eggs_core.checkpoint import Checkpoint, save
 from eggs_core.errors import BrokenCheckpoint, BrokenPack
 from eggs_core.loading import quiet
 from eggs_core.masks import top_n_mask
+from eggs_core.model_folder import INDEX
 from eggs_core.packed_checkpoint import pack_checkpoint, unpack_checkpoint
 from eggs_core.packed_linear import PackedLinear
 from eggs_core.packing import unpack
 from eggs_core.packing_config import MASK, VALUES, WEIGHT, PackingConfig
 from eggs_core.pattern import NMPattern
+from eggs_core.whole import load
 from tests.alterations import altered
 from tests.tiny_models import MakeModel
 
@@ -62,8 +64,10 @@ class Pack:
         return struct.pack("<Q", len(written)) + written + self.content[8 + length :]
 
     @contextmanager
-    def damaged(self, content: bytes | None = None, config: Any = None) -> Iterator[Path]:
-        """A copy with another shard, or another config."""
+    def damaged(
+        self, content: bytes | None = None, config: Any = None, index: bytes | None = None
+    ) -> Iterator[Path]:
+        """A copy with another shard, another config or another shard index."""
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent, "packed")
             shutil.copytree(self.folder, folder)
@@ -71,6 +75,8 @@ class Pack:
                 (folder / SHARD).write_bytes(content)
             if config is not None:
                 (folder / "config.json").write_text(json.dumps(config))
+            if index is not None:
+                (folder / INDEX).write_bytes(index)
             yield folder
 
 
@@ -104,13 +110,15 @@ def dense_of(folder: Path) -> dict[str, Tensor]:
     return stored
 
 
-def loaded_or_refused(pack: Pack, folder: Path) -> str | None:
-    """Has transformers load the folder and eggs unpack it: both give what it says, in the shapes of before, or
+def loaded_or_refused(
+    pack: Pack, folder: Path, load: Callable[[Path], Any] = AutoModelForCausalLM.from_pretrained
+) -> str | None:
+    """Has transformers `load` the folder and eggs unpack it: both give what it says, in the shapes of before, or
     both refuse it, for the reason that is returned."""
     out = folder.with_name("unpacked")
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(folder)
+            model = load(folder)
     except (BrokenPack, BrokenCheckpoint) as error:
         with pytest.raises((BrokenPack, BrokenCheckpoint)):
             unpack_checkpoint(folder, out)
@@ -216,6 +224,36 @@ def entries(draw: st.DrawFn, pack: Pack) -> dict[str, Any]:
     return result
 
 
+@st.composite
+def indexes(draw: st.DrawFn, pack: Pack) -> bytes:
+    """The shard index with other bytes, cut off, or with other entries."""
+    content = (pack.folder / INDEX).read_bytes()
+    match draw(st.sampled_from(["changed", "truncated", "entries", "any"])):
+        case "changed":
+            return draw(altered(content, len(content)))
+        case "truncated":
+            return content[: draw(st.integers(0, len(content)))]
+        case "any":
+            return json.dumps(draw(ANYTHING)).encode()
+    index = json.loads(content)
+    names = st.sampled_from(sorted(index["weight_map"]))
+    for _ in range(draw(st.integers(1, 3))):
+        match draw(st.sampled_from(["part", "lack", "add", "file", "no layer"])):
+            case "part":
+                index[draw(st.sampled_from(["metadata", "weight_map"]))] = draw(ANYTHING)
+                break
+            case "lack":
+                index["weight_map"].pop(draw(names), None)
+            case "add":
+                index["weight_map"][draw(st.text(max_size=8))] = SHARD
+            case "file":
+                others = st.sampled_from(["model-00002-of-00002.safetensors", "config.json", f"../{SHARD}", ""])
+                index["weight_map"][draw(names)] = draw(others | st.text(max_size=8))
+            case "no layer":
+                index["weight_map"] = {}
+    return json.dumps(index).encode()
+
+
 def test_what_is_whole_loads(pack: Pack) -> None:
     with pack.damaged() as folder:
         assert loaded_or_refused(pack, folder) is None
@@ -233,3 +271,18 @@ def test_whatever_is_done_to_the_weights(pack: Pack, data: st.DataObject) -> Non
 def test_whatever_config_json_says_of_the_packing(pack: Pack, data: st.DataObject) -> None:
     with pack.damaged(config=pack.config | {"quantization_config": data.draw(entries(pack))}) as folder:
         loaded_or_refused(pack, folder)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_whatever_the_shard_index_says(pack: Pack, data: st.DataObject) -> None:
+    """As `eggs generate` and `eggs serve-model` load it: transformers itself fails in any way."""
+    with pack.damaged(index=data.draw(indexes(pack))) as folder:
+        loaded_or_refused(pack, folder, lambda folder: load(folder)[0])
+
+
+def test_a_shard_index_without_metadata_is_whole(pack: Pack) -> None:
+    index = json.loads((pack.folder / INDEX).read_text())
+    del index["metadata"]
+    with pack.damaged(index=json.dumps(index).encode()) as folder:
+        assert loaded_or_refused(pack, folder, lambda folder: load(folder)[0]) is None
