@@ -24,7 +24,7 @@ def serve(folder: Path, host: str, port: int, listening: Callable[[str], None]) 
     Calls `listening` with the address for clients once requests can be sent there. Raises `BrokenCheckpoint` where
     the weights or their index cannot be read.
     """
-    Checkpoint(folder)
+    Checkpoint(folder)  # of what is damaged transformers says nothing that helps
     from transformers.cli.serve import Serve
 
     class _Serve(Serve):

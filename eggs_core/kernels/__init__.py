@@ -90,8 +90,8 @@ def unpack_rows(
 
 def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = None) -> float:
     """Writes True to `mask` for the N largest scores of every group of S, of equals for those further left, and
-    else False. Returns the sum of what is left out: float32 within a group and float64 over them, the same from
-    run to run.
+    else False. Returns the sum of what is left out: float32 within a group, or over four scores of as many, and
+    float64 over them, the same from run to run.
 
     S float32, at least 0, of the mask's size.
     """
