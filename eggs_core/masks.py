@@ -43,7 +43,7 @@ def top_n_mask(S: Tensor, pattern: NMPattern) -> Tensor:
     """Keeps the N largest scores of every group of every row; of equal scores, those further left.
 
     A position is kept if fewer than N of its group beat it. S must be at least 0: only then are the bits of its
-    float32 integers of the same order, which compare faster.
+    float32 integers of the same order, which compare faster. Raises TypeError where S is not float32.
     """
     mask = _fresh_mask(S)
     if _compiled(S):
@@ -67,6 +67,8 @@ def _fresh_mask(S: Tensor) -> Tensor:
 
 
 def _compiled(S: Tensor) -> bool:
+    if S.dtype is not torch.float32:  # the kernels would read past the end of smaller scores
+        raise TypeError(f"Scores must be float32, not {S.dtype}.")
     return S.device.type == "cpu" and kernels.available()
 
 

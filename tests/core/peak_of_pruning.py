@@ -72,7 +72,7 @@ def _pruned_block(widths: Sequence[int], dtype: torch.dtype) -> tuple[nn.Module,
     block = nn.Sequential(*linear).requires_grad_(False)
 
     def pruned(layer: PrunableLayer) -> PrunedLayer:
-        mask = top_n_mask(layer.weight.abs(), PruneSpec(model="none").pattern)
+        mask = top_n_mask(layer.weight.float().abs(), PruneSpec(model="none").pattern)
         layer.weight.mul_(mask)
         return PrunedLayer(layer, layer.weight, mask, None)  # type: ignore[arg-type]
 

@@ -152,7 +152,8 @@ def test_masks_are_the_same_at_every_level(level: Level, problem: tuple[Tensor, 
     S, pattern, _ = problem
     mask, portable = torch.empty_like(S, dtype=torch.bool), torch.empty_like(S, dtype=torch.bool)
     lost = kernels.best_n(S, pattern, mask, level)
-    assert lost == kernels.best_n(S, pattern, portable, Level.PORTABLE)
+    # Each level adds up in an order of its own.
+    assert lost == pytest.approx(kernels.best_n(S, pattern, portable, Level.PORTABLE), rel=1e-6)
     assert torch.equal(mask, portable)
     assert kernels.kept_score(S, mask, level) == kernels.kept_score(S, mask, Level.PORTABLE)
 

@@ -103,3 +103,11 @@ def test_degrees_beyond_a_byte() -> None:
 def test_ties_go_to_the_left() -> None:
     mask = top_n_mask(torch.ones(2, 4), NMPattern(2, 4))
     assert mask.tolist() == [[True, True, False, False]] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+@both_ways
+def test_scores_that_are_not_float32(way: str, dtype: torch.dtype) -> None:
+    S = torch.rand(2, 8).to(dtype)
+    with computed_by(way), pytest.raises(TypeError, match="must be float32"):
+        top_n_mask(S, NMPattern(2, 4))
