@@ -15,27 +15,34 @@ import numpy
 import torch
 from torch import Tensor
 
+from eggs_core import kernels
 from eggs_core.masks import largest
 
 UNITS = 2**36
 """The largest of the scores in units, but for rows that are to stay as they are, which may have `FIXED`."""
 FIXED = 2**42
+ROUNDS = 100
+"""Of raising multipliers, at most. The last of them gain little, and exchanges finish the work from anywhere."""
 _NONE = 2**60
-# Rounds of raising multipliers. The last of them gain little, and exchanges finish the work from anywhere.
-_ROUNDS = 100
 
 
 class Problem:
-    """g problems, each of N a row."""
+    """g problems, each of N a row. P and need are contiguous.
+
+    Solved by the compiled kernels where they were built and P lies on the CPU, else by torch, to the same bits.
+    """
 
     def __init__(self, P: Tensor, n: int, need: Tensor) -> None:
         self.P, self.n, self.need = P, n, need
+        self._compiled = P.device.type == "cpu" and kernels.available()
 
     def solve(self, multipliers: Tensor) -> tuple[Tensor, Tensor]:
         """Which scores to keep, bool (g, M, R), and the best multipliers λ (g, M), from some that are close below.
 
         Where not all columns can have what they need, some are left short.
         """
+        if self._compiled:
+            return kernels.solve(self.P, self.n, self.need, multipliers)
         kept = _first_n(self.P + multipliers[..., None], self.n)
         cost = self._exchange(kept)
         # λ is 0 for a column with edges to spare, and for others what it costs to fetch an edge from one of
@@ -47,6 +54,8 @@ class Problem:
 
     def bound(self, multipliers: Tensor) -> Tensor:
         """D(λ) of every problem."""
+        if self._compiled:
+            return kernels.bounds(self.P, self.n, self.need, multipliers)
         best = torch.stack(largest(self.P + multipliers[..., None], self.n)).sum(dim=(0, 2))
         return best - (self.need * multipliers).sum(dim=1)
 
@@ -63,9 +72,11 @@ class Problem:
         takes edges from the other columns and gives them none. Ends where ties are all that a problem lacks, but
         for a few edges.
         """
+        if self._compiled:
+            return kernels.raise_multipliers(self.P, self.n, self.need, ROUNDS)
         multipliers = torch.zeros(self.P.shape[:2], dtype=torch.int64, device=self.P.device)
         groups, P, need = torch.arange(len(self.P), device=self.P.device), self.P, self.need
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             current = multipliers[groups][..., None]
             values = P + current
             *_, last_in, first_out = largest(values, self.n + 1)

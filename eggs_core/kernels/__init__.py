@@ -1,7 +1,8 @@
 """The compiled product with packed weights, and choice of masks, on a CPU, where this installation has them.
 
 Shapes as in `eggs_core.packing`; x (tokens, C_in), bias (C_out,), y (tokens, C_out), all of the values' dtype.
-Scores and masks as in `eggs_core.masks`. Everything lies on the CPU and is contiguous.
+Scores and masks as in `eggs_core.masks`, problems as in `eggs_core.b_matching`. Everything lies on the CPU and is
+contiguous.
 """
 
 from enum import IntEnum
@@ -118,12 +119,45 @@ def kept_score(S: Tensor, mask: Tensor, level: Level | None = None) -> float:
     return float(sums.sum())
 
 
-def shortfalls(S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern) -> Tensor:
+def shortfalls(
+    S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern, level: Level | None = None
+) -> Tensor:
     """As `eggs_core.masks.shortfalls`."""
     by = torch.empty(len(channels), len(S))
     numbers = S.data_ptr(), mask.data_ptr(), *S.shape, pattern.m, channels.data_ptr(), len(channels), by.data_ptr()
-    _nm_linear.shortfalls(*numbers, torch.get_num_threads())
+    _nm_linear.shortfalls(*numbers, _BEST if level is None else level, torch.get_num_threads())
     return by
+
+
+def raise_multipliers(P: Tensor, n: int, need: Tensor, rounds: int, level: Level | None = None) -> Tensor:
+    """As `Problem.multipliers` of `eggs_core.b_matching`, in so many rounds at most."""
+    multipliers = torch.empty_like(need)
+    numbers = *_problems(P, n, need), multipliers.data_ptr(), rounds, _BEST if level is None else level
+    _nm_linear.raise_multipliers(*numbers, torch.get_num_threads())
+    return multipliers
+
+
+def solve(
+    P: Tensor, n: int, need: Tensor, multipliers: Tensor, level: Level | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `Problem.solve` of `eggs_core.b_matching`."""
+    kept, multipliers = torch.empty_like(P, dtype=torch.bool), multipliers.clone()
+    numbers = *_problems(P, n, need), multipliers.data_ptr(), kept.data_ptr(), _BEST if level is None else level
+    _nm_linear.solve(*numbers, torch.get_num_threads())
+    return kept, multipliers
+
+
+def bounds(P: Tensor, n: int, need: Tensor, multipliers: Tensor, level: Level | None = None) -> Tensor:
+    """As `Problem.bound` of `eggs_core.b_matching`."""
+    bounds = torch.empty(len(P), dtype=torch.int64)
+    numbers = *_problems(P, n, need), multipliers.data_ptr(), bounds.data_ptr(), _BEST if level is None else level
+    _nm_linear.bounds(*numbers, torch.get_num_threads())
+    return bounds
+
+
+def _problems(P: Tensor, n: int, need: Tensor) -> tuple[int, ...]:
+    count, m, rows = P.shape
+    return P.data_ptr(), need.data_ptr(), count, rows, n, m
 
 
 def _numbers(values: Tensor, mask: Tensor, pattern: NMPattern) -> tuple[int, ...]:

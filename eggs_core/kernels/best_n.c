@@ -173,22 +173,74 @@ INLINE double sum(const int32_t *scores, const uint8_t *mask, int64_t count) {
 
 /* ---- what channels fall short by ---- */
 
-INLINE void short_of_rows(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int m,
-                          const int64_t *channels, int64_t count, int64_t first, int64_t last, float *by) {
-    for (int64_t r = first; r < last; r++)
-        for (int64_t i = 0; i < count; i++) {
-            int64_t own = r * columns + channels[i], group = own - channels[i] % m;
-            int64_t soon = r * columns + channels[least(i + AHEAD, count - 1)];
-            __builtin_prefetch(scores + soon), __builtin_prefetch(mask + soon);
-            int32_t bits = INT32_MAX;
-            float threshold, score;
-            for (int k = 0; k < m; k++) {
-                int32_t other = scores[group + k] | (mask[group + k] ? 0 : INT32_MAX);
-                bits = other < bits ? other : bits;
-            }
-            memcpy(&threshold, &bits, 4), memcpy(&score, scores + own, 4);
-            by[i * rows + r] = mask[own] ? -1.0f : threshold - score;
+/* bits[i]: of the least score that is kept of the group of channel i, in one row. */
+typedef void least_kept(const int32_t *scores, const uint8_t *mask, int m, const int64_t *channels, int64_t count,
+                        int32_t *bits);
+
+static void least_kept_portable(const int32_t *scores, const uint8_t *mask, int m, const int64_t *channels, int64_t count,
+                                int32_t *bits) {
+    for (int64_t i = 0; i < count; i++) {
+        int64_t group = channels[i] - channels[i] % m;
+        bits[i] = INT32_MAX;
+        for (int k = 0; k < m; k++) {
+            int32_t other = scores[group + k] | (mask[group + k] ? 0 : INT32_MAX);
+            bits[i] = other < bits[i] ? other : bits[i];
         }
+    }
+}
+
+#ifdef EGGS_X86
+
+/* Of groups of a multiple of four. */
+TARGET_AVX2 INLINE void least_kept_of_fours(const int32_t *scores, const uint8_t *mask, const int m,
+                                            const int64_t *channels, int64_t count, int32_t *bits) {
+    for (int64_t i = 0; i < count; i++) {
+        int64_t group = channels[i] & -m;
+        __m128i lowest = _mm_set1_epi32(INT32_MAX);
+        for (int k = 0; k < m; k += 4) {
+            int32_t bytes;
+            memcpy(&bytes, mask + group + k, 4);
+            __m128i others = _mm_add_epi32(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(bytes)), _mm_set1_epi32(-1));
+            __m128i score = _mm_loadu_si128((const __m128i *)(scores + group + k));
+            lowest = _mm_min_epi32(lowest, _mm_or_si128(score, _mm_srli_epi32(others, 1)));
+        }
+        lowest = _mm_min_epi32(lowest, _mm_shuffle_epi32(lowest, 0x4e));
+        bits[i] = _mm_cvtsi128_si32(_mm_min_epi32(lowest, _mm_shuffle_epi32(lowest, 0xb1)));
+    }
+}
+
+TARGET_AVX2 static void least_kept_avx2(const int32_t *scores, const uint8_t *mask, int m, const int64_t *channels,
+                                        int64_t count, int32_t *bits) {
+    switch (m) {
+    case 4: least_kept_of_fours(scores, mask, 4, channels, count, bits); break;
+    case 8: least_kept_of_fours(scores, mask, 8, channels, count, bits); break;
+    case 16: least_kept_of_fours(scores, mask, 16, channels, count, bits); break;
+    default: least_kept_portable(scores, mask, m, channels, count, bits);
+    }
+}
+
+#endif
+
+static void short_of_rows(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int m,
+                          const int64_t *channels, int64_t count, int64_t first, int64_t last, float *by,
+                          least_kept *least_of) {
+    int32_t bits[AHEAD];
+    for (int64_t r = first; r < last; r++) {
+        const int32_t *row = scores + r * columns;
+        const uint8_t *kept = mask + r * columns;
+        for (int64_t start = 0; start < count; start += AHEAD) {
+            int64_t size = least(AHEAD, count - start);
+            for (int64_t i = start + AHEAD; i < least(start + 2 * AHEAD, count); i++)
+                __builtin_prefetch(row + channels[i]), __builtin_prefetch(kept + channels[i]);
+            least_of(row, kept, m, channels + start, size, bits);
+            for (int64_t i = 0; i < size; i++) {
+                float threshold, score;
+                int64_t channel = channels[start + i];
+                memcpy(&threshold, bits + i, 4), memcpy(&score, row + channel, 4);
+                by[(start + i) * rows + r] = kept[channel] ? -1.0f : threshold - score;
+            }
+        }
+    }
 }
 
 /* ---- levels ---- */
@@ -210,17 +262,12 @@ TARGET_AVX2 static double sum_avx2(const int32_t *scores, const uint8_t *mask, i
 #endif
 
 void eggs_shortfalls(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int m,
-                     const int64_t *channels, int64_t count, float *by, int threads) {
+                     const int64_t *channels, int64_t count, float *by, eggs_level level, int threads) {
+    (void)level;
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t first = 0; first < rows; first += ROWS) {
-        int64_t last = least(first + ROWS, rows);
-        switch (m) {
-        case 4: short_of_rows(scores, mask, rows, columns, 4, channels, count, first, last, by); break;
-        case 8: short_of_rows(scores, mask, rows, columns, 8, channels, count, first, last, by); break;
-        case 16: short_of_rows(scores, mask, rows, columns, 16, channels, count, first, last, by); break;
-        default: short_of_rows(scores, mask, rows, columns, m, channels, count, first, last, by);
-        }
-    }
+    for (int64_t first = 0; first < rows; first += ROWS)
+        short_of_rows(scores, mask, rows, columns, m, channels, count, first, least(first + ROWS, rows), by,
+                      CHOSEN(least_kept));
 }
 
 void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m, double *lost, eggs_level level,

@@ -24,6 +24,6 @@ void eggs_kept_sums(const int32_t *scores, const uint8_t *mask, int64_t count, d
 /* by (count, rows): how far each of `count` channels of scores (rows, columns) is below the least score that the mask keeps of
    its group, in every row; -1 where it is kept itself. */
 void eggs_shortfalls(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int m,
-                     const int64_t *channels, int64_t count, float *by, int threads);
+                     const int64_t *channels, int64_t count, float *by, eggs_level level, int threads);
 
 #endif

@@ -1,8 +1,9 @@
-/* nm_linear.h and best_n.h for Python: tensors come as addresses, checked by eggs_core/kernels/__init__.py. */
+/* b_matching.h, best_n.h and nm_linear.h for Python: tensors come as addresses, checked by eggs_core/kernels/__init__.py. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "b_matching.h"
 #include "best_n.h"
 #include "nm_linear.h"
 
@@ -69,10 +70,41 @@ static PyObject *kept_sums(PyObject *self, PyObject *const *arguments, Py_ssize_
 }
 
 static PyObject *shortfalls(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ(9)
+    READ(10)
     Py_BEGIN_ALLOW_THREADS
     eggs_shortfalls((const int32_t *)n[0], (const uint8_t *)n[1], n[2], n[3], (int)n[4], (const int64_t *)n[5], n[6],
-                    (float *)n[7], (int)n[8]);
+                    (float *)n[7], (eggs_level)n[8], (int)n[9]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* P, need, problems, rows, n, m */
+#define READ_WITH_PROBLEMS(COUNT)                                                                                      \
+    READ(COUNT)                                                                                                       \
+    eggs_problems problems = {(const int64_t *)n[0], (const int64_t *)n[1], n[2], n[3], (int)n[4], (int)n[5]};
+
+static PyObject *raise_multipliers(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ_WITH_PROBLEMS(10)
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = eggs_raise_multipliers(&problems, (int64_t *)n[6], (int)n[7], (eggs_level)n[8], (int)n[9]);
+    Py_END_ALLOW_THREADS
+    if (failed) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *solve(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ_WITH_PROBLEMS(10)
+    Py_BEGIN_ALLOW_THREADS
+    eggs_solve(&problems, (int64_t *)n[6], (uint8_t *)n[7], (eggs_level)n[8], (int)n[9]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *bounds(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ_WITH_PROBLEMS(10)
+    Py_BEGIN_ALLOW_THREADS
+    eggs_bounds(&problems, (const int64_t *)n[6], (int64_t *)n[7], (eggs_level)n[8], (int)n[9]);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -88,7 +120,13 @@ static PyMethodDef methods[] = {
     {"kept_sums", (PyCFunction)(void (*)(void))kept_sums, METH_FASTCALL,
      "kept_sums(scores, mask, count, sums, level, threads)"},
     {"shortfalls", (PyCFunction)(void (*)(void))shortfalls, METH_FASTCALL,
-     "shortfalls(scores, mask, rows, columns, m, channels, count, by, threads)"},
+     "shortfalls(scores, mask, rows, columns, m, channels, count, by, level, threads)"},
+    {"raise_multipliers", (PyCFunction)(void (*)(void))raise_multipliers, METH_FASTCALL,
+     "raise_multipliers(P, need, problems, rows, n, m, multipliers, rounds, level, threads)"},
+    {"solve", (PyCFunction)(void (*)(void))solve, METH_FASTCALL,
+     "solve(P, need, problems, rows, n, m, multipliers, kept, level, threads)"},
+    {"bounds", (PyCFunction)(void (*)(void))bounds, METH_FASTCALL,
+     "bounds(P, need, problems, rows, n, m, multipliers, bounds, level, threads)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,10 +1,27 @@
-"""Scores, patterns and minimum degrees for property tests of masks."""
+"""Scores, patterns and minimum degrees for property tests of masks, and both ways to compute them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from eggs_core import kernels
 from eggs_core.pattern import NMPattern
+
+
+@contextmanager
+def computed_by(way: str) -> Iterator[None]:
+    """By the compiled kernels, or as on a GPU and where they were not built."""
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "torch":
+            patch.setattr(kernels, "_nm_linear", None)
+        yield
+
+
+both_ways = pytest.mark.parametrize("way", ["kernels", "torch"])
 
 
 @st.composite

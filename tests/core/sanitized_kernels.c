@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "b_matching.h"
 #include "best_n.h"
 #include "nm_linear.h"
 
@@ -100,7 +101,7 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
     for (int64_t rows = 1; rows <= groups; rows += groups > 1 ? groups - 1 : 1) {
         float *by = malloc((size_t)(3 * rows) * 4);
         channels[2] = count / rows - 1;
-        eggs_shortfalls(bits, mask, rows, count / rows, m, channels, 3, by, 2);
+        eggs_shortfalls(bits, mask, rows, count / rows, m, channels, 3, by, level, 2);
         for (int i = 0; i < 3; i++)
             for (int64_t r = 0; r < rows; r++) {
                 int64_t own = r * (count / rows) + channels[i];
@@ -114,12 +115,43 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
     free(scores), free(bits), free(mask);
 }
 
+/* Two problems, of which the second needs no edges: a choice that has what is needed, and keeps what no choice exceeds. */
+static void check_matchings(int n, int m, int64_t rows, eggs_level level) {
+    size_t of_one = (size_t)(m * rows), of_all = 2 * of_one;
+    int64_t *P = malloc(of_all * 8), *need = malloc((size_t)m * 16), *multipliers = malloc((size_t)m * 16), bounds[2];
+    uint8_t *kept = malloc(of_all);
+    for (size_t i = 0; i < of_all; i++) P[i] = rand() % 50;
+    for (int k = 0; k < 2 * m; k++) need[k] = k < m ? n * rows / m : 0;
+    eggs_problems problems = {P, need, 2, rows, n, m};
+    if (eggs_raise_multipliers(&problems, multipliers, 100, level, 2)) exit(7);
+    eggs_solve(&problems, multipliers, kept, level, 2);
+    eggs_bounds(&problems, multipliers, bounds, level, 2);
+    for (int i = 0; i < 2; i++) {
+        int64_t value = 0;
+        for (int k = 0; k < m; k++) {
+            int64_t edges = 0;
+            for (int64_t r = 0; r < rows; r++) {
+                size_t at = i * of_one + (size_t)(k * rows + r);
+                edges += kept[at], value += kept[at] ? P[at] : 0;
+            }
+            if (edges < need[i * m + k]) exit(8);
+        }
+        if (value != bounds[i]) exit(9);
+    }
+    free(P), free(need), free(multipliers), free(kept);
+}
+
 int main(void) {
     eggs_level best = eggs_best_level();
     for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
         for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)
             for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
                 check_masks(PATTERNS[p][0], PATTERNS[p][1], GROUPS[g], level);
+    for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
+        for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)
+            for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
+                if (PATTERNS[p][0] < PATTERNS[p][1])
+                    check_matchings(PATTERNS[p][0], PATTERNS[p][1], GROUPS[g], level);
     for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
         for (eggs_dtype dtype = EGGS_F32; dtype <= EGGS_BF16; dtype++)
             for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from eggs_core import kernels
+from eggs_core.b_matching import ROUNDS, Problem
 from eggs_core.kernels import Level
 from eggs_core.masks import top_n_mask
 from eggs_core.packing import DTYPES, pack
 from eggs_core.pattern import NMPattern
-from tests.core.mask_problems import problems
+from tests.core.mask_problems import computed_by, problems
 
 BEST = kernels.best_level()
 LEVELS = [
@@ -158,6 +159,34 @@ def test_masks_are_the_same_at_every_level(level: Level, problem: tuple[Tensor, 
     assert kernels.kept_score(S, mask, level) == kernels.kept_score(S, mask, Level.PORTABLE)
 
 
+@st.composite
+def b_matchings(draw: st.DrawFn) -> tuple[Tensor, int, Tensor]:
+    """P, N and the need of a few problems, some with ties, some with columns that cannot have what they need."""
+    m, rows, count = draw(st.integers(2, 32)), draw(st.integers(1, 70)), draw(st.integers(1, 4))
+    n = draw(st.integers(1, m - 1))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    P = torch.randint(0, 2 ** draw(st.sampled_from([2, 36])), (count, m, rows), generator=generator)
+    most = draw(st.sampled_from([0, n * rows // m, rows]))
+    need = torch.randint(-2, most + 1, (count, m), generator=generator)
+    return P, n, torch.full_like(need, most) if draw(st.booleans()) else need
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@settings(deadline=None)
+@given(problem=b_matchings())
+def test_matchings_are_those_of_torch(level: Level, problem: tuple[Tensor, int, Tensor]) -> None:
+    P, n, need = problem
+    with computed_by("torch"):
+        by_torch = Problem(*problem)
+    raised = by_torch.multipliers()
+    assert torch.equal(kernels.raise_multipliers(P, n, need, ROUNDS, level), raised)
+    assert torch.equal(kernels.bounds(P, n, need, raised, level), by_torch.bound(raised))
+    kept, multipliers = kernels.solve(P, n, need, raised, level)
+    expected, best = by_torch.solve(raised)
+    assert torch.equal(kept, expected)
+    assert torch.equal(multipliers, best)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("tokens", [3, 40])
 def test_threads_change_nothing(threads: int, tokens: int) -> None:
@@ -179,7 +208,7 @@ def test_no_read_or_write_out_of_bounds_and_nothing_undefined(tmp_path: Path) ->
     assert compiler, "gcc is needed to build the kernels with sanitizers"
     program = tmp_path / "sanitized"
     flags = ["-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCES}"]
-    sources = [SOURCES / "best_n.c", *SOURCES.glob("nm_*.c")]
+    sources = [SOURCES / "b_matching.c", SOURCES / "best_n.c", *SOURCES.glob("nm_*.c")]
     harness = Path(__file__).with_name("sanitized_kernels.c")
     subprocess.run([compiler, *flags, harness, *sources, "-lm", "-o", program], check=True)
     run = subprocess.run([program], capture_output=True, text=True)

@@ -1,30 +1,14 @@
 """What every mask of the best N must satisfy, on every shape."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from eggs_core import kernels
 from eggs_core.masks import input_degrees, kept_score, shortfalls, top_n_mask, top_n_mask_and_loss
 from eggs_core.pattern import NMPattern
-from tests.core.mask_problems import problems
-
-
-@contextmanager
-def computed_by(way: str) -> Iterator[None]:
-    """By the compiled kernels, or as on a GPU and where they were not built."""
-    with pytest.MonkeyPatch.context() as patch:
-        if way == "torch":
-            patch.setattr(kernels, "_nm_linear", None)
-        yield
-
-
-both_ways = pytest.mark.parametrize("way", ["kernels", "torch"])
+from tests.core.mask_problems import both_ways, computed_by, problems
 
 
 def best_of_each_group(S: Tensor, pattern: NMPattern) -> Tensor:

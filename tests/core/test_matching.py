@@ -15,7 +15,7 @@ from eggs_core.errors import MinDegreeImpossible, PatternDoesNotFit
 from eggs_core.masks import input_degrees, kept_score, top_n_mask
 from eggs_core.matching import auto_matching, matching_mask
 from eggs_core.pattern import NMPattern
-from tests.core.mask_problems import problems, scores
+from tests.core.mask_problems import both_ways, computed_by, problems, scores
 
 Solver = Callable[..., Tensor]
 
@@ -104,25 +104,29 @@ def small_problems(draw: st.DrawFn) -> tuple[Tensor, NMPattern, int]:
     return S, pattern, draw(st.integers(0, pattern.n * S.shape[0] // m))
 
 
+@both_ways
 @settings(max_examples=150, deadline=None)
-@given(small_problems())
-def test_the_matching_is_optimal_and_proves_it(problem: tuple[Tensor, NMPattern, int]) -> None:
+@given(problem=small_problems())
+def test_the_matching_is_optimal_and_proves_it(way: str, problem: tuple[Tensor, NMPattern, int]) -> None:
     S, pattern, min_degree = problem
-    matching = matching_mask(S, pattern, min_degree)
+    with computed_by(way):
+        matching = matching_mask(S, pattern, min_degree)
     assert kept_score(S, matching.mask) == pytest.approx(optimum(S, pattern, min_degree), rel=1e-6, abs=1e-6)
     assert 0 <= matching.duality_gap < 1e-9
 
 
+@both_ways
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8"])
 @pytest.mark.parametrize("seed", range(8))
-def test_the_matching_is_optimal_where_few_of_the_rows_matter(pattern: str, seed: int) -> None:
+def test_the_matching_is_optimal_where_few_of_the_rows_matter(way: str, pattern: str, seed: int) -> None:
     """Channels of very different size in many rows, of which some must give up all that they have to spare."""
     chosen = NMPattern.parse(pattern)
     generator = torch.Generator().manual_seed(seed)
     S = torch.rand(240, 2 * chosen.m, generator=generator) * torch.randn(2 * chosen.m, generator=generator).exp()
     for share in (0.05, 0.2, 0.5):
         min_degree = int(share * chosen.n * len(S) / chosen.m)
-        matching = matching_mask(S, chosen, min_degree)
+        with computed_by(way):
+            matching = matching_mask(S, chosen, min_degree)
         assert int(input_degrees(matching.mask).min()) >= min_degree
         assert bool((matching.mask.reshape(-1, chosen.m).sum(dim=1) == chosen.n).all())
         assert kept_score(S, matching.mask) == pytest.approx(optimum(S, chosen, min_degree), rel=1e-7)
@@ -153,13 +157,15 @@ def test_diagonals_keep_their_share_of_the_unconstrained_optimum(problem: tuple[
     assert kept_score(S, diagonal_mask(S, pattern, min_degree)) >= share * best - 1e-6
 
 
+@both_ways
 @settings(max_examples=60, deadline=None)
-@given(small_problems(), st.sampled_from([0.0, 0.001, 0.02, 0.2]))
+@given(problem=small_problems(), tolerance=st.sampled_from([0.0, 0.001, 0.02, 0.2]))
 def test_auto_is_the_largest_minimum_within_the_tolerance(
-    problem: tuple[Tensor, NMPattern, int], tolerance: float
+    way: str, problem: tuple[Tensor, NMPattern, int], tolerance: float
 ) -> None:
     S, pattern, _ = problem
-    matching, chosen = auto_matching(S, pattern, tolerance=tolerance)
+    with computed_by(way):
+        matching, chosen = auto_matching(S, pattern, tolerance=tolerance)
     assert torch.equal(matching.mask, exact_mask(S, pattern, chosen))
     best = kept_score(S, top_n_mask(S, pattern))
     allowed = tolerance * (float(S.double().sum()) - best)

@@ -1,0 +1,304 @@
+/* Written for a compiler that turns loops of constant length into vectors: AT_ONCE rows lie side by side. */
+
+#include "b_matching.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define AT_ONCE 16
+#define MAX_M 32
+#define NONE ((int64_t)1 << 60)
+
+/* One problem. */
+typedef struct {
+    const int64_t *P, *need;
+    int64_t rows;
+    int n, m;
+} problem;
+
+/* ---- the largest of every row ---- */
+
+/* values[k]: of column k in rows `first` and on, with multipliers; of rows beyond the last, those of the last. */
+INLINE void load(const problem *p, const int64_t *multipliers, int64_t first, int64_t values[MAX_M][AT_ONCE]) {
+    for (int k = 0; k < p->m; k++) {
+        const int64_t *scores = p->P + k * p->rows;
+        if (first + AT_ONCE <= p->rows)
+            for (int i = 0; i < AT_ONCE; i++) values[k][i] = scores[first + i] + multipliers[k];
+        else
+            for (int i = 0; i < AT_ONCE; i++) values[k][i] = scores[least(first + i, p->rows - 1)] + multipliers[k];
+    }
+}
+
+/* held[i]: the i-th largest of every row, for the first `count` of them. */
+INLINE void largest(int64_t values[MAX_M][AT_ONCE], int m, int count, int64_t held[MAX_M][AT_ONCE]) {
+    for (int k = 0; k < m; k++) {
+        int64_t value[AT_ONCE];
+        memcpy(value, values[k], sizeof value);
+        int known = (int)least(k, count);
+        for (int i = 0; i < known; i++)
+            for (int j = 0; j < AT_ONCE; j++) {
+                int64_t other = held[i][j];
+                held[i][j] = other > value[j] ? other : value[j];
+                value[j] = other > value[j] ? value[j] : other;
+            }
+        if (k < count) memcpy(held[k], value, sizeof value);
+    }
+}
+
+/* ---- multipliers ---- */
+
+/* The k-th smallest of `count` values, from 0, by Hoare's selection; reorders them. */
+static int64_t kth_smallest(int64_t *values, int64_t count, int64_t k) {
+    int64_t low = 0, high = count - 1;
+    while (low < high) {
+        int64_t pivot = values[low + (high - low) / 2], i = low, j = high;
+        while (i <= j) {
+            while (values[i] < pivot) i++;
+            while (values[j] > pivot) j--;
+            if (i <= j) {
+                int64_t value = values[i];
+                values[i++] = values[j], values[j--] = value;
+            }
+        }
+        if (k <= j)
+            high = j;
+        else if (k >= i)
+            low = i;
+        else
+            break;
+    }
+    return values[k];
+}
+
+/* thresholds (m, rows): at which multiplier a column enters the n of a row. */
+INLINE void raise_multipliers(const problem *p, int64_t *multipliers, int rounds, int64_t *thresholds) {
+    memset(multipliers, 0, (size_t)p->m * sizeof *multipliers);
+    for (int round = 0; round < rounds; round++) {
+        for (int64_t first = 0; first < p->rows; first += AT_ONCE) {
+            int64_t values[MAX_M][AT_ONCE], held[MAX_M][AT_ONCE];
+            int64_t count = least(AT_ONCE, p->rows - first);
+            load(p, multipliers, first, values);
+            largest(values, p->m, p->n + 1, held);
+            for (int k = 0; k < p->m; k++) {
+                int64_t threshold[AT_ONCE];
+                for (int j = 0; j < AT_ONCE; j++)
+                    threshold[j] = (values[k][j] >= held[p->n - 1][j] ? held[p->n][j] : held[p->n - 1][j]) -
+                                   values[k][j] + multipliers[k];
+                memcpy(thresholds + k * p->rows + first, threshold, (size_t)count * sizeof *threshold);
+            }
+        }
+        int64_t lacking[MAX_M], all = 0;
+        for (int k = 0; k < p->m; k++) {
+            int64_t edges = 0;
+            for (int64_t r = 0; r < p->rows; r++) edges += thresholds[k * p->rows + r] <= multipliers[k];
+            lacking[k] = p->need[k] - edges;
+            if (lacking[k] > 0) all += lacking[k];
+        }
+        if (all < p->m) return;
+        for (int k = 0; k < p->m; k++)
+            if (lacking[k] > 0)
+                multipliers[k] = kth_smallest(thresholds + k * p->rows, p->rows, least(p->need[k], p->rows) - 1);
+    }
+}
+
+/* ---- exchanges ---- */
+
+/* The n largest of every row with multipliers, of equals the first; and the edges of every column. */
+INLINE void keep_largest(const problem *p, const int64_t *multipliers, uint8_t *kept, int64_t *edges) {
+    memset(edges, 0, (size_t)p->m * sizeof *edges);
+    for (int64_t first = 0; first < p->rows; first += AT_ONCE) {
+        int64_t values[MAX_M][AT_ONCE], held[MAX_M][AT_ONCE], equal[AT_ONCE];
+        int64_t count = least(AT_ONCE, p->rows - first);
+        load(p, multipliers, first, values);
+        largest(values, p->m, p->n, held);
+        for (int j = 0; j < AT_ONCE; j++) equal[j] = p->n;
+        for (int k = 0; k < p->m; k++)
+            for (int j = 0; j < AT_ONCE; j++) equal[j] -= values[k][j] > held[p->n - 1][j];
+        for (int k = 0; k < p->m; k++)
+            for (int j = 0; j < count; j++) {
+                int level = values[k][j] == held[p->n - 1][j];
+                int wanted = values[k][j] > held[p->n - 1][j] || (level && equal[j] > 0);
+                equal[j] -= level;
+                kept[k * p->rows + first + j] = (uint8_t)wanted;
+                edges[k] += wanted;
+            }
+    }
+}
+
+/* The cheapest exchange within one row that moves an edge from column a to column b, and that row. */
+typedef struct {
+    int64_t cost[MAX_M][MAX_M], row[MAX_M][MAX_M];
+} exchanges;
+
+INLINE void look_for_exchange(const problem *p, const uint8_t *kept, int a, int b, exchanges *direct) {
+    const int64_t *given = p->P + a * p->rows, *taken = p->P + b * p->rows;
+    const uint8_t *from = kept + a * p->rows, *to = kept + b * p->rows;
+    int64_t cost = NONE, row = 0;
+    for (int64_t r = 0; r < p->rows; r++) {
+        int64_t loss = from[r] > to[r] ? given[r] - taken[r] : NONE;
+        cost = loss < cost ? loss : cost;
+    }
+    if (cost < NONE)
+        while (from[row] <= to[row] || given[row] - taken[row] != cost) row++;
+    direct->cost[a][b] = cost, direct->row[a][b] = row;
+}
+
+/* After changes of `kept` in some rows: looks only at what these rows concern. */
+INLINE void look_again(const problem *p, const uint8_t *kept, const int64_t *moved, int count, exchanges *direct) {
+    uint8_t stale[MAX_M][MAX_M];
+    for (int a = 0; a < p->m; a++)
+        for (int b = 0; b < p->m; b++) {
+            stale[a][b] = 0;
+            for (int i = 0; i < count; i++) stale[a][b] |= direct->row[a][b] == moved[i];
+        }
+    for (int i = 0; i < count; i++)
+        for (int a = 0; a < p->m; a++)
+            for (int b = 0; b < p->m; b++) {
+                int64_t in_a = a * p->rows + moved[i], in_b = b * p->rows + moved[i];
+                if (kept[in_a] > kept[in_b] && p->P[in_a] - p->P[in_b] < direct->cost[a][b])
+                    direct->cost[a][b] = p->P[in_a] - p->P[in_b], direct->row[a][b] = moved[i];
+            }
+    for (int a = 0; a < p->m; a++)
+        for (int b = 0; b < p->m; b++)
+            if (stale[a][b]) look_for_exchange(p, kept, a, b, direct);
+}
+
+/* Floyd and Warshall's algorithm over direct costs: the least cost of a way from a to b, and what follows a on it. */
+INLINE void cheapest_paths(const exchanges *direct, int m, int64_t cost[MAX_M][MAX_M], int64_t following[MAX_M][MAX_M]) {
+    for (int a = 0; a < m; a++)
+        for (int b = 0; b < m; b++) cost[a][b] = a == b ? 0 : direct->cost[a][b], following[a][b] = b;
+    for (int k = 0; k < m; k++)
+        for (int a = 0; a < m; a++) {
+            int64_t first_part = cost[a][k], next = following[a][k];
+            for (int b = 0; b < m; b++) {
+                int64_t through = first_part + cost[k][b];
+                following[a][b] = through < cost[a][b] ? next : following[a][b];
+                cost[a][b] = through < cost[a][b] ? through : cost[a][b];
+            }
+        }
+}
+
+/* From which column to which an edge is to be moved next; 0 where no move is wanted. */
+INLINE int next_move(int64_t cost[MAX_M][MAX_M], const int64_t *spare, int m, int *start, int *end) {
+    int64_t cheapest = NONE;
+    int short_of = 0;
+    for (int b = 0; b < m; b++) short_of |= spare[b] < 0;
+    for (int a = 0; a < m; a++)
+        for (int b = 0; b < m; b++)
+            if (spare[a] > 0 && (!short_of || spare[b] < 0) && cost[a][b] < cheapest)
+                cheapest = cost[a][b], *start = a, *end = b;
+    return cheapest < 0 || (short_of && cheapest < NONE / 2);
+}
+
+INLINE void solve(const problem *p, int64_t *multipliers, uint8_t *kept) {
+    exchanges direct;
+    int64_t cost[MAX_M][MAX_M], following[MAX_M][MAX_M], spare[MAX_M], moved[MAX_M];
+    int start = 0, end = 0, any = 0;
+    keep_largest(p, multipliers, kept, spare);
+    for (int k = 0; k < p->m; k++) spare[k] -= p->need[k];
+    for (int a = 0; a < p->m; a++)
+        for (int b = 0; b < p->m; b++) look_for_exchange(p, kept, a, b, &direct);
+    cheapest_paths(&direct, p->m, cost, following);
+    while (next_move(cost, spare, p->m, &start, &end)) {
+        int count = 0;
+        spare[start]--, spare[end]++;
+        while (start != end) {
+            int entered = (int)following[start][end];
+            int64_t row = direct.row[start][entered];
+            kept[start * p->rows + row] = 0, kept[entered * p->rows + row] = 1;
+            moved[count++] = row;
+            start = entered;
+        }
+        look_again(p, kept, moved, count, &direct);
+        cheapest_paths(&direct, p->m, cost, following);
+    }
+    for (int a = 0; a < p->m; a++) any |= spare[a] > 0;
+    int64_t fetched[MAX_M], lowest = INT64_MAX;
+    for (int b = 0; b < p->m; b++) {
+        fetched[b] = any ? NONE : cost[0][b];
+        for (int a = 0; a < p->m; a++)
+            if (spare[a] > 0 && cost[a][b] < fetched[b]) fetched[b] = cost[a][b];
+        lowest = least(lowest, fetched[b]);
+    }
+    for (int b = 0; b < p->m; b++) {
+        multipliers[b] = any ? fetched[b] : fetched[b] - lowest;
+        if (multipliers[b] < 0) multipliers[b] = 0;
+    }
+}
+
+/* ---- bounds ---- */
+
+INLINE int64_t bound(const problem *p, const int64_t *multipliers) {
+    int64_t sums[AT_ONCE] = {0}, sum = 0;
+    for (int64_t first = 0; first < p->rows; first += AT_ONCE) {
+        int64_t values[MAX_M][AT_ONCE], held[MAX_M][AT_ONCE];
+        int64_t count = least(AT_ONCE, p->rows - first);
+        load(p, multipliers, first, values);
+        largest(values, p->m, p->n, held);
+        for (int i = 0; i < p->n; i++)
+            for (int j = 0; j < AT_ONCE; j++) sums[j] += j < count ? held[i][j] : 0;
+    }
+    for (int j = 0; j < AT_ONCE; j++) sum += sums[j];
+    for (int k = 0; k < p->m; k++) sum -= p->need[k] * multipliers[k];
+    return sum;
+}
+
+/* ---- levels ---- */
+
+#define AT_LEVEL(NAME, TARGET)                                                                                          \
+    TARGET static void raise_##NAME(const problem *p, int64_t *multipliers, int rounds, int64_t *thresholds) {         \
+        raise_multipliers(p, multipliers, rounds, thresholds);                                                                    \
+    }                                                                                                                  \
+    TARGET static void solve_##NAME(const problem *p, int64_t *multipliers, uint8_t *kept) {                           \
+        solve(p, multipliers, kept);                                                                                   \
+    }                                                                                                                  \
+    TARGET static int64_t bound_##NAME(const problem *p, const int64_t *multipliers) { return bound(p, multipliers); }
+
+AT_LEVEL(portable, )
+#ifdef EGGS_X86
+AT_LEVEL(avx2, TARGET_AVX2)
+AT_LEVEL(avx512, TARGET_AVX512)
+#define CHOSEN(NAME)                                                                                                    \
+    (level >= EGGS_AVX512 ? NAME##_avx512 : level >= EGGS_AVX2 ? NAME##_avx2 : NAME##_portable)
+#else
+#define CHOSEN(NAME) NAME##_portable
+#endif
+
+INLINE problem number(const eggs_problems *all, int64_t i) {
+    return (problem){all->P + i * all->m * all->rows, all->need + i * all->m, all->rows, all->n, all->m};
+}
+
+int eggs_raise_multipliers(const eggs_problems *all, int64_t *multipliers, int rounds, eggs_level level, int threads) {
+    (void)level;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
+    {
+        int64_t *thresholds = malloc((size_t)(all->m * all->rows) * sizeof *thresholds);
+        failed = thresholds == NULL;
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < all->count; i++) {
+            problem one = number(all, i);
+            if (!failed) CHOSEN(raise)(&one, multipliers + i * all->m, rounds, thresholds);
+        }
+        free(thresholds);
+    }
+    return failed ? -1 : 0;
+}
+
+void eggs_solve(const eggs_problems *all, int64_t *multipliers, uint8_t *kept, eggs_level level, int threads) {
+    (void)level;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < all->count; i++) {
+        problem one = number(all, i);
+        CHOSEN(solve)(&one, multipliers + i * all->m, kept + i * all->m * all->rows);
+    }
+}
+
+void eggs_bounds(const eggs_problems *all, const int64_t *multipliers, int64_t *bounds, eggs_level level, int threads) {
+    (void)level;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < all->count; i++) {
+        problem one = number(all, i);
+        bounds[i] = CHOSEN(bound)(&one, multipliers + i * all->m);
+    }
+}

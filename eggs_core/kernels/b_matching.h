@@ -1,0 +1,27 @@
+/* b-matchings of many small problems, as eggs_core/b_matching.py defines and solves them: the same steps, and to the bit the
+   same results. */
+#ifndef EGGS_B_MATCHING_H
+#define EGGS_B_MATCHING_H
+
+#include <stdint.h>
+
+#include "levels.h"
+
+/* P (count, m, rows), of which n of every row are kept; need (count, m). m is at most 32, and n less than m. */
+typedef struct {
+    const int64_t *P, *need;
+    int64_t count, rows;
+    int n, m;
+} eggs_problems;
+
+/* multipliers (count, m): close below the smallest best. Ends after `rounds` rounds. Returns -1 if memory ran out, else 0. */
+int eggs_raise_multipliers(const eggs_problems *problems, int64_t *multipliers, int rounds, eggs_level level, int threads);
+
+/* kept (count, m, rows): 1 for what the best choice keeps, else 0; multipliers (count, m): from some close below the best to the
+   best. Where not all columns can have what they need, some are left short. */
+void eggs_solve(const eggs_problems *problems, int64_t *multipliers, uint8_t *kept, eggs_level level, int threads);
+
+/* bounds (count,): what no choice exceeds. */
+void eggs_bounds(const eggs_problems *problems, const int64_t *multipliers, int64_t *bounds, eggs_level level, int threads);
+
+#endif
