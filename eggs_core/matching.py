@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eggs_core import kernels
 from eggs_core.b_matching import FIXED, UNITS, Problem, ascending
 from eggs_core.masks import check_fit, input_degrees, kept_score, shortfalls, top_n_mask, top_n_mask_and_loss
 from eggs_core.pattern import NMPattern
@@ -175,26 +176,33 @@ class _Contest:
     def _parts_of(self, rows: _Rows) -> Iterator[_Part]:
         if not len(rows.groups):
             return
-        n, m = self._pattern.n, self._pattern.m
-        scores, mask = (T.view(len(T), -1, m) for T in (self._S, self._best))
-        fixed = torch.tensor([FIXED] * n + [0] * (m - n), device=scores.device)
+        m = self._pattern.m
         start = rows.count.cumsum(dim=0) - rows.count
         parts = -(-len(rows.groups) * m * int(rows.count.max()) // _PART)
         for part in rows.count.argsort(stable=True).chunk(parts):
-            count = rows.count[part][:, None]
+            groups, count = rows.groups[part], rows.count[part]
             position = torch.arange(int(count.max()), device=part.device)
-            real = position < count
+            real = position < count[:, None]
             row = rows.row[torch.where(real, start[part][:, None] + position, 0)]
-            group = rows.groups[part][:, None]
-            values = scores[row, group].double()  # (k, R, M)
-            unit = values.amax(dim=(1, 2)).clamp_(min=torch.finfo(torch.float32).tiny) / UNITS
-            P = values.div_(unit[:, None, None]).round_().long().where(real[..., None], fixed)
-            # The rows that fill up have their edges at the first channels.
-            kept = torch.where(real[..., None], mask[row, group], fixed > 0)
-            elsewhere = self._degree.view(-1, m)[group[:, 0]] - kept.sum(dim=1)
-            best = (P * kept).sum(dim=(1, 2))
-            P = P.transpose(1, 2).contiguous()
-            yield _Part(group[:, 0], row, real, rows.limit[part], unit, P, elsewhere, best)
+            P, unit, edges, best = self._problems(groups, row, count, real)
+            elsewhere = self._degree.view(-1, m)[groups] - edges
+            yield _Part(groups, row, real, rows.limit[part], unit, P, elsewhere, best)
+
+    def _problems(
+        self, groups: Tensor, row: Tensor, count: Tensor, real: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """P and its unit; and of what the best N keep in their rows the edges (k, M) and the sum (k,) in units."""
+        n, m = self._pattern.n, self._pattern.m
+        if self._S.device.type == "cpu" and kernels.available():
+            return kernels.take(self._S, self._best, self._pattern, groups, row, count, UNITS, FIXED)
+        scores, mask = (T.view(len(T), -1, m) for T in (self._S, self._best))
+        fixed = torch.tensor([FIXED] * n + [0] * (m - n), device=scores.device)
+        values = scores[row, groups[:, None]].double().masked_fill_(~real[..., None], 0)  # (k, R, M)
+        unit = values.amax(dim=(1, 2)).clamp_(min=torch.finfo(torch.float32).tiny) / UNITS
+        P = values.div_(unit[:, None, None]).round_().long().where(real[..., None], fixed)
+        # The rows that fill up have their edges at the first channels.
+        kept = torch.where(real[..., None], mask[row, groups[:, None]], fixed > 0)
+        return P.transpose(1, 2).contiguous(), unit, kept.sum(dim=1), (P * kept).sum(dim=(1, 2))
 
     def solve(self, min_degree: int, allowed: float = math.inf) -> _Solution:
         """The best mask for B = `min_degree`, at most `most`, unless it is found to cost more than is allowed."""

@@ -155,6 +155,35 @@ def bounds(P: Tensor, n: int, need: Tensor, multipliers: Tensor, level: Level | 
     return bounds
 
 
+def take(
+    S: Tensor,
+    mask: Tensor,
+    pattern: NMPattern,
+    groups: Tensor,
+    rows: Tensor,
+    counts: Tensor,
+    units: int,
+    fixed: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """P (k, M, R) int64 of `groups` (k,), each with the first counts[i] of `rows` (k, R) int64: the scores in
+    units, with so many in the largest of a group. What is beyond are rows with `fixed` in their first N.
+
+    Also returns the unit (k,) float64, and of what the mask keeps in these rows the edges (k, M) and the sum in
+    units (k,), int64.
+    """
+    count, size = rows.shape
+    P, edges = (
+        torch.empty(count, pattern.m, size, dtype=torch.int64),
+        torch.empty(count, pattern.m, dtype=torch.int64),
+    )
+    unit, best = torch.empty(count, dtype=torch.float64), torch.empty(count, dtype=torch.int64)
+    layer = S.data_ptr(), mask.data_ptr(), S.shape[1], pattern.n, pattern.m
+    wanted = groups.data_ptr(), rows.data_ptr(), counts.data_ptr(), count, size, fixed, units
+    found = P.data_ptr(), unit.data_ptr(), edges.data_ptr(), best.data_ptr()
+    _nm_linear.take(*layer, *wanted, *found, torch.get_num_threads())
+    return P, unit, edges, best
+
+
 def _problems(P: Tensor, n: int, need: Tensor) -> tuple[int, ...]:
     count, m, rows = P.shape
     return P.data_ptr(), need.data_ptr(), count, rows, n, m

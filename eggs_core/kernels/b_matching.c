@@ -2,11 +2,15 @@
 
 #include "b_matching.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define AT_ONCE 16
 #define MAX_M 32
+/* Of which the cheapest exchange is looked for at once; and rows that are asked for from memory ahead. */
+#define ROWS 64
+#define AHEAD 8
 #define NONE ((int64_t)1 << 60)
 
 /* One problem. */
@@ -125,26 +129,35 @@ INLINE void keep_largest(const problem *p, const int64_t *multipliers, uint8_t *
     }
 }
 
-/* The cheapest exchange within one row that moves an edge from column a to column b, and that row. */
+/* The cheapest exchange within one row that moves an edge from column a to column b: its cost, and that row. Of what a column
+   cannot give in a row, or take, the score is such that the difference is too large to be a cost. */
 typedef struct {
     int64_t cost[MAX_M][MAX_M], row[MAX_M][MAX_M];
+    int64_t *given, *taken; /* (m, rows) */
 } exchanges;
 
-INLINE void look_for_exchange(const problem *p, const uint8_t *kept, int a, int b, exchanges *direct) {
-    const int64_t *given = p->P + a * p->rows, *taken = p->P + b * p->rows;
-    const uint8_t *from = kept + a * p->rows, *to = kept + b * p->rows;
-    int64_t cost = NONE, row = 0;
-    for (int64_t r = 0; r < p->rows; r++) {
-        int64_t loss = from[r] > to[r] ? given[r] - taken[r] : NONE;
-        cost = loss < cost ? loss : cost;
-    }
-    if (cost < NONE)
-        while (from[row] <= to[row] || given[row] - taken[row] != cost) row++;
-    direct->cost[a][b] = cost, direct->row[a][b] = row;
+INLINE void set_kept(const problem *p, uint8_t *kept, int column, int64_t row, int wanted, exchanges *direct) {
+    int64_t at = column * p->rows + row;
+    kept[at] = (uint8_t)wanted;
+    direct->given[at] = wanted ? p->P[at] : NONE / 2;
+    direct->taken[at] = wanted ? -NONE / 2 : p->P[at];
 }
 
-/* After changes of `kept` in some rows: looks only at what these rows concern. */
-INLINE void look_again(const problem *p, const uint8_t *kept, const int64_t *moved, int count, exchanges *direct) {
+INLINE void look_for_exchange(const problem *p, int a, int b, exchanges *direct) {
+    const int64_t *given = direct->given + a * p->rows, *taken = direct->taken + b * p->rows;
+    int64_t cost = NONE / 4, row = 0;
+    for (int64_t first = 0; first < p->rows; first += ROWS) {
+        int64_t lowest = NONE / 4, last = least(first + ROWS, p->rows);
+        for (int64_t r = first; r < last; r++) lowest = least(lowest, given[r] - taken[r]);
+        if (lowest < cost) cost = lowest, row = first;
+    }
+    if (cost < NONE / 4)
+        while (given[row] - taken[row] != cost) row++;
+    direct->cost[a][b] = cost < NONE / 4 ? cost : NONE, direct->row[a][b] = row;
+}
+
+/* After changes in some rows: looks only at what these rows concern. */
+INLINE void look_again(const problem *p, const int64_t *moved, int count, exchanges *direct) {
     uint8_t stale[MAX_M][MAX_M];
     for (int a = 0; a < p->m; a++)
         for (int b = 0; b < p->m; b++) {
@@ -154,13 +167,13 @@ INLINE void look_again(const problem *p, const uint8_t *kept, const int64_t *mov
     for (int i = 0; i < count; i++)
         for (int a = 0; a < p->m; a++)
             for (int b = 0; b < p->m; b++) {
-                int64_t in_a = a * p->rows + moved[i], in_b = b * p->rows + moved[i];
-                if (kept[in_a] > kept[in_b] && p->P[in_a] - p->P[in_b] < direct->cost[a][b])
-                    direct->cost[a][b] = p->P[in_a] - p->P[in_b], direct->row[a][b] = moved[i];
+                int64_t loss = direct->given[a * p->rows + moved[i]] - direct->taken[b * p->rows + moved[i]];
+                if (loss < NONE / 4 && loss < direct->cost[a][b])
+                    direct->cost[a][b] = loss, direct->row[a][b] = moved[i];
             }
     for (int a = 0; a < p->m; a++)
         for (int b = 0; b < p->m; b++)
-            if (stale[a][b]) look_for_exchange(p, kept, a, b, direct);
+            if (stale[a][b]) look_for_exchange(p, a, b, direct);
 }
 
 /* Floyd and Warshall's algorithm over direct costs: the least cost of a way from a to b, and what follows a on it. */
@@ -190,14 +203,18 @@ INLINE int next_move(int64_t cost[MAX_M][MAX_M], const int64_t *spare, int m, in
     return cheapest < 0 || (short_of && cheapest < NONE / 2);
 }
 
-INLINE void solve(const problem *p, int64_t *multipliers, uint8_t *kept) {
-    exchanges direct;
+/* space (2, m, rows) is for what columns give and take. */
+INLINE void solve(const problem *p, int64_t *multipliers, uint8_t *kept, int64_t *space) {
+    exchanges direct = {.given = space, .taken = space + p->m * p->rows};
     int64_t cost[MAX_M][MAX_M], following[MAX_M][MAX_M], spare[MAX_M], moved[MAX_M];
     int start = 0, end = 0, any = 0;
     keep_largest(p, multipliers, kept, spare);
-    for (int k = 0; k < p->m; k++) spare[k] -= p->need[k];
+    for (int k = 0; k < p->m; k++) {
+        spare[k] -= p->need[k];
+        for (int64_t r = 0; r < p->rows; r++) set_kept(p, kept, k, r, kept[k * p->rows + r], &direct);
+    }
     for (int a = 0; a < p->m; a++)
-        for (int b = 0; b < p->m; b++) look_for_exchange(p, kept, a, b, &direct);
+        for (int b = 0; b < p->m; b++) look_for_exchange(p, a, b, &direct);
     cheapest_paths(&direct, p->m, cost, following);
     while (next_move(cost, spare, p->m, &start, &end)) {
         int count = 0;
@@ -205,11 +222,11 @@ INLINE void solve(const problem *p, int64_t *multipliers, uint8_t *kept) {
         while (start != end) {
             int entered = (int)following[start][end];
             int64_t row = direct.row[start][entered];
-            kept[start * p->rows + row] = 0, kept[entered * p->rows + row] = 1;
+            set_kept(p, kept, start, row, 0, &direct), set_kept(p, kept, entered, row, 1, &direct);
             moved[count++] = row;
             start = entered;
         }
-        look_again(p, kept, moved, count, &direct);
+        look_again(p, moved, count, &direct);
         cheapest_paths(&direct, p->m, cost, following);
     }
     for (int a = 0; a < p->m; a++) any |= spare[a] > 0;
@@ -245,12 +262,13 @@ INLINE int64_t bound(const problem *p, const int64_t *multipliers) {
 
 /* ---- levels ---- */
 
+/* Each with memory of (2, m, rows). */
 #define AT_LEVEL(NAME, TARGET)                                                                                          \
-    TARGET static void raise_##NAME(const problem *p, int64_t *multipliers, int rounds, int64_t *thresholds) {         \
-        raise_multipliers(p, multipliers, rounds, thresholds);                                                                    \
+    TARGET static void raise_##NAME(const problem *p, int64_t *multipliers, int rounds, int64_t *space) {              \
+        raise_multipliers(p, multipliers, rounds, space);                                                              \
     }                                                                                                                  \
-    TARGET static void solve_##NAME(const problem *p, int64_t *multipliers, uint8_t *kept) {                           \
-        solve(p, multipliers, kept);                                                                                   \
+    TARGET static void solve_##NAME(const problem *p, int64_t *multipliers, uint8_t *kept, int64_t *space) {           \
+        solve(p, multipliers, kept, space);                                                                            \
     }                                                                                                                  \
     TARGET static int64_t bound_##NAME(const problem *p, const int64_t *multipliers) { return bound(p, multipliers); }
 
@@ -268,30 +286,27 @@ INLINE problem number(const eggs_problems *all, int64_t i) {
     return (problem){all->P + i * all->m * all->rows, all->need + i * all->m, all->rows, all->n, all->m};
 }
 
-int eggs_raise_multipliers(const eggs_problems *all, int64_t *multipliers, int rounds, eggs_level level, int threads) {
-    (void)level;
-    int failed = 0;
-#pragma omp parallel num_threads(threads) reduction(| : failed)
-    {
-        int64_t *thresholds = malloc((size_t)(all->m * all->rows) * sizeof *thresholds);
-        failed = thresholds == NULL;
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < all->count; i++) {
-            problem one = number(all, i);
-            if (!failed) CHOSEN(raise)(&one, multipliers + i * all->m, rounds, thresholds);
-        }
-        free(thresholds);
-    }
+/* WORK for every problem, `one`, number i, with `space` for (2, m, rows) numbers. */
+#define FOR_EACH_PROBLEM(WORK)                                                                                         \
+    int failed = 0;                                                                                                    \
+    (void)level;                                                                                                       \
+    _Pragma("omp parallel num_threads(threads) reduction(| : failed)") {                                               \
+        int64_t *space = malloc((size_t)(2 * all->m * all->rows) * sizeof *space);                                     \
+        failed = space == NULL;                                                                                        \
+        _Pragma("omp for schedule(dynamic)") for (int64_t i = 0; i < all->count; i++) {                                \
+            problem one = number(all, i);                                                                              \
+            if (!failed) WORK;                                                                                         \
+        }                                                                                                              \
+        free(space);                                                                                                   \
+    }                                                                                                                  \
     return failed ? -1 : 0;
+
+int eggs_raise_multipliers(const eggs_problems *all, int64_t *multipliers, int rounds, eggs_level level, int threads) {
+    FOR_EACH_PROBLEM(CHOSEN(raise)(&one, multipliers + i * all->m, rounds, space))
 }
 
-void eggs_solve(const eggs_problems *all, int64_t *multipliers, uint8_t *kept, eggs_level level, int threads) {
-    (void)level;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t i = 0; i < all->count; i++) {
-        problem one = number(all, i);
-        CHOSEN(solve)(&one, multipliers + i * all->m, kept + i * all->m * all->rows);
-    }
+int eggs_solve(const eggs_problems *all, int64_t *multipliers, uint8_t *kept, eggs_level level, int threads) {
+    FOR_EACH_PROBLEM(CHOSEN(solve)(&one, multipliers + i * all->m, kept + i * all->m * all->rows, space))
 }
 
 void eggs_bounds(const eggs_problems *all, const int64_t *multipliers, int64_t *bounds, eggs_level level, int threads) {
@@ -300,5 +315,42 @@ void eggs_bounds(const eggs_problems *all, const int64_t *multipliers, int64_t *
     for (int64_t i = 0; i < all->count; i++) {
         problem one = number(all, i);
         bounds[i] = CHOSEN(bound)(&one, multipliers + i * all->m);
+    }
+}
+
+/* ---- out of a layer ---- */
+
+void eggs_take(const eggs_layer *layer, const int64_t *groups, const int64_t *rows, const int64_t *counts, int64_t problems,
+               int64_t size, int64_t fixed, double units, int64_t *P, double *unit, int64_t *edges, int64_t *best,
+               int threads) {
+    int n = layer->n, m = layer->m;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < problems; i++) {
+        const float *scores = layer->scores + groups[i] * m;
+        const uint8_t *mask = layer->mask + groups[i] * m;
+        const int64_t *row = rows + i * size;
+        float highest = FLT_MIN;
+        for (int64_t r = 0; r < counts[i]; r++) {
+            int64_t soon = row[least(r + AHEAD, counts[i] - 1)] * layer->columns;
+            __builtin_prefetch(scores + soon), __builtin_prefetch(mask + soon);
+            for (int k = 0; k < m; k++) {
+                float score = scores[row[r] * layer->columns + k];
+                highest = score > highest ? score : highest;
+            }
+        }
+        unit[i] = highest / units;
+        best[i] = 0;
+        for (int k = 0; k < m; k++) edges[i * m + k] = 0;
+        for (int64_t r = 0; r < size; r++)
+            for (int k = 0; k < m; k++) {
+                int64_t at = row[r] * layer->columns + k, score, kept;
+                if (r < counts[i])
+                    /* Rounded to even by a sum that has no bits for fractions. */
+                    score = (int64_t)(scores[at] / unit[i] + 0x1p52 - 0x1p52), kept = mask[at];
+                else
+                    score = k < n ? fixed : 0, kept = k < n;
+                P[(i * m + k) * size + r] = score;
+                edges[i * m + k] += kept, best[i] += kept ? score : 0;
+            }
     }
 }

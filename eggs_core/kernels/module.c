@@ -95,9 +95,11 @@ static PyObject *raise_multipliers(PyObject *self, PyObject *const *arguments, P
 
 static PyObject *solve(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
     READ_WITH_PROBLEMS(10)
+    int failed;
     Py_BEGIN_ALLOW_THREADS
-    eggs_solve(&problems, (int64_t *)n[6], (uint8_t *)n[7], (eggs_level)n[8], (int)n[9]);
+    failed = eggs_solve(&problems, (int64_t *)n[6], (uint8_t *)n[7], (eggs_level)n[8], (int)n[9]);
     Py_END_ALLOW_THREADS
+    if (failed) return PyErr_NoMemory();
     Py_RETURN_NONE;
 }
 
@@ -105,6 +107,16 @@ static PyObject *bounds(PyObject *self, PyObject *const *arguments, Py_ssize_t c
     READ_WITH_PROBLEMS(10)
     Py_BEGIN_ALLOW_THREADS
     eggs_bounds(&problems, (const int64_t *)n[6], (int64_t *)n[7], (eggs_level)n[8], (int)n[9]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *take(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ(17)
+    eggs_layer layer = {(const float *)n[0], (const uint8_t *)n[1], n[2], (int)n[3], (int)n[4]};
+    Py_BEGIN_ALLOW_THREADS
+    eggs_take(&layer, (const int64_t *)n[5], (const int64_t *)n[6], (const int64_t *)n[7], n[8], n[9], n[10], (double)n[11],
+              (int64_t *)n[12], (double *)n[13], (int64_t *)n[14], (int64_t *)n[15], (int)n[16]);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -127,6 +139,8 @@ static PyMethodDef methods[] = {
      "solve(P, need, problems, rows, n, m, multipliers, kept, level, threads)"},
     {"bounds", (PyCFunction)(void (*)(void))bounds, METH_FASTCALL,
      "bounds(P, need, problems, rows, n, m, multipliers, bounds, level, threads)"},
+    {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL,
+     "take(scores, mask, columns, n, m, groups, rows, counts, problems, size, fixed, units, P, unit, edges, best, threads)"},
     {NULL, NULL, 0, NULL},
 };
 

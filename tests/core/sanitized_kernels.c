@@ -141,6 +141,29 @@ static void check_matchings(int n, int m, int64_t rows, eggs_level level) {
     free(P), free(need), free(multipliers), free(kept);
 }
 
+/* A group of a layer of `rows`, of which all rows are taken and one more is to fill up: whole scores, in units of 1. */
+static void check_take(int n, int m, int64_t rows) {
+    int64_t columns = 2 * m, groups[] = {1}, counts[] = {rows}, size = rows + 1, best, *row = malloc((size_t)size * 8);
+    int64_t *P = malloc((size_t)(m * size) * 8), *edges = malloc((size_t)m * 8), wanted = 5 * n;
+    float *scores = malloc((size_t)(rows * columns) * 4);
+    uint8_t *mask = malloc((size_t)(rows * columns));
+    double unit;
+    for (int64_t i = 0; i < rows * columns; i++) scores[i] = (float)(rand() % 4), mask[i] = i % m < n;
+    for (int64_t r = 0; r < size; r++) row[r] = r % rows;
+    scores[m] = 4;
+    eggs_layer layer = {scores, mask, columns, n, m};
+    eggs_take(&layer, groups, row, counts, 1, size, 5, 4, P, &unit, edges, &best, 2);
+    for (int k = 0; k < m; k++) {
+        for (int64_t r = 0; r < rows; r++) {
+            if ((float)P[k * size + r] != scores[r * columns + m + k]) exit(10);
+            wanted += k < n ? P[k * size + r] : 0;
+        }
+        if (P[k * size + rows] != (k < n ? 5 : 0) || edges[k] != (k < n ? size : 0)) exit(11);
+    }
+    if (unit != 1 || best != wanted) exit(12);
+    free(row), free(P), free(edges), free(scores), free(mask);
+}
+
 int main(void) {
     eggs_level best = eggs_best_level();
     for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
@@ -152,6 +175,9 @@ int main(void) {
             for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
                 if (PATTERNS[p][0] < PATTERNS[p][1])
                     check_matchings(PATTERNS[p][0], PATTERNS[p][1], GROUPS[g], level);
+    for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)
+        for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
+            check_take(PATTERNS[p][0], PATTERNS[p][1], GROUPS[g]);
     for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
         for (eggs_dtype dtype = EGGS_F32; dtype <= EGGS_BF16; dtype++)
             for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)

@@ -133,6 +133,26 @@ def test_the_matching_is_optimal_where_few_of_the_rows_matter(way: str, pattern:
         assert 0 <= matching.duality_gap < 1e-9
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "8:16", "3:5"])
+@pytest.mark.parametrize("tolerance", [0.0001, 0.01, 0.2])
+def test_both_ways_give_the_same(pattern: str, tolerance: float) -> None:
+    """Where groups have different numbers of rows that may change, of scores of different size."""
+    chosen = NMPattern.parse(pattern)
+    generator = torch.Generator().manual_seed(0)
+    for size in (1e-30, 1, 1e6):
+        S = (
+            torch.rand(200, 8 * chosen.m, generator=generator)
+            * torch.randn(8 * chosen.m, generator=generator).exp()
+        )
+        S[:, : chosen.m] = 0
+        with computed_by("torch"):
+            expected = auto_matching(S * size, chosen, tolerance=tolerance)
+        matching, min_degree = auto_matching(S * size, chosen, tolerance=tolerance)
+        assert min_degree == expected[1]
+        assert torch.equal(matching.mask, expected[0].mask)
+        assert matching.duality_gap == pytest.approx(expected[0].duality_gap)
+
+
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "8:16"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1])
 def test_the_gap_closes_on_larger_layers(pattern: str, share: float) -> None:
