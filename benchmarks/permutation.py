@@ -1,17 +1,18 @@
 """What reordering channels gains: kept importance and time by kind of site, then perplexity with and without.
 
     python -m benchmarks.permutation [--calibration SOURCE] [--evaluation SOURCE] [--samples 16] [--windows 16]
-        [--patterns 2:4 4:8 1:4] [--method ria]
+        [--patterns 2:4 4:8 1:4] [--methods ria eggs]
 
 Kept importance is the share of all RIA scores that the best N of every group keep, on what the dense blocks of
 SmolLM2-135M make of the calibration tokens; seconds are those of the search for one layer. Perplexity is that of
-the first pattern, by two whole runs on the same tokens.
+the first pattern, by two whole runs of each method on the same tokens.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -87,14 +88,16 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--patterns", nargs="+", default=["2:4", "4:8", "1:4"])
-    parser.add_argument("--method", type=Method, choices=list(Method), default=Method.RIA)
+    parser.add_argument(
+        "--methods", nargs="+", type=Method, choices=list(Method), default=[Method.RIA, Method.EGGS]
+    )
     arguments = parser.parse_args()
     patterns = [NMPattern.parse(pattern) for pattern in arguments.patterns]
     calibration = CalibrationSpec(source=arguments.calibration, samples=arguments.samples)
     command = (
         f"python -m benchmarks.permutation --calibration {short(arguments.calibration)} "
         f"--evaluation {short(arguments.evaluation)} --samples {arguments.samples} --windows {arguments.windows} "
-        f"--patterns {' '.join(arguments.patterns)} --method {arguments.method}"
+        f"--patterns {' '.join(arguments.patterns)} --methods {' '.join(arguments.methods)}"
     )
     with tempfile.TemporaryDirectory() as scratch:
         measured, first, others = kept_importance(calibration, patterns, Path(scratch, "cache"))
@@ -120,22 +123,23 @@ def main() -> None:
         keep("permutation", command, rows, summary)
 
         rows = []
-        for permute in (False, True):
+        for method, permute in product(arguments.methods, (False, True)):
             spec = PruneSpec(
                 model=MODEL,
                 pattern=patterns[0],
-                method=arguments.method,
+                method=method,
                 permute=permute,
                 calibration=calibration,
                 evaluation=EvaluationSpec(
                     sources=(arguments.evaluation,), samples=arguments.windows, generations=0
                 ),
             )
-            report = prune(spec, Path(scratch, f"out-{permute}"), cache_dir=Path(scratch, "cache"))
+            report = prune(spec, Path(scratch, f"{method}-{permute}"), cache_dir=Path(scratch, "cache"))
             assert report.evaluation is not None
             rows.append(
                 {
-                    "method": str(arguments.method),
+                    "method": str(method),
+                    "effort": str(report.effort),
                     "pattern": str(patterns[0]),
                     "permute": permute,
                     "dense": report.evaluation.texts[0].perplexity.dense,
@@ -143,12 +147,15 @@ def main() -> None:
                     "seconds to prune": report.seconds["prune"],
                 }
             )
-    ratio = rows[1]["pruned"] / rows[0]["pruned"]
+    ratios = [
+        f"{after['method']} {after['pruned'] / before['pruned']:.3f}"
+        for before, after in zip(rows[::2], rows[1::2], strict=True)
+    ]
     keep(
         "permutation_perplexity",
         command,
         rows,
-        f"Perplexity with reordered channels over that without: {ratio:.3f}.",
+        f"Perplexity with reordered channels over that without: {', '.join(ratios)}.",
     )
 
 

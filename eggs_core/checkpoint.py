@@ -5,7 +5,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -40,6 +41,16 @@ class Checkpoint:
                 ) from error
         if not self.file_of:
             raise BrokenCheckpoint("The checkpoint holds no tensor. Save or upload it again.")
+
+    @contextmanager
+    def private(self) -> Iterator[Path]:
+        """`ModelFolder.private` with links to the weights, and a shard index of its own: transformers fails where
+        there is none, or one without metadata, and may take up a file that the folder's index does not name."""
+        with self.files.private() as folder:
+            for file in set(self.file_of.values()):
+                (folder / file.name).symlink_to(file.resolve())
+            _write_index(folder, {name: file.name for name, file in self.file_of.items()}, {})
+            yield folder
 
     def read(self, names: Collection[str]) -> dict[str, Tensor]:
         """The named tensors, on the CPU, in the dtype they are stored in.
@@ -114,11 +125,12 @@ class CheckpointWriter:
 
     def finish(self) -> None:
         """Writes the shard index."""
-        index = {
-            "metadata": {"total_size": self._total_size},
-            "weight_map": dict(sorted(self._weight_map.items())),
-        }
-        (self.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        _write_index(self.folder, self._weight_map, {"total_size": self._total_size})
+
+
+def _write_index(folder: Path, weight_map: Mapping[str, str], metadata: Mapping[str, int]) -> None:
+    index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _check_header(file: Path) -> None:

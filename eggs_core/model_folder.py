@@ -160,30 +160,10 @@ class ModelFolder:
 
     @contextmanager
     def private(self) -> Iterator[Path]:
-        """A folder with nothing but copies of the companions and links to the weights, until the `with` ends."""
+        """A folder with nothing but copies of the companions, until the `with` ends."""
         with TemporaryDirectory(prefix="eggs-model-") as folder:
-            copy = Path(folder)
-            self.copy_companions(copy)
-            for name in (INDEX, *(path.name for path in self.path.glob(WEIGHTS))):
-                file = self.file(name)
-                if file is None or (name == INDEX and _complete_index(file, copy / name)):
-                    continue
-                (copy / name).symlink_to(file)
-            yield copy
-
-
-def _complete_index(file: Path, out: Path) -> bool:
-    """Writes a shard index with the metadata that it lacks, which transformers fails without, or else nothing and
-    returns False."""
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(index.get("metadata"), dict):
-            return False
-        complete = {"metadata": {}, "weight_map": index["weight_map"]}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False  # whoever reads it says what is wrong with it
-    out.write_text(json.dumps(complete), encoding="utf-8")
-    return True
+            self.copy_companions(Path(folder))
+            yield Path(folder)
 
 
 def _copy_settings(file: Path, out: Path) -> bool:

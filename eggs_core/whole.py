@@ -39,7 +39,7 @@ def check_memory(dense: Skeleton, models: int = 1) -> None:
 @contextmanager
 def whole_model(checkpoint: Checkpoint, like: Skeleton, tokenizer: Any) -> Iterator[Any]:
     """The checkpoint as transformers loads it, in the dtype and on the device of `like`."""
-    with quiet(), checkpoint.files.private() as folder:
+    with quiet(), checkpoint.private() as folder:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=like.dtype, trust_remote_code=False, local_files_only=True, use_safetensors=True
         )
@@ -62,7 +62,7 @@ def load(folder: Path) -> tuple[Any, Any]:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    with quiet(), Checkpoint(folder).files.private() as copy:
+    with quiet(), Checkpoint(folder).private() as copy:
         model: Any = AutoModelForCausalLM.from_pretrained(copy, dtype="auto", use_safetensors=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(copy, **options)
     return _placed(model, device), tokenizer

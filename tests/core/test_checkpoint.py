@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.errors import BrokenCheckpoint, EggsError
@@ -36,6 +37,30 @@ def test_shards_appear_whole_and_are_read_back(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path)
     assert torch.equal(checkpoint.read(["a"])["a"], torch.arange(6.0).view(2, 3).T)
     assert checkpoint.elements_by_dtype() == {"F32": 6, "BF16": 2}
+
+
+@pytest.mark.parametrize("index", [None, "without metadata", "beside older weights"])
+def test_a_copy_for_transformers_has_what_was_read(
+    index: str | None, make_model: MakeModel, tmp_path: Path
+) -> None:
+    """Its own reading fails without an index, or its metadata, and prefers a file that the index does not name."""
+    folder = Path(shutil.copytree(make_model("llama"), tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    writer = CheckpointWriter(folder, 2)
+    for number, names in enumerate((sorted(tensors)[:5], sorted(tensors)[5:])):
+        writer.write(number, {name: tensors[name] for name in names})
+    if index is not None:
+        weight_map = {name: writer.path(0 if name in sorted(tensors)[:5] else 1).name for name in tensors}
+        (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    if index == "beside older weights":
+        save_file(
+            {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, folder / "model.safetensors"
+        )
+    with Checkpoint(folder).private() as copy:
+        model = AutoModelForCausalLM.from_pretrained(copy, local_files_only=True)
+    for name, parameter in model.state_dict().items():
+        assert name not in tensors or torch.equal(parameter, tensors[name].to(parameter.dtype))
 
 
 def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
