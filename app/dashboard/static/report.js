@@ -61,8 +61,15 @@ function Speeds({ report: { evaluation, bytes } }) {
     .filter(([, ...values]) => values.some((value) => value !== null && value !== undefined));
   return html`<section class="card"><h2>Sizes and speed</h2>
     <${Table} caption="Sizes" head=${["~What", "Dense model", "Pruned", "Pruned, packed"]}>${sizes.map(([name, ...values]) => html`<tr key=${name}><th scope="row">${name}</th>${values.map((value) => html`<td>${size(value)}</td>`)}</tr>`)}<//>
-    ${evaluation?.speed?.length > 0 && html`<${Table} caption="Decoding on the worker's machine, tokens per second" head=${["Batch", "Dense form", "Packed form", "Packed / dense"]}>
-      ${evaluation.speed.map((one) => html`<tr key=${one.batch}><td>${one.batch}</td><td>${one.dense.tokens_per_second.toFixed(1)}</td><td>${one.packed.tokens_per_second.toFixed(1)}</td><td>${one.ratio.toFixed(2)} ×</td></tr>`)}<//>`}</section>`;
+    ${evaluation?.speed?.length > 0 && html`<${Speed} speeds=${evaluation.speed} />`}</section>`;
+}
+
+function Speed({ speeds }) {
+  const products = speeds.flatMap((speed) => (speed.products ?? []).map((product) => ({ batch: speed.batch, ...product })));
+  return html`<${Table} caption="On the worker's machine: tokens per second, and seconds to take in the prompts" head=${["Batch", "Dense form", "Packed form", "Packed / dense", "Prompts, dense", "Prompts, packed"]}>
+      ${speeds.map((one) => html`<tr key=${one.batch}><td>${one.batch}</td><td>${one.dense.tokens_per_second.toFixed(1)}</td><td>${one.packed.tokens_per_second.toFixed(1)}</td><td>${one.ratio.toFixed(2)} ×</td><td>${one.dense.prefill_seconds.toFixed(2)} s</td><td>${one.packed.prefill_seconds.toFixed(2)} s</td></tr>`)}<//>
+    ${products.length > 0 && html`<${Table} caption="How the packed form multiplied" head=${["Batch", "Shape", "Layers", "Prompts", "Single tokens"]}>
+      ${products.map((one) => html`<tr><td>${one.batch}</td><td>${one.shape.join(" × ")}</td><td>${one.layers}</td><td>${one.prefill}</td><td>${one.decode}</td></tr>`)}<//>`}`;
 }
 
 function Tasks({ tasks }) {
