@@ -36,10 +36,10 @@ class Problem:
         self.P, self.n, self.need = P, n, need
         self._compiled = P.device.type == "cpu" and kernels.available()
 
-    def solve(self, multipliers: Tensor) -> tuple[Tensor, Tensor]:
-        """Which scores to keep, bool (g, M, R), and the best multipliers λ (g, M), from some that are close below.
+    def solve(self, multipliers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which scores to keep, bool (g, M, R), their sums (g,), and the best multipliers λ (g, M).
 
-        Where not all columns can have what they need, some are left short.
+        `multipliers` are some close below these. Where not all columns can have what they need, some are left short.
         """
         if self._compiled:
             return kernels.solve(self.P, self.n, self.need, multipliers)
@@ -50,7 +50,8 @@ class Problem:
         spare = kept.sum(dim=2) > self.need
         fetched = cost.masked_fill(~spare[..., None], _NONE).amin(dim=1)
         free = cost[:, 0] - cost[:, 0].amin(dim=1, keepdim=True)
-        return kept, torch.where(spare.any(dim=1, keepdim=True), fetched, free).clamp(min=0)
+        best = torch.where(spare.any(dim=1, keepdim=True), fetched, free).clamp(min=0)
+        return kept, (self.P * kept).sum(dim=(1, 2)), best
 
     def bound(self, multipliers: Tensor) -> Tensor:
         """D(λ) of every problem."""
@@ -58,10 +59,6 @@ class Problem:
             return kernels.bounds(self.P, self.n, self.need, multipliers)
         best = torch.stack(largest(self.P + multipliers[..., None], self.n)).sum(dim=(0, 2))
         return best - (self.need * multipliers).sum(dim=1)
-
-    def kept(self, kept: Tensor) -> Tensor:
-        """The sum of what is kept in every problem."""
-        return (self.P * kept).sum(dim=(1, 2))
 
     def multipliers(self) -> Tensor:
         """λ (g, M), close below the smallest best.

@@ -229,9 +229,8 @@ class _Contest:
     def _add_to(self, solution: _Solution, part: _Part, problem: Problem, multipliers: Tensor) -> Tensor:
         """Solves a problem from multipliers that are close below the best. Returns the groups whose other rows
         would change as well: these are left out."""
-        kept, multipliers = problem.solve(multipliers)
+        kept, value, multipliers = problem.solve(multipliers)
         solved = part.within(multipliers) & (kept.sum(dim=2) >= problem.need).all(dim=1)
-        value = problem.kept(kept)
         solution.cost += part.score((part.best - value) * solved)
         solution.slope += part.score(multipliers.sum(dim=1) * solved)
         solution.gap += part.score((problem.bound(multipliers) - value) * solved)

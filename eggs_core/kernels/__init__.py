@@ -10,6 +10,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from eggs_core import memory
 from eggs_core.pattern import NMPattern
 
 try:
@@ -123,7 +124,7 @@ def shortfalls(
     S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern, level: Level | None = None
 ) -> Tensor:
     """As `eggs_core.masks.shortfalls`."""
-    by = torch.empty(len(channels), len(S))
+    by = memory.in_large_pages(torch.empty(len(channels), len(S)))
     numbers = S.data_ptr(), mask.data_ptr(), *S.shape, pattern.m, channels.data_ptr(), len(channels), by.data_ptr()
     _nm_linear.shortfalls(*numbers, _BEST if level is None else level, torch.get_num_threads())
     return by
@@ -139,12 +140,13 @@ def raise_multipliers(P: Tensor, n: int, need: Tensor, rounds: int, level: Level
 
 def solve(
     P: Tensor, n: int, need: Tensor, multipliers: Tensor, level: Level | None = None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `Problem.solve` of `eggs_core.b_matching`."""
     kept, multipliers = torch.empty_like(P, dtype=torch.bool), multipliers.clone()
-    numbers = *_problems(P, n, need), multipliers.data_ptr(), kept.data_ptr(), _BEST if level is None else level
-    _nm_linear.solve(*numbers, torch.get_num_threads())
-    return kept, multipliers
+    sums = torch.empty(len(P), dtype=torch.int64)
+    found = multipliers.data_ptr(), kept.data_ptr(), sums.data_ptr()
+    _nm_linear.solve(*_problems(P, n, need), *found, _BEST if level is None else level, torch.get_num_threads())
+    return kept, sums, multipliers
 
 
 def bounds(P: Tensor, n: int, need: Tensor, multipliers: Tensor, level: Level | None = None) -> Tensor:

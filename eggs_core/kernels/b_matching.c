@@ -203,8 +203,8 @@ INLINE int next_move(int64_t cost[MAX_M][MAX_M], const int64_t *spare, int m, in
     return cheapest < 0 || (short_of && cheapest < NONE / 2);
 }
 
-/* space (2, m, rows) is for what columns give and take. */
-INLINE void solve(const problem *p, int64_t *multipliers, uint8_t *kept, int64_t *space) {
+/* The sum of what is kept. space (2, m, rows) is for what columns give and take. */
+INLINE int64_t solve(const problem *p, int64_t *multipliers, uint8_t *kept, int64_t *space) {
     exchanges direct = {.given = space, .taken = space + p->m * p->rows};
     int64_t cost[MAX_M][MAX_M], following[MAX_M][MAX_M], spare[MAX_M], moved[MAX_M];
     int start = 0, end = 0, any = 0;
@@ -241,6 +241,9 @@ INLINE void solve(const problem *p, int64_t *multipliers, uint8_t *kept, int64_t
         multipliers[b] = any ? fetched[b] : fetched[b] - lowest;
         if (multipliers[b] < 0) multipliers[b] = 0;
     }
+    int64_t sum = 0;
+    for (int64_t i = 0; i < p->m * p->rows; i++) sum += kept[i] ? p->P[i] : 0;
+    return sum;
 }
 
 /* ---- bounds ---- */
@@ -267,8 +270,8 @@ INLINE int64_t bound(const problem *p, const int64_t *multipliers) {
     TARGET static void raise_##NAME(const problem *p, int64_t *multipliers, int rounds, int64_t *space) {              \
         raise_multipliers(p, multipliers, rounds, space);                                                              \
     }                                                                                                                  \
-    TARGET static void solve_##NAME(const problem *p, int64_t *multipliers, uint8_t *kept, int64_t *space) {           \
-        solve(p, multipliers, kept, space);                                                                            \
+    TARGET static int64_t solve_##NAME(const problem *p, int64_t *multipliers, uint8_t *kept, int64_t *space) {        \
+        return solve(p, multipliers, kept, space);                                                                     \
     }                                                                                                                  \
     TARGET static int64_t bound_##NAME(const problem *p, const int64_t *multipliers) { return bound(p, multipliers); }
 
@@ -305,8 +308,8 @@ int eggs_raise_multipliers(const eggs_problems *all, int64_t *multipliers, int r
     FOR_EACH_PROBLEM(CHOSEN(raise)(&one, multipliers + i * all->m, rounds, space))
 }
 
-int eggs_solve(const eggs_problems *all, int64_t *multipliers, uint8_t *kept, eggs_level level, int threads) {
-    FOR_EACH_PROBLEM(CHOSEN(solve)(&one, multipliers + i * all->m, kept + i * all->m * all->rows, space))
+int eggs_solve(const eggs_problems *all, int64_t *multipliers, uint8_t *kept, int64_t *sums, eggs_level level, int threads) {
+    FOR_EACH_PROBLEM(sums[i] = CHOSEN(solve)(&one, multipliers + i * all->m, kept + i * all->m * all->rows, space))
 }
 
 void eggs_bounds(const eggs_problems *all, const int64_t *multipliers, int64_t *bounds, eggs_level level, int threads) {

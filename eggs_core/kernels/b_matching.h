@@ -17,10 +17,10 @@ typedef struct {
 /* multipliers (count, m): close below the smallest best. Ends after `rounds` rounds. Returns -1 if memory ran out, else 0. */
 int eggs_raise_multipliers(const eggs_problems *problems, int64_t *multipliers, int rounds, eggs_level level, int threads);
 
-/* kept (count, m, rows): 1 for what the best choice keeps, else 0; multipliers (count, m): from some close below the best to the
-   best. Where not all columns can have what they need, some are left short.
-   Returns as above. */
-int eggs_solve(const eggs_problems *problems, int64_t *multipliers, uint8_t *kept, eggs_level level, int threads);
+/* kept (count, m, rows): 1 for what the best choice keeps, else 0; sums (count,): of that; multipliers (count, m): from some
+   close below the best to the best. Where not all columns can have what they need, some are left short. Returns as above. */
+int eggs_solve(const eggs_problems *problems, int64_t *multipliers, uint8_t *kept, int64_t *sums, eggs_level level,
+               int threads);
 
 /* bounds (count,): what no choice exceeds. */
 void eggs_bounds(const eggs_problems *problems, const int64_t *multipliers, int64_t *bounds, eggs_level level, int threads);

@@ -94,10 +94,10 @@ static PyObject *raise_multipliers(PyObject *self, PyObject *const *arguments, P
 }
 
 static PyObject *solve(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ_WITH_PROBLEMS(10)
+    READ_WITH_PROBLEMS(11)
     int failed;
     Py_BEGIN_ALLOW_THREADS
-    failed = eggs_solve(&problems, (int64_t *)n[6], (uint8_t *)n[7], (eggs_level)n[8], (int)n[9]);
+    failed = eggs_solve(&problems, (int64_t *)n[6], (uint8_t *)n[7], (int64_t *)n[8], (eggs_level)n[9], (int)n[10]);
     Py_END_ALLOW_THREADS
     if (failed) return PyErr_NoMemory();
     Py_RETURN_NONE;
@@ -136,7 +136,7 @@ static PyMethodDef methods[] = {
     {"raise_multipliers", (PyCFunction)(void (*)(void))raise_multipliers, METH_FASTCALL,
      "raise_multipliers(P, need, problems, rows, n, m, multipliers, rounds, level, threads)"},
     {"solve", (PyCFunction)(void (*)(void))solve, METH_FASTCALL,
-     "solve(P, need, problems, rows, n, m, multipliers, kept, level, threads)"},
+     "solve(P, need, problems, rows, n, m, multipliers, kept, sums, level, threads)"},
     {"bounds", (PyCFunction)(void (*)(void))bounds, METH_FASTCALL,
      "bounds(P, need, problems, rows, n, m, multipliers, bounds, level, threads)"},
     {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL,

@@ -118,13 +118,13 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
 /* Two problems, of which the second needs no edges: a choice that has what is needed, and keeps what no choice exceeds. */
 static void check_matchings(int n, int m, int64_t rows, eggs_level level) {
     size_t of_one = (size_t)(m * rows), of_all = 2 * of_one;
-    int64_t *P = malloc(of_all * 8), *need = malloc((size_t)m * 16), *multipliers = malloc((size_t)m * 16), bounds[2];
+    int64_t *P = malloc(of_all * 8), *need = malloc((size_t)m * 16), *multipliers = malloc((size_t)m * 16), bounds[2], sums[2];
     uint8_t *kept = malloc(of_all);
     for (size_t i = 0; i < of_all; i++) P[i] = rand() % 50;
     for (int k = 0; k < 2 * m; k++) need[k] = k < m ? n * rows / m : 0;
     eggs_problems problems = {P, need, 2, rows, n, m};
     if (eggs_raise_multipliers(&problems, multipliers, 100, level, 2)) exit(7);
-    eggs_solve(&problems, multipliers, kept, level, 2);
+    if (eggs_solve(&problems, multipliers, kept, sums, level, 2)) exit(7);
     eggs_bounds(&problems, multipliers, bounds, level, 2);
     for (int i = 0; i < 2; i++) {
         int64_t value = 0;
@@ -136,7 +136,7 @@ static void check_matchings(int n, int m, int64_t rows, eggs_level level) {
             }
             if (edges < need[i * m + k]) exit(8);
         }
-        if (value != bounds[i]) exit(9);
+        if (value != bounds[i] || value != sums[i]) exit(9);
     }
     free(P), free(need), free(multipliers), free(kept);
 }
