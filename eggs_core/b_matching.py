@@ -39,7 +39,7 @@ class Problem:
     def solve(self, multipliers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Which scores to keep, bool (g, M, R), their sums (g,), and the best multipliers λ (g, M).
 
-        `multipliers` are some close below these. Where not all columns can have what they need, some are left short.
+        `multipliers` are close below these. Where not all columns can have what they need, some are left short.
         """
         if self._compiled:
             return kernels.solve(self.P, self.n, self.need, multipliers)
