@@ -186,6 +186,15 @@ def take(
     return P, unit, edges, best
 
 
+def sums_of_larger(A: Tensor, B: Tensor, level: Level | None = None) -> Tensor:
+    """(a, b) float32: for every row of A (a, length) and of B (b, length), both float32, the sum of the larger of
+    each two numbers."""
+    sums = torch.empty(len(A), len(B))
+    pairs = A.data_ptr(), len(A), B.data_ptr(), len(B), A.shape[1], sums.data_ptr()
+    _nm_linear.sums_of_larger(*pairs, _BEST if level is None else level, torch.get_num_threads())
+    return sums
+
+
 def _problems(P: Tensor, n: int, need: Tensor) -> tuple[int, ...]:
     count, m, rows = P.shape
     return P.data_ptr(), need.data_ptr(), count, rows, n, m

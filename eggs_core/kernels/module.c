@@ -1,4 +1,4 @@
-/* b_matching.h, best_n.h and nm_linear.h for Python: tensors come as addresses, checked by eggs_core/kernels/__init__.py. */
+/* b_matching.h, best_n.h, nm_linear.h and pairs.h for Python: tensors come as addresses, checked by eggs_core/kernels/__init__.py. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -6,6 +6,7 @@
 #include "b_matching.h"
 #include "best_n.h"
 #include "nm_linear.h"
+#include "pairs.h"
 
 static int matrix(const Py_ssize_t *n, eggs_packed *W) {
     if (n[6] < EGGS_F32 || n[6] > EGGS_BF16) {
@@ -121,6 +122,14 @@ static PyObject *take(PyObject *self, PyObject *const *arguments, Py_ssize_t cou
     Py_RETURN_NONE;
 }
 
+static PyObject *sums_of_larger(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ(8)
+    Py_BEGIN_ALLOW_THREADS
+    eggs_sums_of_larger((const float *)n[0], n[1], (const float *)n[2], n[3], n[4], (float *)n[5], (eggs_level)n[6], (int)n[7]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"best_level", best_level, METH_NOARGS, "The highest level of the processor."},
     {"linear", (PyCFunction)(void (*)(void))linear, METH_FASTCALL,
@@ -141,6 +150,8 @@ static PyMethodDef methods[] = {
      "bounds(P, need, problems, rows, n, m, multipliers, bounds, level, threads)"},
     {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL,
      "take(scores, mask, columns, n, m, groups, rows, counts, problems, size, fixed, units, P, unit, edges, best, threads)"},
+    {"sums_of_larger", (PyCFunction)(void (*)(void))sums_of_larger, METH_FASTCALL,
+     "sums_of_larger(A, a, B, b, length, sums, level, threads)"},
     {NULL, NULL, 0, NULL},
 };
 

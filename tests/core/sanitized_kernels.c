@@ -8,6 +8,7 @@
 #include "b_matching.h"
 #include "best_n.h"
 #include "nm_linear.h"
+#include "pairs.h"
 
 static const int PATTERNS[][2] = {{2, 4}, {4, 8}, {1, 4}, {3, 4}, {8, 16}, {3, 5}, {7, 24}, {1, 32}, {31, 32}, {1, 1}};
 static const int GROUPS[] = {1, 2, 3, 7, 8, 9, 16, 17, 33, 64, 65, 129};
@@ -164,6 +165,21 @@ static void check_take(int n, int m, int64_t rows) {
     free(row), free(P), free(edges), free(scores), free(mask);
 }
 
+/* Small integers, whose sums are exact in any order. */
+static void check_pairs(int64_t a, int64_t b, int64_t length, eggs_level level) {
+    float *A = malloc((size_t)(a * length) * 4), *B = malloc((size_t)(b * length) * 4), *sums = malloc((size_t)(a * b) * 4);
+    for (int64_t i = 0; i < a * length; i++) A[i] = (float)number();
+    for (int64_t i = 0; i < b * length; i++) B[i] = (float)number();
+    eggs_sums_of_larger(A, a, B, b, length, sums, level, 2);
+    for (int64_t i = 0; i < a; i++)
+        for (int64_t j = 0; j < b; j++) {
+            float sum = 0;
+            for (int64_t k = 0; k < length; k++) sum += fmaxf(A[i * length + k], B[j * length + k]);
+            if (sums[i * b + j] != sum) exit(13);
+        }
+    free(A), free(B), free(sums);
+}
+
 int main(void) {
     eggs_level best = eggs_best_level();
     for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
@@ -175,6 +191,9 @@ int main(void) {
             for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
                 if (PATTERNS[p][0] < PATTERNS[p][1])
                     check_matchings(PATTERNS[p][0], PATTERNS[p][1], GROUPS[g], level);
+    for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
+        for (int64_t length = 1; length < 26; length += 4)
+            for (int64_t a = 1; a < 10; a++) check_pairs(a, 10 - a, length, level);
     for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)
         for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
             check_take(PATTERNS[p][0], PATTERNS[p][1], GROUPS[g]);

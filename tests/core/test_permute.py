@@ -23,7 +23,7 @@ from eggs_core.spec import DEFAULT_IGNORE, CalibrationSpec, Effort, EvaluationSp
 from eggs_core.statistics import InputStatistics
 from eggs_core.stream import BlockCall, BlockStream
 from eggs_core.text import token_windows
-from tests.core.mask_problems import patterns, scores
+from tests.core.mask_problems import both_ways, computed_by, patterns, scores
 from tests.tiny_models import FAMILIES, MakeModel
 
 CPU = torch.device("cpu")
@@ -183,11 +183,13 @@ def test_sets_are_permuted_each_for_itself() -> None:
     assert torch.equal(together, torch.stack([permutation(part, pattern) for part in S]))
 
 
+@both_ways
 @pytest.mark.parametrize("groups", [1, 7, 2 * GROUPS_AT_ONCE - 1])
-def test_any_number_of_groups_gains(groups: int) -> None:
+def test_any_number_of_groups_gains(groups: int, way: str) -> None:
     S = torch.rand(10, 4 * groups, generator=torch.Generator().manual_seed(0))
     pattern = NMPattern(2, 4)
-    order = permutation(S, pattern)
+    with computed_by(way):
+        order = permutation(S, pattern)
     assert torch.equal(order.sort()[0], torch.arange(S.shape[1]))
     assert best_score(S[:, order], pattern) > (best_score(S, pattern) if groups > 1 else 0)
 
