@@ -1,4 +1,4 @@
-/* b_matching.h, best_n.h, nm_linear.h and pairs.h for Python: tensors come as addresses, checked by eggs_core/kernels/__init__.py. */
+/* The kernels for Python: tensors come as addresses, checked by eggs_core/kernels/__init__.py. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
