@@ -132,7 +132,7 @@ class _Contest:
     """
 
     def __init__(self, S: Tensor, best: Tensor, pattern: NMPattern, most: int, allowed: float = math.inf) -> None:
-        self._S, self._best, self._pattern = S, best, pattern
+        self._S, self._best, self._pattern = S.contiguous(), best, pattern
         self._degree = input_degrees(best)
         self._least = torch.zeros(most, dtype=torch.float64, device=S.device)
         self._limit = torch.zeros(S.shape[1], device=S.device)

@@ -153,6 +153,12 @@ def test_both_ways_give_the_same(pattern: str, tolerance: float) -> None:
         assert matching.duality_gap == pytest.approx(expected[0].duality_gap)
 
 
+def test_scores_that_lie_by_columns() -> None:
+    S = torch.rand(200, 64, generator=torch.Generator().manual_seed(0)) * torch.arange(64)
+    found, expected = (exact_mask(scores, NMPattern(2, 4), 60) for scores in (S.T.contiguous().T, S))
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "8:16"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1])
 def test_the_gap_closes_on_larger_layers(pattern: str, share: float) -> None:
