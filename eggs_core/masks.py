@@ -46,7 +46,7 @@ def top_n_mask(S: Tensor, pattern: NMPattern) -> Tensor:
     float32 integers of the same order, which compare faster. Raises TypeError where S is not float32.
     """
     mask = _fresh_mask(S)
-    if _compiled(S):
+    if compiled(S):
         kernels.best_n(S.contiguous(), pattern, mask)
     else:
         _write_top_n(S.reshape(-1).view(torch.int32), pattern, mask.view(-1))
@@ -55,7 +55,7 @@ def top_n_mask(S: Tensor, pattern: NMPattern) -> Tensor:
 
 def top_n_mask_and_loss(S: Tensor, pattern: NMPattern) -> tuple[Tensor, float]:
     """`top_n_mask`, and the sum of the scores that it does not keep."""
-    if _compiled(S):
+    if compiled(S):
         mask = _fresh_mask(S)
         return mask, kernels.best_n(S.contiguous(), pattern, mask)
     mask = top_n_mask(S, pattern)
@@ -66,7 +66,8 @@ def _fresh_mask(S: Tensor) -> Tensor:
     return memory.in_large_pages(torch.empty(S.shape, dtype=torch.bool, device=S.device))
 
 
-def _compiled(S: Tensor) -> bool:
+def compiled(S: Tensor) -> bool:
+    """Whether these scores are for the compiled kernels. Raises TypeError where they are not float32."""
     if S.dtype is not torch.float32:  # the kernels would read past the end of smaller scores
         raise TypeError(f"Scores must be float32, not {S.dtype}.")
     return S.device.type == "cpu" and kernels.available()
@@ -112,7 +113,7 @@ def input_degrees(mask: Tensor) -> Tensor:
 
 def kept_score(S: Tensor, mask: Tensor) -> float:
     """Sum of the scores that a mask keeps, in float64."""
-    if _compiled(S):
+    if compiled(S):
         return kernels.kept_score(S.contiguous(), mask.contiguous())
     rows = max(1, _TILE // S.shape[1])  # a sum in float64 makes a copy of what it adds
     parts = zip(S.split(rows), mask.split(rows), strict=True)
@@ -127,7 +128,7 @@ def best_score(S: Tensor, pattern: NMPattern) -> float:
 def shortfalls(S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern) -> Tensor:
     """How far each of `channels` (k,), int64, is below the least score that the mask keeps of its group, in every
     row: (k, C_out) float32, -1 where the mask keeps it itself."""
-    if _compiled(S):
+    if compiled(S):
         return kernels.shortfalls(S.contiguous(), mask.contiguous(), channels.contiguous(), pattern)
     scores, kept = (T.view(len(S), -1, pattern.m)[:, channels // pattern.m] for T in (S, mask))
     threshold = torch.where(kept, scores, torch.inf).amin(dim=2)

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from eggs_core import kernels
 from eggs_core.b_matching import FIXED, UNITS, Problem, ascending
-from eggs_core.masks import check_fit, input_degrees, kept_score, shortfalls, top_n_mask, top_n_mask_and_loss
+from eggs_core.masks import (
+    check_fit,
+    compiled,
+    input_degrees,
+    kept_score,
+    shortfalls,
+    top_n_mask,
+    top_n_mask_and_loss,
+)
 from eggs_core.pattern import NMPattern
 
 # With B chosen by itself a mask may lose this share more importance than the best N of every group lose.
@@ -193,7 +201,7 @@ class _Contest:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """P and its unit; and of what the best N keep in their rows the edges (k, M) and the sum (k,) in units."""
         n, m = self._pattern.n, self._pattern.m
-        if self._S.device.type == "cpu" and kernels.available():
+        if compiled(self._S):
             return kernels.take(self._S, self._best, self._pattern, groups, row, count, UNITS, FIXED)
         scores, mask = (T.view(len(T), -1, m) for T in (self._S, self._best))
         fixed = torch.tensor([FIXED] * n + [0] * (m - n), device=scores.device)

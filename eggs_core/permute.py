@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from eggs_core import kernels
 from eggs_core.distributed import ALONE, Group
 from eggs_core.layers import PrunableLayer
-from eggs_core.masks import largest
+from eggs_core.masks import compiled, largest
 from eggs_core.pattern import NMPattern
 from eggs_core.statistics import gather
 
@@ -152,7 +152,7 @@ def _kept_together(threshold: Tensor, candidates: Tensor) -> Tensor:
 
     Up to a factor, and what is the same for every assignment.
     """
-    if threshold.device.type == "cpu" and kernels.available():
+    if compiled(threshold):
         return kernels.sums_of_larger(threshold, candidates)
     return torch.cdist(threshold, candidates, p=1)  # max(t, s) = (t + s + |t - s|) / 2
 
