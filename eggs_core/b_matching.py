@@ -11,11 +11,10 @@ Shapes: P (g, M, R) int64, the scores of g problems of M columns and R rows in u
 exact and the same on every device; need (g, M) int64, edges that every column must have at least.
 """
 
-import numpy
 import torch
 from torch import Tensor
 
-from eggs_core import kernels
+from eggs_core import kernels, memory
 from eggs_core.masks import largest
 
 UNITS = 2**36
@@ -187,6 +186,8 @@ def _first_n(values: Tensor, n: int) -> Tensor:
 
 def ascending(values: Tensor) -> Tensor:
     """Every row of `values` (a, b) sorted. On a CPU by numpy, whose sort is vectorised: 7 times torch's speed."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(numpy.sort(values.numpy(), axis=1))
-    return values.sort(dim=1).values
+    if values.device.type != "cpu":
+        return values.sort(dim=1).values
+    rising = memory.in_large_pages(torch.empty_like(values)).copy_(values)
+    rising.numpy().sort(axis=1)
+    return rising

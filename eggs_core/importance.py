@@ -7,6 +7,7 @@ scores (C_out, C_in). All scores are float32.
 import torch
 from torch import Tensor
 
+from eggs_core import memory
 from eggs_core.spec import Method
 
 RIA_ACTIVATION_POWER = 0.5
@@ -14,12 +15,12 @@ RIA_ACTIVATION_POWER = 0.5
 
 def magnitude(W: Tensor) -> Tensor:
     """|W|."""
-    return W.float().abs()
+    return memory.in_large_pages(torch.empty_like(W, dtype=torch.float32)).copy_(W).abs_()
 
 
 def wanda(W: Tensor, norm: Tensor) -> Tensor:
     """|W| · norm(X) (Sun et al., "A simple and effective pruning approach for LLMs", ICLR 2024)."""
-    return W.float().abs().mul_(norm)
+    return magnitude(W).mul_(norm)
 
 
 def ria(W: Tensor, norm: Tensor | None, power: float = RIA_ACTIVATION_POWER) -> Tensor:
@@ -28,10 +29,11 @@ def ria(W: Tensor, norm: Tensor | None, power: float = RIA_ACTIVATION_POWER) -> 
     Zhang et al., "Plug-and-play: an efficient post-training pruning method for LLMs", ICLR 2024, with
     power 0.5. Without a norm (no calibration token) the first factor alone.
     """
-    A = W.float().abs()
+    A = magnitude(W)
     inverse_columns = _inverse(A.sum(dim=0))
     inverse_rows = _inverse(A.sum(dim=1))
-    relative = inverse_columns.add(inverse_rows.unsqueeze(1)).mul_(A)
+    relative = memory.in_large_pages(torch.empty_like(A))
+    torch.add(inverse_columns, inverse_rows.unsqueeze(1), out=relative).mul_(A)
     return relative if norm is None else relative.mul_(norm.pow(power))
 
 

@@ -126,8 +126,8 @@ def best_score(S: Tensor, pattern: NMPattern) -> float:
 
 
 def shortfalls(S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern) -> Tensor:
-    """How far each of `channels` (k,), int64, is below the least score that the mask keeps of its group, in every
-    row: (k, C_out) float32, -1 where the mask keeps it itself."""
+    """How far each of `channels` (k,), int64, is below the least score that the mask of the best N keeps of its
+    group, in every row: (k, C_out) float32, -1 where it is kept itself."""
     if compiled(S):
         return kernels.shortfalls(S.contiguous(), mask.contiguous(), channels.contiguous(), pattern)
     scores, kept = (T.view(len(S), -1, pattern.m)[:, channels // pattern.m] for T in (S, mask))

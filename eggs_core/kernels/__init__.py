@@ -125,8 +125,9 @@ def shortfalls(
 ) -> Tensor:
     """As `eggs_core.masks.shortfalls`."""
     by = memory.in_large_pages(torch.empty(len(channels), len(S)))
-    numbers = S.data_ptr(), mask.data_ptr(), *S.shape, pattern.m, channels.data_ptr(), len(channels), by.data_ptr()
-    _nm_linear.shortfalls(*numbers, _BEST if level is None else level, torch.get_num_threads())
+    layer = S.data_ptr(), mask.data_ptr(), *S.shape, pattern.n, pattern.m
+    wanted = channels.data_ptr(), len(channels), by.data_ptr()
+    _nm_linear.shortfalls(*layer, *wanted, _BEST if level is None else level, torch.get_num_threads())
     return by
 
 

@@ -1,6 +1,6 @@
 /* Written for a compiler that turns loops of constant length into vectors: AT_ONCE groups lie side by side, so that one
    position of a group is compared with another in all of them at once. With AVX2, groups of 4, 8 and 16 are ranked as they
-   lie, in registers. */
+   lie, in registers; with AVX-512, groups of 16 are sorted, sixteen side by side. */
 
 #include "best_n.h"
 
@@ -12,9 +12,9 @@
 
 #define AT_ONCE 16
 #define MAX_M 32
-/* Rows of one channel that are written one after the other, and channels of a row that are asked for from memory ahead. */
+/* Rows of one channel that are written one after the other, and rows that are asked for from memory ahead. */
 #define ROWS 64
-#define AHEAD 24
+#define AHEAD 8
 
 /* ---- the best n ---- */
 
@@ -151,6 +151,85 @@ TARGET_AVX2 static double best_avx2(const int32_t *scores, uint8_t *mask, int64_
     return lost + best(scores + done * m, mask + done * m, groups - done, n, m);
 }
 
+/* ---- the best n with AVX-512 ---- */
+
+/* Sixteen registers of sixteen become their columns. */
+TARGET_AVX512 INLINE void transpose(__m512i s[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_epi32(s[i], s[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(s[i], s[i + 1]);
+    for (int i = 0; i < 16; i += 4)
+        for (int k = 0; k < 2; k++) {
+            s[i + 2 * k] = _mm512_unpacklo_epi64(t[i + k], t[i + k + 2]);
+            s[i + 2 * k + 1] = _mm512_unpackhi_epi64(t[i + k], t[i + k + 2]);
+        }
+    for (int i = 0; i < 16; i += 8)
+        for (int k = 0; k < 4; k++) {
+            t[i + k] = _mm512_shuffle_i32x4(s[i + k], s[i + k + 4], 0x88);
+            t[i + k + 4] = _mm512_shuffle_i32x4(s[i + k], s[i + k + 4], 0xdd);
+        }
+    for (int k = 0; k < 8; k++) {
+        s[k] = _mm512_shuffle_i32x4(t[k], t[k + 8], 0x88);
+        s[k + 8] = _mm512_shuffle_i32x4(t[k], t[k + 8], 0xdd);
+    }
+}
+
+/* Of those k apart, in parts of 2p, the larger comes first. With p and k known to the compiler, all of s is in registers. */
+TARGET_AVX512 INLINE void in_order(__m512i s[16], const int p, const int k) {
+#pragma GCC unroll 16
+    for (int i = k % p; i < 16 - k; i++)
+        if ((i - k % p) / k % 2 == 0 && i / (2 * p) == (i + k) / (2 * p)) {
+            __m512i other = s[i + k];
+            s[i + k] = _mm512_min_epi32(s[i], other), s[i] = _mm512_max_epi32(s[i], other);
+        }
+}
+
+/* The largest first, by Batcher's merge exchange (Knuth, "The Art of Computer Programming", volume 3, 5.2.2). */
+TARGET_AVX512 INLINE void sort(__m512i s[16]) {
+    in_order(s, 1, 1);
+    in_order(s, 2, 2), in_order(s, 2, 1);
+    in_order(s, 4, 4), in_order(s, 4, 2), in_order(s, 4, 1);
+    in_order(s, 8, 8), in_order(s, 8, 4), in_order(s, 8, 2), in_order(s, 8, 1);
+}
+
+/* Of more than n bits, as many of those that `level` has too are cleared from the highest on. */
+static uint32_t without_last(uint32_t kept, uint32_t level, int n) {
+    for (int i = 15; __builtin_popcount(kept) > n; i--) kept &= ~(level & 1u << i);
+    return kept;
+}
+
+/* Groups of 16, sixteen at a time. Adds what is left out to `lost`. Returns the groups done. */
+TARGET_AVX512 static int64_t best_of_sixteen(const int32_t *scores, uint8_t *mask, int64_t groups, int n, double *lost) {
+    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+    int64_t done = groups / 16 * 16;
+    for (int64_t g = 0; g < done; g += 16) {
+        __m512i sorted[16];
+        int32_t of_rank[16][16];
+        for (int k = 0; k < 16; k++) sorted[k] = _mm512_loadu_si512(scores + (g + k) * 16);
+        transpose(sorted), sort(sorted);
+        for (int k = 0; k < 16; k++) _mm512_storeu_si512(of_rank[k], sorted[k]);
+        for (int first = 0; first < 16; first += 4) {
+            __m512 left_out = _mm512_setzero_ps();
+            for (int k = first; k < first + 4; k++) {
+                __m512i s = _mm512_loadu_si512(scores + (g + k) * 16), least_kept = _mm512_set1_epi32(of_rank[n - 1][k]);
+                uint32_t kept = _mm512_cmpge_epi32_mask(s, least_kept);
+                if (__builtin_popcount(kept) > n) kept = without_last(kept, _mm512_cmpeq_epi32_mask(s, least_kept), n);
+                _mm_storeu_si128((__m128i *)(mask + (g + k) * 16), _mm_maskz_set1_epi8((__mmask16)kept, 1));
+                left_out = _mm512_mask_add_ps(left_out, (__mmask16)~kept, left_out, _mm512_castsi512_ps(s));
+            }
+            low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm512_castps512_ps256(left_out)));
+            high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(left_out), 1))));
+        }
+    }
+    *lost += _mm512_reduce_add_pd(_mm512_add_pd(low, high));
+    return done;
+}
+
+TARGET_AVX512 static double best_avx512(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m) {
+    double lost = 0;
+    int64_t done = m == 16 ? best_of_sixteen(scores, mask, groups, n, &lost) : 0;
+    return lost + best_avx2(scores + done * m, mask + done * m, groups - done, n, m);
+}
+
 #endif
 
 /* ---- sums ---- */
@@ -173,29 +252,56 @@ INLINE double sum(const int32_t *scores, const uint8_t *mask, int64_t count) {
 
 /* ---- what channels fall short by ---- */
 
-/* bits[i]: of the least score that is kept of the group of channel i, in one row. */
-typedef void least_kept(const int32_t *scores, const uint8_t *mask, int m, const int64_t *channels, int64_t count,
-                        int32_t *bits);
+/* Of `count` channels in one row, by[i · stride]; the mask is that of the best n. */
+typedef void short_in_row(const int32_t *scores, const uint8_t *mask, int n, int m, const int64_t *channels, int64_t count,
+                          float *by, int64_t stride);
 
-static void least_kept_portable(const int32_t *scores, const uint8_t *mask, int m, const int64_t *channels, int64_t count,
-                                int32_t *bits) {
+INLINE float difference(int32_t threshold_bits, int32_t score_bits) {
+    float threshold, score;
+    memcpy(&threshold, &threshold_bits, 4), memcpy(&score, &score_bits, 4);
+    return threshold - score;
+}
+
+static void short_in_row_portable(const int32_t *scores, const uint8_t *mask, int n, int m, const int64_t *channels,
+                                  int64_t count, float *by, int64_t stride) {
+    (void)n;
     for (int64_t i = 0; i < count; i++) {
-        int64_t group = channels[i] - channels[i] % m;
-        bits[i] = INT32_MAX;
+        int64_t channel = channels[i], group = channel - channel % m;
+        int32_t lowest = INT32_MAX;
         for (int k = 0; k < m; k++) {
             int32_t other = scores[group + k] | (mask[group + k] ? 0 : INT32_MAX);
-            bits[i] = other < bits[i] ? other : bits[i];
+            lowest = other < lowest ? other : lowest;
         }
+        by[i * stride] = mask[channel] ? -1.0f : difference(lowest, scores[channel]);
     }
 }
 
 #ifdef EGGS_X86
 
-/* Of groups of a multiple of four. */
-TARGET_AVX2 INLINE void least_kept_of_fours(const int32_t *scores, const uint8_t *mask, const int m,
-                                            const int64_t *channels, int64_t count, int32_t *bits) {
+TARGET_AVX2 INLINE int32_t lowest_of_four(__m128i s) {
+    s = _mm_min_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_min_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+
+/* Ranks the group once more instead of reading the mask, which would take as many lines of memory again. */
+TARGET_AVX2 INLINE void short_in_row_of_four(const int32_t *scores, int n, const int64_t *channels, int64_t count, float *by,
+                                             int64_t stride) {
     for (int64_t i = 0; i < count; i++) {
-        int64_t group = channels[i] & -m;
+        int64_t channel = channels[i];
+        __m128i s = _mm_loadu_si128((const __m128i *)(scores + (channel & -4)));
+        __m128i beaten = _mm256_castsi256_si128(beaten_in_four(_mm256_castsi128_si256(s)));
+        __m128i kept = _mm_cmpgt_epi32(beaten, _mm_set1_epi32(-n));
+        int32_t threshold = lowest_of_four(_mm_or_si128(s, _mm_andnot_si128(kept, _mm_set1_epi32(INT32_MAX))));
+        int itself = _mm_movemask_ps(_mm_castsi128_ps(kept)) >> (channel & 3) & 1;
+        by[i * stride] = itself ? -1.0f : difference(threshold, scores[channel]);
+    }
+}
+
+/* Of groups of a multiple of four. */
+TARGET_AVX2 INLINE void short_in_row_of_fours(const int32_t *scores, const uint8_t *mask, const int m,
+                                              const int64_t *channels, int64_t count, float *by, int64_t stride) {
+    for (int64_t i = 0; i < count; i++) {
+        int64_t channel = channels[i], group = channel & -m;
         __m128i lowest = _mm_set1_epi32(INT32_MAX);
         for (int k = 0; k < m; k += 4) {
             int32_t bytes;
@@ -204,42 +310,41 @@ TARGET_AVX2 INLINE void least_kept_of_fours(const int32_t *scores, const uint8_t
             __m128i score = _mm_loadu_si128((const __m128i *)(scores + group + k));
             lowest = _mm_min_epi32(lowest, _mm_or_si128(score, _mm_srli_epi32(others, 1)));
         }
-        lowest = _mm_min_epi32(lowest, _mm_shuffle_epi32(lowest, 0x4e));
-        bits[i] = _mm_cvtsi128_si32(_mm_min_epi32(lowest, _mm_shuffle_epi32(lowest, 0xb1)));
+        by[i * stride] = mask[channel] ? -1.0f : difference(lowest_of_four(lowest), scores[channel]);
     }
 }
 
-TARGET_AVX2 static void least_kept_avx2(const int32_t *scores, const uint8_t *mask, int m, const int64_t *channels,
-                                        int64_t count, int32_t *bits) {
+TARGET_AVX2 static void short_in_row_avx2(const int32_t *scores, const uint8_t *mask, int n, int m, const int64_t *channels,
+                                          int64_t count, float *by, int64_t stride) {
     switch (m) {
-    case 4: least_kept_of_fours(scores, mask, 4, channels, count, bits); break;
-    case 8: least_kept_of_fours(scores, mask, 8, channels, count, bits); break;
-    case 16: least_kept_of_fours(scores, mask, 16, channels, count, bits); break;
-    default: least_kept_portable(scores, mask, m, channels, count, bits);
+    case 4: short_in_row_of_four(scores, n, channels, count, by, stride); break;
+    case 8: short_in_row_of_fours(scores, mask, 8, channels, count, by, stride); break;
+    case 16: short_in_row_of_fours(scores, mask, 16, channels, count, by, stride); break;
+    default: short_in_row_portable(scores, mask, n, m, channels, count, by, stride);
     }
 }
 
 #endif
 
-static void short_of_rows(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int m,
+/* A few channels of all rows, then the next: rows of `by` may all fall into the same set of a cache, which has no room for one
+   line of every channel. So a line is written once, when it is full. */
+static void short_in_rows(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int n, int m,
                           const int64_t *channels, int64_t count, int64_t first, int64_t last, float *by,
-                          least_kept *least_of) {
-    int32_t bits[AHEAD];
-    for (int64_t r = first; r < last; r++) {
-        const int32_t *row = scores + r * columns;
-        const uint8_t *kept = mask + r * columns;
-        for (int64_t start = 0; start < count; start += AHEAD) {
-            int64_t size = least(AHEAD, count - start);
-            for (int64_t i = start + AHEAD; i < least(start + 2 * AHEAD, count); i++)
-                __builtin_prefetch(row + channels[i]), __builtin_prefetch(kept + channels[i]);
-            least_of(row, kept, m, channels + start, size, bits);
-            for (int64_t i = 0; i < size; i++) {
-                float threshold, score;
-                int64_t channel = channels[start + i];
-                memcpy(&threshold, bits + i, 4), memcpy(&score, row + channel, 4);
-                by[(start + i) * rows + r] = kept[channel] ? -1.0f : threshold - score;
+                          short_in_row *in_row) {
+    for (int64_t start = 0; start < count; start += AT_ONCE) {
+        float found[AT_ONCE][ROWS];
+        int64_t size = least(AT_ONCE, count - start);
+        for (int64_t r = first; r < last; r++) {
+            const int32_t *row = scores + r * columns;
+            const uint8_t *kept = mask + r * columns;
+            for (int64_t i = 0; i < size && r + AHEAD < last; i++) {
+                __builtin_prefetch(row + AHEAD * columns + channels[start + i]);
+                if (m != 4) __builtin_prefetch(kept + AHEAD * columns + channels[start + i]);
             }
+            in_row(row, kept, n, m, channels + start, size, &found[0][r - first], ROWS);
         }
+        for (int64_t i = 0; i < size; i++)
+            memcpy(by + (start + i) * rows + first, found[i], (size_t)(last - first) * sizeof **found);
     }
 }
 
@@ -257,17 +362,19 @@ TARGET_AVX2 static double sum_avx2(const int32_t *scores, const uint8_t *mask, i
 }
 
 #define CHOSEN(NAME) (level >= EGGS_AVX2 ? NAME##_avx2 : NAME##_portable)
+#define CHOSEN_512(NAME) (level >= EGGS_AVX512 ? NAME##_avx512 : CHOSEN(NAME))
 #else
 #define CHOSEN(NAME) NAME##_portable
+#define CHOSEN_512(NAME) NAME##_portable
 #endif
 
-void eggs_shortfalls(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int m,
+void eggs_shortfalls(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int n, int m,
                      const int64_t *channels, int64_t count, float *by, eggs_level level, int threads) {
     (void)level;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < rows; first += ROWS)
-        short_of_rows(scores, mask, rows, columns, m, channels, count, first, least(first + ROWS, rows), by,
-                      CHOSEN(least_kept));
+        short_in_rows(scores, mask, rows, columns, n, m, channels, count, first, least(first + ROWS, rows), by,
+                      CHOSEN(short_in_row));
 }
 
 void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m, double *lost, eggs_level level,
@@ -276,7 +383,7 @@ void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t groups, int n, in
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < groups; first += EGGS_GROUPS)
         lost[first / EGGS_GROUPS] =
-            CHOSEN(best)(scores + first * m, mask + first * m, least(EGGS_GROUPS, groups - first), n, m);
+            CHOSEN_512(best)(scores + first * m, mask + first * m, least(EGGS_GROUPS, groups - first), n, m);
 }
 
 void eggs_kept_sums(const int32_t *scores, const uint8_t *mask, int64_t count, double *sums, eggs_level level,

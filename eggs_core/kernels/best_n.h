@@ -21,9 +21,9 @@ void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t groups, int n, in
 void eggs_kept_sums(const int32_t *scores, const uint8_t *mask, int64_t count, double *sums, eggs_level level,
                     int threads);
 
-/* by (count, rows): how far each of `count` channels of scores (rows, columns) is below the least score that the mask keeps of
-   its group, in every row; -1 where it is kept itself. */
-void eggs_shortfalls(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int m,
+/* by (count, rows): how far each of `count` channels of scores (rows, columns) is below the n-th largest score of its group, in
+   every row; -1 where it is kept itself by the mask, which is that of eggs_best_n. */
+void eggs_shortfalls(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int n, int m,
                      const int64_t *channels, int64_t count, float *by, eggs_level level, int threads);
 
 #endif

@@ -71,10 +71,10 @@ static PyObject *kept_sums(PyObject *self, PyObject *const *arguments, Py_ssize_
 }
 
 static PyObject *shortfalls(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ(10)
+    READ(11)
     Py_BEGIN_ALLOW_THREADS
-    eggs_shortfalls((const int32_t *)n[0], (const uint8_t *)n[1], n[2], n[3], (int)n[4], (const int64_t *)n[5], n[6],
-                    (float *)n[7], (eggs_level)n[8], (int)n[9]);
+    eggs_shortfalls((const int32_t *)n[0], (const uint8_t *)n[1], n[2], n[3], (int)n[4], (int)n[5], (const int64_t *)n[6],
+                    n[7], (float *)n[8], (eggs_level)n[9], (int)n[10]);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -141,7 +141,7 @@ static PyMethodDef methods[] = {
     {"kept_sums", (PyCFunction)(void (*)(void))kept_sums, METH_FASTCALL,
      "kept_sums(scores, mask, count, sums, level, threads)"},
     {"shortfalls", (PyCFunction)(void (*)(void))shortfalls, METH_FASTCALL,
-     "shortfalls(scores, mask, rows, columns, m, channels, count, by, level, threads)"},
+     "shortfalls(scores, mask, rows, columns, n, m, channels, count, by, level, threads)"},
     {"raise_multipliers", (PyCFunction)(void (*)(void))raise_multipliers, METH_FASTCALL,
      "raise_multipliers(P, need, problems, rows, n, m, multipliers, rounds, level, threads)"},
     {"solve", (PyCFunction)(void (*)(void))solve, METH_FASTCALL,

@@ -102,7 +102,7 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
     for (int64_t rows = 1; rows <= groups; rows += groups > 1 ? groups - 1 : 1) {
         float *by = malloc((size_t)(3 * rows) * 4);
         channels[2] = count / rows - 1;
-        eggs_shortfalls(bits, mask, rows, count / rows, m, channels, 3, by, level, 2);
+        eggs_shortfalls(bits, mask, rows, count / rows, n, m, channels, 3, by, level, 2);
         for (int i = 0; i < 3; i++)
             for (int64_t r = 0; r < rows; r++) {
                 int64_t own = r * (count / rows) + channels[i];

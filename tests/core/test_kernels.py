@@ -147,6 +147,17 @@ def test_more_tokens_and_columns_than_are_worked_on_at_a_time(level: Level, patt
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("values", [2, 5, 30, 2**20])
+def test_groups_of_sixteen_that_are_sorted(level: Level, values: int) -> None:
+    S = torch.randint(0, values, (37, 16 * 9), generator=torch.Generator().manual_seed(values)).float()
+    for n in range(1, 17):
+        mask, portable = torch.empty_like(S, dtype=torch.bool), torch.empty_like(S, dtype=torch.bool)
+        lost = kernels.best_n(S, NMPattern(n, 16), mask, level)
+        assert lost == kernels.best_n(S, NMPattern(n, 16), portable, Level.PORTABLE)
+        assert torch.equal(mask, portable)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 @settings(deadline=None)
 @given(problem=problems())
 def test_masks_are_the_same_at_every_level(level: Level, problem: tuple[Tensor, NMPattern, int]) -> None:
