@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Self
 
@@ -78,16 +79,21 @@ class PackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.eggs.nm_linear(
-            x,
+        pattern = self.pattern
+        packed = (
             self.weight_values,
             self.weight_mask,
             self.bias,
-            self.pattern.n,
-            self.pattern.m,
+            pattern.n,
+            pattern.m,
             self.compressed,
             self.metadata,
         )
+        # Gradients registered with the operator would take longer, in every call, than a small product.
+        if x.requires_grad and torch.is_grad_enabled():
+            y: Tensor = _Differentiable.apply(x, *packed)  # type: ignore[no-untyped-call]
+        else:
+            y = torch.ops.eggs.nm_linear(x, *packed)
         return y
 
     def compress(self, backend: Backend | None) -> None:
@@ -148,33 +154,41 @@ def _dense_shape_of(values: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
     return values.new_empty(values.shape[0], values.shape[1] // n * m)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, values, mask, _, n, m, _, _ = inputs
-    ctx.save_for_backward(values, mask)
-    ctx.pattern = NMPattern(n, m)
+class _Differentiable(torch.autograd.Function):
+    """`eggs::nm_linear` with a gradient of x alone: packed weights are for inference, and layers before them may
+    still be trained."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int, m: int, *besides: Any
+    ) -> Tensor:
+        ctx.save_for_backward(values, mask)
+        ctx.n, ctx.m = n, m
+        y: Tensor = torch.ops.eggs.nm_linear(x, values, mask, bias, n, m, *besides)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, mask = ctx.saved_tensors
+        W = torch.ops.eggs.nm_unpack(values, mask, ctx.n, ctx.m)
+        return gradient @ W, *[None] * 7
 
 
-def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Of x alone: packed weights are for inference, and layers before them may still be trained."""
-    values, mask = ctx.saved_tensors
-    W = torch.ops.eggs.nm_unpack(values, mask, ctx.pattern.n, ctx.pattern.m)
-    return gradient @ W, *[None] * 7
-
-
-torch.library.register_autograd("eggs::nm_linear", _gradients, setup_context=_save, lib=_library)
+_pattern = cache(NMPattern)
 
 
 @torch.library.impl(_library, "nm_linear", "CPU")
 def _on_cpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int, m: int, *_: Any) -> Tensor:
-    tokens = x.reshape(-1, x.shape[-1]).contiguous()
+    *outer, columns = x.shape
+    tokens, pattern = x.reshape(-1, columns).contiguous(), _pattern(n, m)
     if not kernels.available():
         _say_that_there_is_no_kernel()
-        y = products.linear(tokens, unpack(values, mask, NMPattern(n, m)), bias)
-    elif product_of(len(tokens), values, None) is Product.PACKED:
-        y = kernels.linear(tokens, values, mask, bias, NMPattern(n, m))
+        y = products.linear(tokens, unpack(values, mask, pattern), bias)
+    elif product_of(tokens.shape[0], values, None) is Product.PACKED:  # len() of a tensor takes five times as long
+        y = kernels.linear(tokens, values, mask, bias, pattern)
     else:
-        y = _by_tiles(tokens, values, mask, bias, NMPattern(n, m))
-    return y.view(*x.shape[:-1], len(values))
+        y = _by_tiles(tokens, values, mask, bias, pattern)
+    return y.view(*outer, values.shape[0])
 
 
 @torch.library.impl(_library, "nm_linear", "CUDA")

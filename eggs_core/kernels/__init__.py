@@ -57,14 +57,15 @@ def linear(
     The mask must be one that `eggs_core.packing.check` accepts: nothing is checked here. The result is the same
     from run to run.
     """
-    y = x.new_empty(len(x), len(values))
+    tokens = x.shape[0]
+    y = x.new_empty(tokens, values.shape[0])
     if y.numel():
         _nm_linear.linear(
             *_numbers(values, mask, pattern),
             x.data_ptr(),
             0 if bias is None else bias.data_ptr(),
             y.data_ptr(),
-            len(x),
+            tokens,
             _BEST if level is None else level,
             torch.get_num_threads(),
         )
