@@ -14,9 +14,9 @@ from eggs_core import memory
 from eggs_core.pattern import NMPattern
 
 try:
-    from eggs_core.kernels import _nm_linear  # type: ignore[attr-defined]
+    from eggs_core.kernels import _compiled  # type: ignore[attr-defined]
 except ImportError:  # there was no C compiler when the package was built
-    _nm_linear = None
+    _compiled = None
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
@@ -31,7 +31,7 @@ class Level(IntEnum):
     AMX = 4
 
 
-_BEST = None if _nm_linear is None else Level(_nm_linear.best_level())
+_BEST = None if _compiled is None else Level(_compiled.best_level())
 
 
 def best_level() -> Level | None:
@@ -41,7 +41,7 @@ def best_level() -> Level | None:
 
 def available() -> bool:
     """Whether the kernels were built."""
-    return _nm_linear is not None
+    return _compiled is not None
 
 
 def any_batch(dtype: torch.dtype) -> bool:
@@ -60,7 +60,7 @@ def linear(
     tokens = x.shape[0]
     y = x.new_empty(tokens, values.shape[0])
     if y.numel():
-        _nm_linear.linear(
+        _compiled.linear(
             *_numbers(values, mask, pattern),
             x.data_ptr(),
             0 if bias is None else bias.data_ptr(),
@@ -87,7 +87,7 @@ def unpack_rows(
     if dense.numel():
         numbers = _numbers(values, mask, pattern)
         level = _BEST if level is None else level
-        _nm_linear.unpack(*numbers, first, last, dense.data_ptr(), level, torch.get_num_threads())
+        _compiled.unpack(*numbers, first, last, dense.data_ptr(), level, torch.get_num_threads())
     return dense
 
 
@@ -99,8 +99,8 @@ def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = No
     S float32, at least 0, of the mask's size.
     """
     groups = S.numel() // pattern.m
-    lost = torch.empty(-(-groups // _nm_linear.GROUPS), dtype=torch.float64)
-    _nm_linear.best_n(
+    lost = torch.empty(-(-groups // _compiled.GROUPS), dtype=torch.float64)
+    _compiled.best_n(
         S.data_ptr(),
         mask.data_ptr(),
         groups,
@@ -115,9 +115,9 @@ def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = No
 
 def kept_score(S: Tensor, mask: Tensor, level: Level | None = None) -> float:
     """As `eggs_core.masks.kept_score`, the same from run to run."""
-    sums = torch.empty(-(-S.numel() // _nm_linear.SCORES), dtype=torch.float64)
+    sums = torch.empty(-(-S.numel() // _compiled.SCORES), dtype=torch.float64)
     level = _BEST if level is None else level
-    _nm_linear.kept_sums(S.data_ptr(), mask.data_ptr(), S.numel(), sums.data_ptr(), level, torch.get_num_threads())
+    _compiled.kept_sums(S.data_ptr(), mask.data_ptr(), S.numel(), sums.data_ptr(), level, torch.get_num_threads())
     return float(sums.sum())
 
 
@@ -128,7 +128,7 @@ def shortfalls(
     by = memory.in_large_pages(torch.empty(len(channels), len(S)))
     layer = S.data_ptr(), mask.data_ptr(), *S.shape, pattern.n, pattern.m
     wanted = channels.data_ptr(), len(channels), by.data_ptr()
-    _nm_linear.shortfalls(*layer, *wanted, _BEST if level is None else level, torch.get_num_threads())
+    _compiled.shortfalls(*layer, *wanted, _BEST if level is None else level, torch.get_num_threads())
     return by
 
 
@@ -136,7 +136,7 @@ def raise_multipliers(P: Tensor, n: int, need: Tensor, rounds: int, level: Level
     """As `Problem.multipliers` of `eggs_core.b_matching`, in so many rounds at most."""
     multipliers = torch.empty_like(need)
     numbers = *_problems(P, n, need), multipliers.data_ptr(), rounds, _BEST if level is None else level
-    _nm_linear.raise_multipliers(*numbers, torch.get_num_threads())
+    _compiled.raise_multipliers(*numbers, torch.get_num_threads())
     return multipliers
 
 
@@ -147,7 +147,7 @@ def solve(
     kept, multipliers = torch.empty_like(P, dtype=torch.bool), multipliers.clone()
     sums = torch.empty(len(P), dtype=torch.int64)
     found = multipliers.data_ptr(), kept.data_ptr(), sums.data_ptr()
-    _nm_linear.solve(*_problems(P, n, need), *found, _BEST if level is None else level, torch.get_num_threads())
+    _compiled.solve(*_problems(P, n, need), *found, _BEST if level is None else level, torch.get_num_threads())
     return kept, sums, multipliers
 
 
@@ -155,7 +155,7 @@ def bounds(P: Tensor, n: int, need: Tensor, multipliers: Tensor, level: Level | 
     """As `Problem.bound` of `eggs_core.b_matching`."""
     bounds = torch.empty(len(P), dtype=torch.int64)
     numbers = *_problems(P, n, need), multipliers.data_ptr(), bounds.data_ptr(), _BEST if level is None else level
-    _nm_linear.bounds(*numbers, torch.get_num_threads())
+    _compiled.bounds(*numbers, torch.get_num_threads())
     return bounds
 
 
@@ -184,7 +184,7 @@ def take(
     layer = S.data_ptr(), mask.data_ptr(), S.shape[1], pattern.n, pattern.m
     wanted = groups.data_ptr(), rows.data_ptr(), counts.data_ptr(), count, size, fixed, units
     found = P.data_ptr(), unit.data_ptr(), edges.data_ptr(), best.data_ptr()
-    _nm_linear.take(*layer, *wanted, *found, torch.get_num_threads())
+    _compiled.take(*layer, *wanted, *found, torch.get_num_threads())
     return P, unit, edges, best
 
 
@@ -193,7 +193,7 @@ def sums_of_larger(A: Tensor, B: Tensor, level: Level | None = None) -> Tensor:
     each two numbers."""
     sums = torch.empty(len(A), len(B))
     pairs = A.data_ptr(), len(A), B.data_ptr(), len(B), A.shape[1], sums.data_ptr()
-    _nm_linear.sums_of_larger(*pairs, _BEST if level is None else level, torch.get_num_threads())
+    _compiled.sums_of_larger(*pairs, _BEST if level is None else level, torch.get_num_threads())
     return sums
 
 

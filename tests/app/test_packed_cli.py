@@ -115,7 +115,7 @@ def test_a_packed_form_that_is_slower_is_told_as_it_is(
     make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it surely is where the kernels were not built: weights are unpacked for every product."""
-    monkeypatch.setattr(kernels, "_nm_linear", None)
+    monkeypatch.setattr(kernels, "_compiled", None)
     model, out = make_model("llama", max_position_embeddings=512), tmp_path / "out"
     text = {"samples": 2, "sequence_length": 48}
     evaluation = text | {"speed": True, "generations": 0}

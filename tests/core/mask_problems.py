@@ -17,7 +17,7 @@ def computed_by(way: str) -> Iterator[None]:
     """By the compiled kernels, or as on a GPU and where they were not built."""
     with pytest.MonkeyPatch.context() as patch:
         if way == "torch":
-            patch.setattr(kernels, "_nm_linear", None)
+            patch.setattr(kernels, "_compiled", None)
         yield
 
 

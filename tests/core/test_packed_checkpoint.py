@@ -182,7 +182,7 @@ def test_the_operator_keeps_torchs_rules(pruned: Any) -> None:
 def test_without_a_compiler_torch_computes_and_says_so(pruned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     out, _ = pruned("llama")
     dense, packed = load(out), load(out / "packed")
-    monkeypatch.setattr(kernels, "_nm_linear", None)
+    monkeypatch.setattr(kernels, "_compiled", None)
     prompt = torch.arange(1, 9)[None]
     with torch.no_grad(), pytest.warns(UserWarning, match="without a C compiler"):
         torch.testing.assert_close(packed(prompt).logits, dense(prompt).logits)
