@@ -16,12 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from eggs_core import kernels
+from eggs_core.assignment import best_assignment
 from eggs_core.distributed import ALONE, Group
 from eggs_core.layers import PrunableLayer
 from eggs_core.masks import compiled, largest
@@ -134,9 +133,8 @@ def best_permutations(S: Tensor, pattern: NMPattern) -> Tensor:
                 threshold = largest(columns[others.flatten()].view(sets, m - 1, -1), n)[-1].view(sets, -1, rows)
                 taken = slots[:, slot, part]
                 candidates = columns[taken.flatten()].view(sets, -1, rows)
-                keeps = map(_kept_together, threshold, candidates)
-                assigned = [linear_sum_assignment(kept.cpu().numpy(), maximize=True)[1] for kept in keeps]
-                slots[:, slot, part] = taken.gather(1, torch.from_numpy(numpy.stack(assigned)).to(S.device))
+                keeps = torch.stack(list(map(_kept_together, threshold, candidates)))
+                slots[:, slot, part] = taken.gather(1, best_assignment(keeps))
     found = slots.transpose(1, 2).flatten(1)
 
     def kept(order: Tensor) -> Tensor:
