@@ -113,6 +113,16 @@ def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = No
     return float(lost.sum())
 
 
+def project(
+    Y: Tensor, target: Tensor, pattern: NMPattern, shrink: float, rest: Tensor, level: Level | None = None
+) -> None:
+    """As `eggs_core.joint.project`, into `rest`, float32 or bfloat16."""
+    exact = rest.dtype is torch.float32
+    rests = (rest.data_ptr(), 0) if exact else (0, rest.data_ptr())
+    numbers = Y.data_ptr(), target.data_ptr(), Y.numel() // pattern.m, pattern.n, pattern.m, *rests
+    _compiled.project(*numbers, _BEST if level is None else level, torch.get_num_threads(), shrink)
+
+
 def kept_score(S: Tensor, mask: Tensor, level: Level | None = None) -> float:
     """As `eggs_core.masks.kept_score`, the same from run to run."""
     sums = torch.empty(-(-S.numel() // _compiled.SCORES), dtype=torch.float64)

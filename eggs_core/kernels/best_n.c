@@ -232,6 +232,34 @@ TARGET_AVX512 static double best_avx512(const int32_t *scores, uint8_t *mask, in
 
 #endif
 
+/* ---- projections ---- */
+
+/* The upper half of the nearest number's bits, of two as near the even one; x is finite. */
+INLINE uint16_t to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* `count` numbers, in whole groups; `mask` tells those of the projection. */
+INLINE void project(float *Y, const float *target, const uint8_t *mask, int64_t count, float shrink, float *rest,
+                    uint16_t *rest_bf16) {
+    for (int64_t i = 0; i < count; i++) {
+        float y = Y[i], kept = mask[i] ? y : 0;
+        float left = target[i] + shrink * y - (1 + shrink) * kept;
+        Y[i] = kept;
+        if (rest)
+            rest[i] = left;
+        else
+            rest_bf16[i] = to_bf16(left);
+    }
+}
+
+INLINE void sizes(const float *Y, int64_t count, int32_t *bits) {
+    memcpy(bits, Y, (size_t)count * sizeof *bits);
+    for (int64_t i = 0; i < count; i++) bits[i] &= INT32_MAX;
+}
+
 /* ---- sums ---- */
 
 /* `scores` as their bits: a number that is left out has all of them cleared, which takes no branch. */
@@ -350,16 +378,41 @@ static void short_in_rows(const int32_t *scores, const uint8_t *mask, int64_t ro
 
 /* ---- levels ---- */
 
+/* Numbers that are projected at a time: what is made of them stays in the first cache. */
+#define AT_A_TIME 2048
+
+#define PROJECT_AT_LEVEL(NAME, TARGET)                                                                                  \
+    TARGET static void project_##NAME(float *Y, const float *target, int64_t groups, int n, int m, float shrink,        \
+                                      float *rest, uint16_t *rest_bf16) {                                               \
+        int32_t bits[AT_A_TIME];                                                                                        \
+        uint8_t mask[AT_A_TIME];                                                                                        \
+        int64_t size = AT_A_TIME / m;                                                                                   \
+        for (int64_t g = 0; g < groups; g += size) {                                                                    \
+            int64_t few = least(size, groups - g), first = g * m;                                                       \
+            sizes(Y + first, few * m, bits);                                                                            \
+            best_##NAME(bits, mask, few, n, m);                                                                         \
+            if (rest)                                                                                                   \
+                project(Y + first, target + first, mask, few * m, shrink, rest + first, NULL);                          \
+            else                                                                                                        \
+                project(Y + first, target + first, mask, few * m, shrink, NULL, rest_bf16 + first);                     \
+        }                                                                                                               \
+    }
+
 static double best_portable(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m) {
     return best(scores, mask, groups, n, m);
 }
 
 static double sum_portable(const int32_t *scores, const uint8_t *mask, int64_t count) { return sum(scores, mask, count); }
 
+PROJECT_AT_LEVEL(portable, )
+
 #ifdef EGGS_X86
 TARGET_AVX2 static double sum_avx2(const int32_t *scores, const uint8_t *mask, int64_t count) {
     return sum(scores, mask, count);
 }
+
+PROJECT_AT_LEVEL(avx2, TARGET_AVX2)
+PROJECT_AT_LEVEL(avx512, TARGET_AVX512)
 
 #define CHOSEN(NAME) (level >= EGGS_AVX2 ? NAME##_avx2 : NAME##_portable)
 #define CHOSEN_512(NAME) (level >= EGGS_AVX512 ? NAME##_avx512 : CHOSEN(NAME))
@@ -392,4 +445,13 @@ void eggs_kept_sums(const int32_t *scores, const uint8_t *mask, int64_t count, d
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < count; first += EGGS_SCORES)
         sums[first / EGGS_SCORES] = CHOSEN(sum)(scores + first, mask + first, least(EGGS_SCORES, count - first));
+}
+
+void eggs_project(float *Y, const float *target, int64_t groups, int n, int m, float shrink, float *rest,
+                  uint16_t *rest_bf16, eggs_level level, int threads) {
+    (void)level;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t first = 0; first < groups; first += EGGS_GROUPS)
+        CHOSEN_512(project)(Y + first * m, target + first * m, least(EGGS_GROUPS, groups - first), n, m, shrink,
+                            rest ? rest + first * m : NULL, rest ? NULL : rest_bf16 + first * m);
 }

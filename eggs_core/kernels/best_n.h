@@ -1,4 +1,4 @@
-/* The best N of every M scores, and sums of what a mask keeps. */
+/* The best N of every M scores, projections on them, and sums of what a mask keeps. */
 #ifndef EGGS_BEST_N_H
 #define EGGS_BEST_N_H
 
@@ -16,6 +16,11 @@
    the sum of what the i-th EGGS_GROUPS groups lose by it. m is at most 32. */
 void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m, double *lost, eggs_level level,
                  int threads);
+
+/* Makes Y (groups, m), finite, its projection D, the n largest of each group by size; and rest, or where that is NULL
+   rest_bf16, target - (D - shrink (Y - D)). */
+void eggs_project(float *Y, const float *target, int64_t groups, int n, int m, float shrink, float *rest,
+                  uint16_t *rest_bf16, eggs_level level, int threads);
 
 /* sums[i]: of those of the i-th EGGS_SCORES of `count` scores whose mask is 1. */
 void eggs_kept_sums(const int32_t *scores, const uint8_t *mask, int64_t count, double *sums, eggs_level level,

@@ -62,6 +62,18 @@ static PyObject *best_n(PyObject *self, PyObject *const *arguments, Py_ssize_t c
     Py_RETURN_NONE;
 }
 
+/* The last number is a float: how much the multipliers shrink. */
+static PyObject *project(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    double shrink = count ? PyFloat_AsDouble(arguments[--count]) : 0;
+    READ(9)
+    if (PyErr_Occurred()) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    eggs_project((float *)n[0], (const float *)n[1], n[2], (int)n[3], (int)n[4], (float)shrink, (float *)n[5],
+                 (uint16_t *)n[6], (eggs_level)n[7], (int)n[8]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 static PyObject *kept_sums(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
     READ(6)
     Py_BEGIN_ALLOW_THREADS
@@ -138,6 +150,8 @@ static PyMethodDef methods[] = {
      "unpack(values, mask, rows, columns, n, m, dtype, first, last, dense, level, threads)"},
     {"best_n", (PyCFunction)(void (*)(void))best_n, METH_FASTCALL,
      "best_n(scores, mask, groups, n, m, lost, level, threads)"},
+    {"project", (PyCFunction)(void (*)(void))project, METH_FASTCALL,
+     "project(Y, target, groups, n, m, rest or 0, rest in bfloat16 or 0, level, threads, shrink)"},
     {"kept_sums", (PyCFunction)(void (*)(void))kept_sums, METH_FASTCALL,
      "kept_sums(scores, mask, count, sums, level, threads)"},
     {"shortfalls", (PyCFunction)(void (*)(void))shortfalls, METH_FASTCALL,

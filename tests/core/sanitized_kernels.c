@@ -96,6 +96,18 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
         if (mask[i] != (beaten < n)) exit(4);
         kept += mask[i] ? scores[i] : 0, all += scores[i];
     }
+    float *Y = malloc((size_t)count * 4), *rest = malloc((size_t)count * 4);
+    uint16_t *rounded = malloc((size_t)count * 2);
+    for (int half = 0; half < 2; half++) {
+        for (int64_t i = 0; i < count; i++) Y[i] = i % 2 ? scores[i] : -scores[i];
+        eggs_project(Y, scores, groups, n, m, 1, half ? NULL : rest, half ? rounded : NULL, level, 2);
+        for (int64_t i = 0; i < count; i++) {
+            float y = i % 2 ? scores[i] : -scores[i], found = rest[i];
+            if (half) memcpy(&found, &(uint32_t){(uint32_t)rounded[i] << 16}, 4);
+            if (Y[i] != (mask[i] ? y : 0) || found != scores[i] + y - 2 * Y[i]) exit(14);
+        }
+    }
+    free(Y), free(rest), free(rounded);
     eggs_kept_sums(bits, mask, count, &sum, level, 2);
     if (sum != kept || lost != all - kept) exit(5);
     int64_t channels[] = {0, m - 1, count - 1}; /* of one row, and of as many as there are groups */

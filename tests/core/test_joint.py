@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from eggs_core import joint as joint_module
 from eggs_core.joint import OutputError, choose, fit
 from eggs_core.masks import top_n_mask
 from eggs_core.pattern import NMPattern
 from eggs_core.sparsegpt import DAMPENING, sparsegpt
+from tests.core.mask_problems import both_ways, computed_by
 
 PATTERNS = [NMPattern(2, 4), NMPattern(1, 4), NMPattern(4, 8), NMPattern(3, 16), NMPattern(4, 4)]
 
@@ -63,11 +65,13 @@ def test_sparsegpt_is_the_papers(pattern: NMPattern) -> None:
     torch.testing.assert_close(pruned.double(), V * keep, rtol=1e-3, atol=1e-4)
 
 
+@both_ways
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @pytest.mark.parametrize("seed", range(3))
-def test_chosen_together_is_better_than_sparsegpt(pattern: NMPattern, seed: int) -> None:
+def test_chosen_together_is_better_than_sparsegpt(pattern: NMPattern, seed: int, way: str) -> None:
     W, G = problem(48, 128, seed)
-    pruned, mask = joint(W, G, pattern)
+    with computed_by(way):
+        pruned, mask = joint(W, G, pattern)
     assert_pattern(pruned, mask, pattern)
     theirs, _ = sparsegpt(W, G, pattern)
     if pattern.n == pattern.m:
@@ -92,7 +96,9 @@ def test_close_to_the_best_of_all_masks() -> None:
     assert float(best.sum()) <= error(W, pruned, G) <= 1.15 * float(best.sum())
 
 
-def test_fit_is_least_squares_on_the_mask() -> None:
+def test_fit_is_least_squares_on_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many steps as a row has unknowns end at the solution, from anywhere."""
+    monkeypatch.setattr(joint_module, "FIT_ITERATIONS", 16)
     W, G = problem(16, 32, seed=2, tokens=4096)
     output_error = OutputError(G)
     mask = top_n_mask(W.abs(), NMPattern(2, 4))
@@ -102,7 +108,7 @@ def test_fit_is_least_squares_on_the_mask() -> None:
     for row in range(16):
         kept = mask[row].nonzero().flatten()
         exact = torch.linalg.solve(H[kept][:, kept], (W[row] @ H)[kept])
-        torch.testing.assert_close(fitted[row, kept], exact, rtol=0.02, atol=0.02)
+        torch.testing.assert_close(fitted[row, kept], exact, rtol=1e-3, atol=1e-3)
     assert float(output_error.of(W, fitted)) < float(output_error.of(W, W * mask))
 
 

@@ -158,6 +158,35 @@ def test_groups_of_sixteen_that_are_sorted(level: Level, values: int) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@settings(deadline=None)
+@given(problem=problems(), shrink=st.sampled_from([1.0, 0.5, 1 / 3]))
+def test_projections(
+    level: Level, dtype: torch.dtype, problem: tuple[Tensor, NMPattern, int], shrink: float
+) -> None:
+    S, pattern, _ = problem
+    generator = torch.Generator().manual_seed(0)
+    Y = S * (torch.rand(S.shape, generator=generator) - 0.5).sign()
+    target = torch.randn(S.shape, generator=generator)
+    D, rest = Y.clone(), torch.empty_like(Y, dtype=dtype)
+    kernels.project(D, target, pattern, shrink, rest, level)
+    assert torch.equal(D, Y.masked_fill(~top_n_mask(Y.abs(), pattern), 0))
+    expected = (target.double() - (D - shrink * (Y - D).double())).to(dtype)
+    torch.testing.assert_close(rest, expected, rtol=2**-7 if dtype is torch.bfloat16 else 1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+def test_bfloat16_is_rounded_as_torch_rounds(level: Level) -> None:
+    bits = torch.randint(-(2**31), 2**31, (2**16,), generator=torch.Generator().manual_seed(0), dtype=torch.int64)
+    half_way = torch.tensor([1.00390625, 1.01171875, -0.0])
+    target = torch.cat([half_way, bits.to(torch.int32).view(torch.float32)])
+    target = target[target.isfinite()]
+    rest = torch.empty_like(target, dtype=torch.bfloat16)
+    kernels.project(torch.zeros_like(target), target, NMPattern(1, 1), 0.0, rest, level)
+    assert torch.equal(rest, target.bfloat16())
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 @settings(deadline=None)
 @given(problem=problems())
 def test_masks_are_the_same_at_every_level(level: Level, problem: tuple[Tensor, NMPattern, int]) -> None:
