@@ -45,21 +45,20 @@ def top_n_mask(S: Tensor, pattern: NMPattern) -> Tensor:
     A position is kept if fewer than N of its group beat it. S must be at least 0: only then are the bits of its
     float32 integers of the same order, which compare faster. Raises TypeError where S is not float32.
     """
-    mask = _fresh_mask(S)
     if compiled(S):
-        kernels.best_n(S.contiguous(), pattern, mask)
-    else:
-        _write_top_n(S.reshape(-1).view(torch.int32), pattern, mask.view(-1))
+        return top_n(S, pattern)[0]
+    mask = _fresh_mask(S)
+    _write_top_n(S.reshape(-1).view(torch.int32), pattern, mask.view(-1))
     return mask
 
 
-def top_n_mask_and_loss(S: Tensor, pattern: NMPattern) -> tuple[Tensor, float]:
-    """`top_n_mask`, and the sum of the scores that it does not keep."""
+def top_n(S: Tensor, pattern: NMPattern) -> tuple[Tensor, float, Tensor]:
+    """`top_n_mask`, the sum of the scores that it does not keep, and its `input_degrees`."""
     if compiled(S):
         mask = _fresh_mask(S)
-        return mask, kernels.best_n(S.contiguous(), pattern, mask)
+        return mask, *kernels.best_n(S.contiguous(), pattern, mask)
     mask = top_n_mask(S, pattern)
-    return mask, kept_score(S, ~mask)
+    return mask, kept_score(S, ~mask), input_degrees(mask)
 
 
 def _fresh_mask(S: Tensor) -> Tensor:
@@ -125,14 +124,18 @@ def best_score(S: Tensor, pattern: NMPattern) -> float:
     return kept_score(S, top_n_mask(S, pattern))
 
 
-def shortfalls(S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern) -> Tensor:
-    """How far each of `channels` (k,), int64, is below the least score that the mask of the best N keeps of its
-    group, in every row: (k, C_out) float32, -1 where it is kept itself."""
+def nearest(S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern, size: int) -> tuple[Tensor, Tensor]:
+    """In which `size` rows each of `channels` (k,), int64, is nearest to being kept, those first in which it is:
+    how far it is below the least score that the mask of the best N keeps of its group, -1 where it is kept itself,
+    (k, size) float32, rising; and these rows, (k, size) int64, of equals those further up.
+    """
     if compiled(S):
-        return kernels.shortfalls(S.contiguous(), mask.contiguous(), channels.contiguous(), pattern)
+        return kernels.nearest(S.contiguous(), mask.contiguous(), channels.contiguous(), pattern, size)
     scores, kept = (T.view(len(S), -1, pattern.m)[:, channels // pattern.m] for T in (S, mask))
     threshold = torch.where(kept, scores, torch.inf).amin(dim=2)
-    return (threshold - S[:, channels]).masked_fill_(mask[:, channels], -1).T.contiguous()
+    short = (threshold - S[:, channels]).masked_fill_(mask[:, channels], -1)
+    rising, row = short.T.sort(dim=1, stable=True)
+    return rising[:, :size], row[:, :size]
 
 
 def largest(values: Tensor, count: int) -> list[Tensor]:

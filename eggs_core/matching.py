@@ -17,15 +17,13 @@ import torch
 from torch import Tensor
 
 from eggs_core import kernels
-from eggs_core.b_matching import FIXED, UNITS, Problem, ascending
+from eggs_core.b_matching import FIXED, UNITS, Problem
 from eggs_core.masks import (
     check_fit,
     compiled,
-    input_degrees,
     kept_score,
-    shortfalls,
-    top_n_mask,
-    top_n_mask_and_loss,
+    nearest,
+    top_n,
 )
 from eggs_core.pattern import NMPattern
 
@@ -56,7 +54,8 @@ def matching_mask(S: Tensor, pattern: NMPattern, min_degree: int, layer: str = "
     Raises `PatternDoesNotFit` or `MinDegreeImpossible`, naming `layer`.
     """
     check_fit((S.shape[0], S.shape[1]), pattern, min_degree, layer)
-    contest = _Contest(S, top_n_mask(S, pattern), pattern, min_degree)
+    best, _, degree = top_n(S, pattern)
+    contest = _Contest(S, best, degree, pattern, min_degree)
     return contest.settle(contest.solve(min_degree))
 
 
@@ -73,9 +72,9 @@ def auto_matching(
     Raises `PatternDoesNotFit`, naming `layer`.
     """
     check_fit((S.shape[0], S.shape[1]), pattern, 0, layer)
-    best, lost = top_n_mask_and_loss(S, pattern)
+    best, lost, degree = top_n(S, pattern)
     allowed = tolerance * lost
-    contest = _Contest(S, best, pattern, pattern.n * S.shape[0] // pattern.m, allowed)
+    contest = _Contest(S, best, degree, pattern, pattern.n * S.shape[0] // pattern.m, allowed)
     min_degree = contest.most
     while (found := contest.solve(min_degree, allowed)).cost > allowed:
         tangent = min_degree - (found.cost - allowed) / found.slope
@@ -139,13 +138,14 @@ class _Contest:
     are looked at in the order of their edges, until all have enough.
     """
 
-    def __init__(self, S: Tensor, best: Tensor, pattern: NMPattern, most: int, allowed: float = math.inf) -> None:
-        self._S, self._best, self._pattern = S.contiguous(), best, pattern
-        self._degree = input_degrees(best)
+    def __init__(
+        self, S: Tensor, best: Tensor, degree: Tensor, pattern: NMPattern, most: int, allowed: float = math.inf
+    ) -> None:
+        self._S, self._best, self._degree, self._pattern = S.contiguous(), best, degree, pattern
         self._least = torch.zeros(most, dtype=torch.float64, device=S.device)
         self._limit = torch.zeros(S.shape[1], device=S.device)
         self.most = most
-        degree, order = self._degree.sort(stable=True)
+        degree, order = degree.sort(stable=True)
         near = [order[:0]]
         start, size = 0, _FIRST_CHANNELS
         while start < len(order) and most:
@@ -165,21 +165,25 @@ class _Contest:
     def _nearest(self, channels: Tensor, allowed: float) -> Tensor:
         """Lowers `most`, with what these channels cost added to the bound; and finds the rows in which they are
         nearest to being kept, somewhat more than all of their group lack together: each group · C_out + row."""
-        rows, m = len(self._S), self._pattern.m
-        short = shortfalls(self._S, self._best, channels, self._pattern)
-        rising = ascending(short)
+        rows = len(self._S)
+        group, degree = channels // self._pattern.m, self._degree[channels]
+        size = min(rows, max(self.most, int(self._last(group, degree).max()) + 1))
+        short, row = nearest(self._S, self._best, channels, self._pattern, size)
         if allowed < math.inf:
-            self._least[: self.most] += rising[:, : self.most].clamp(min=0).sum(dim=0, dtype=torch.float64)
+            self._least[: self.most] += short[:, : self.most].clamp(min=0).sum(dim=0, dtype=torch.float64)
             self.most = int((self._least[: self.most].cumsum(dim=0) <= allowed).sum())
-        lacking = (self.most - self._degree).clamp_(min=0).view(-1, m).sum(dim=1)
-        group = channels // m
-        last = (self._degree[channels] + lacking[group] * 5 // 4 + _SPARE_ROWS)[:, None]
-        limit = rising.gather(1, last.clamp(max=rows - 1)).masked_fill_(last >= rows, torch.inf)
-        enough = (self._degree[channels] > self.most) | (lacking[group] == 0)
-        limit.masked_fill_(enough[:, None], -1)
-        self._limit[channels] = limit.flatten()
-        index, row = ((short >= 0) & (short <= limit)).nonzero(as_tuple=True)
-        return group[index] * rows + row
+        last = self._last(group, degree)[:, None]
+        limit = short.gather(1, last.clamp(min=0, max=size - 1)).masked_fill_(last >= rows, torch.inf)
+        self._limit[channels] = limit.masked_fill_(last < 0, -1).flatten()
+        rank = torch.arange(size, device=channels.device)
+        near = (rank >= degree[:, None]) & (rank <= last)  # before those it is kept
+        return (group[:, None] * rows + row)[near]
+
+    def _last(self, group: Tensor, degree: Tensor) -> Tensor:
+        """Up to which rank a channel's rows may change, (k,), from its group and its degree; -1 for none."""
+        lacking = (self.most - self._degree).clamp_(min=0).view(-1, self._pattern.m).sum(dim=1)[group]
+        last = degree + lacking * 5 // 4 + _SPARE_ROWS
+        return last.masked_fill_((degree > self.most) | (lacking == 0), -1)
 
     def _parts_of(self, rows: _Rows) -> Iterator[_Part]:
         if not len(rows.groups):

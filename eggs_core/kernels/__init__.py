@@ -91,26 +91,22 @@ def unpack_rows(
     return dense
 
 
-def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = None) -> float:
+def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = None) -> tuple[float, Tensor]:
     """Writes True to `mask` for the N largest scores of every group of S, of equals for those further left, and
-    else False. Returns the sum of what is left out: float32 within a group, or over four scores of as many, and
-    float64 over them, the same from run to run.
+    else False. Returns the sum of what is left out, the same from run to run: float32 within a group, or over four
+    scores of as many, and float64 over them; and how many rows keep each channel, (C_in,) int64.
 
-    S float32, at least 0, of the mask's size.
+    S (C_out, C_in) float32, at least 0, of the mask's size.
     """
-    groups = S.numel() // pattern.m
-    lost = torch.empty(-(-groups // _compiled.GROUPS), dtype=torch.float64)
-    _compiled.best_n(
-        S.data_ptr(),
-        mask.data_ptr(),
-        groups,
-        pattern.n,
-        pattern.m,
-        lost.data_ptr(),
-        _BEST if level is None else level,
-        torch.get_num_threads(),
-    )
-    return float(lost.sum())
+    rows, columns = S.shape
+    blocks = -(-rows // _compiled.ROWS)
+    lost = torch.empty(blocks, dtype=torch.float64)
+    edges = torch.empty(blocks, columns, dtype=torch.uint8)
+    degree = torch.empty(columns, dtype=torch.int64)
+    layer = S.data_ptr(), mask.data_ptr(), rows, columns, pattern.n, pattern.m
+    found = lost.data_ptr(), edges.data_ptr(), degree.data_ptr()
+    _compiled.best_n(*layer, *found, _BEST if level is None else level, torch.get_num_threads())
+    return float(lost.sum()), degree
 
 
 def project(
@@ -131,15 +127,17 @@ def kept_score(S: Tensor, mask: Tensor, level: Level | None = None) -> float:
     return float(sums.sum())
 
 
-def shortfalls(
-    S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern, level: Level | None = None
-) -> Tensor:
-    """As `eggs_core.masks.shortfalls`."""
-    by = memory.in_large_pages(torch.empty(len(channels), len(S)))
+def nearest(
+    S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern, size: int, level: Level | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `eggs_core.masks.nearest`."""
+    count, rows = len(channels), len(S)
+    found = memory.in_large_pages(torch.empty(count, rows + _compiled.APART))
+    by, row = torch.empty(count, size), torch.empty(count, size, dtype=torch.int64)
     layer = S.data_ptr(), mask.data_ptr(), *S.shape, pattern.n, pattern.m
-    wanted = channels.data_ptr(), len(channels), by.data_ptr()
-    _compiled.shortfalls(*layer, *wanted, _BEST if level is None else level, torch.get_num_threads())
-    return by
+    wanted = channels.data_ptr(), count, size, found.data_ptr(), by.data_ptr(), row.data_ptr()
+    _compiled.nearest(*layer, *wanted, _BEST if level is None else level, torch.get_num_threads())
+    return by, row
 
 
 def raise_multipliers(P: Tensor, n: int, need: Tensor, rounds: int, level: Level | None = None) -> Tensor:

@@ -6,15 +6,13 @@
 
 #include <string.h>
 
-#ifdef EGGS_X86
-#include <immintrin.h>
-#endif
+#include "fours.h"
 
 #define AT_ONCE 16
 #define MAX_M 32
-/* Rows of one channel that are written one after the other, and rows that are asked for from memory ahead. */
-#define ROWS 64
-#define AHEAD 8
+/* Columns whose edges a thread adds up, and groups that it projects, before the next. */
+#define COLUMNS 1024
+#define GROUPS 4096
 
 /* ---- the best n ---- */
 
@@ -71,18 +69,6 @@ INLINE double best(const int32_t *scores, uint8_t *mask, int64_t groups, int n, 
 #ifdef EGGS_X86
 
 /* ---- the best n with AVX2 ---- */
-
-/* -1 for each of the three others of its four that beats a score. An equal one does where it lies further left: it is
-   greater than the score less one bit. */
-TARGET_AVX2 INLINE __m256i beaten_in_four(__m256i s) {
-    const __m256i of_1 = _mm256_setr_epi32(0, 0, 0, -1, 0, 0, 0, -1);
-    const __m256i of_2 = _mm256_setr_epi32(0, 0, -1, -1, 0, 0, -1, -1);
-    const __m256i of_3 = _mm256_setr_epi32(0, -1, -1, -1, 0, -1, -1, -1);
-    __m256i by_1 = _mm256_cmpgt_epi32(_mm256_shuffle_epi32(s, 0x39), _mm256_add_epi32(s, of_1));
-    __m256i by_2 = _mm256_cmpgt_epi32(_mm256_shuffle_epi32(s, 0x4e), _mm256_add_epi32(s, of_2));
-    __m256i by_3 = _mm256_cmpgt_epi32(_mm256_shuffle_epi32(s, 0x93), _mm256_add_epi32(s, of_3));
-    return _mm256_add_epi32(_mm256_add_epi32(by_1, by_2), by_3);
-}
 
 /* -1 for each four of `other`, a half of the register each, that is greater than a score. */
 TARGET_AVX2 INLINE __m256i below_four(__m256i s, __m256i other) {
@@ -232,6 +218,13 @@ TARGET_AVX512 static double best_avx512(const int32_t *scores, uint8_t *mask, in
 
 #endif
 
+/* Of every column in some rows of a mask. */
+INLINE void count_edges(const uint8_t *mask, int64_t rows, int64_t columns, uint8_t *edges) {
+    memcpy(edges, mask, (size_t)columns);
+    for (int64_t r = 1; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) edges[c] += mask[r * columns + c];
+}
+
 /* ---- projections ---- */
 
 /* The upper half of the nearest number's bits, of two as near the even one; x is finite. */
@@ -278,104 +271,6 @@ INLINE double sum(const int32_t *scores, const uint8_t *mask, int64_t count) {
     return total(sums);
 }
 
-/* ---- what channels fall short by ---- */
-
-/* Of `count` channels in one row, by[i · stride]; the mask is that of the best n. */
-typedef void short_in_row(const int32_t *scores, const uint8_t *mask, int n, int m, const int64_t *channels, int64_t count,
-                          float *by, int64_t stride);
-
-INLINE float difference(int32_t threshold_bits, int32_t score_bits) {
-    float threshold, score;
-    memcpy(&threshold, &threshold_bits, 4), memcpy(&score, &score_bits, 4);
-    return threshold - score;
-}
-
-static void short_in_row_portable(const int32_t *scores, const uint8_t *mask, int n, int m, const int64_t *channels,
-                                  int64_t count, float *by, int64_t stride) {
-    (void)n;
-    for (int64_t i = 0; i < count; i++) {
-        int64_t channel = channels[i], group = channel - channel % m;
-        int32_t lowest = INT32_MAX;
-        for (int k = 0; k < m; k++) {
-            int32_t other = scores[group + k] | (mask[group + k] ? 0 : INT32_MAX);
-            lowest = other < lowest ? other : lowest;
-        }
-        by[i * stride] = mask[channel] ? -1.0f : difference(lowest, scores[channel]);
-    }
-}
-
-#ifdef EGGS_X86
-
-TARGET_AVX2 INLINE int32_t lowest_of_four(__m128i s) {
-    s = _mm_min_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    return _mm_cvtsi128_si32(_mm_min_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
-}
-
-/* Ranks the group once more instead of reading the mask, which would take as many lines of memory again. */
-TARGET_AVX2 INLINE void short_in_row_of_four(const int32_t *scores, int n, const int64_t *channels, int64_t count, float *by,
-                                             int64_t stride) {
-    for (int64_t i = 0; i < count; i++) {
-        int64_t channel = channels[i];
-        __m128i s = _mm_loadu_si128((const __m128i *)(scores + (channel & -4)));
-        __m128i beaten = _mm256_castsi256_si128(beaten_in_four(_mm256_castsi128_si256(s)));
-        __m128i kept = _mm_cmpgt_epi32(beaten, _mm_set1_epi32(-n));
-        int32_t threshold = lowest_of_four(_mm_or_si128(s, _mm_andnot_si128(kept, _mm_set1_epi32(INT32_MAX))));
-        int itself = _mm_movemask_ps(_mm_castsi128_ps(kept)) >> (channel & 3) & 1;
-        by[i * stride] = itself ? -1.0f : difference(threshold, scores[channel]);
-    }
-}
-
-/* Of groups of a multiple of four. */
-TARGET_AVX2 INLINE void short_in_row_of_fours(const int32_t *scores, const uint8_t *mask, const int m,
-                                              const int64_t *channels, int64_t count, float *by, int64_t stride) {
-    for (int64_t i = 0; i < count; i++) {
-        int64_t channel = channels[i], group = channel & -m;
-        __m128i lowest = _mm_set1_epi32(INT32_MAX);
-        for (int k = 0; k < m; k += 4) {
-            int32_t bytes;
-            memcpy(&bytes, mask + group + k, 4);
-            __m128i others = _mm_add_epi32(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(bytes)), _mm_set1_epi32(-1));
-            __m128i score = _mm_loadu_si128((const __m128i *)(scores + group + k));
-            lowest = _mm_min_epi32(lowest, _mm_or_si128(score, _mm_srli_epi32(others, 1)));
-        }
-        by[i * stride] = mask[channel] ? -1.0f : difference(lowest_of_four(lowest), scores[channel]);
-    }
-}
-
-TARGET_AVX2 static void short_in_row_avx2(const int32_t *scores, const uint8_t *mask, int n, int m, const int64_t *channels,
-                                          int64_t count, float *by, int64_t stride) {
-    switch (m) {
-    case 4: short_in_row_of_four(scores, n, channels, count, by, stride); break;
-    case 8: short_in_row_of_fours(scores, mask, 8, channels, count, by, stride); break;
-    case 16: short_in_row_of_fours(scores, mask, 16, channels, count, by, stride); break;
-    default: short_in_row_portable(scores, mask, n, m, channels, count, by, stride);
-    }
-}
-
-#endif
-
-/* A few channels of all rows, then the next: rows of `by` may all fall into the same set of a cache, which has no room for one
-   line of every channel. So a line is written once, when it is full. */
-static void short_in_rows(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int n, int m,
-                          const int64_t *channels, int64_t count, int64_t first, int64_t last, float *by,
-                          short_in_row *in_row) {
-    for (int64_t start = 0; start < count; start += AT_ONCE) {
-        float found[AT_ONCE][ROWS];
-        int64_t size = least(AT_ONCE, count - start);
-        for (int64_t r = first; r < last; r++) {
-            const int32_t *row = scores + r * columns;
-            const uint8_t *kept = mask + r * columns;
-            for (int64_t i = 0; i < size && r + AHEAD < last; i++) {
-                __builtin_prefetch(row + AHEAD * columns + channels[start + i]);
-                if (m != 4) __builtin_prefetch(kept + AHEAD * columns + channels[start + i]);
-            }
-            in_row(row, kept, n, m, channels + start, size, &found[0][r - first], ROWS);
-        }
-        for (int64_t i = 0; i < size; i++)
-            memcpy(by + (start + i) * rows + first, found[i], (size_t)(last - first) * sizeof **found);
-    }
-}
-
 /* ---- levels ---- */
 
 /* Numbers that are projected at a time: what is made of them stays in the first cache. */
@@ -398,6 +293,10 @@ static void short_in_rows(const int32_t *scores, const uint8_t *mask, int64_t ro
         }                                                                                                               \
     }
 
+static void count_edges_portable(const uint8_t *mask, int64_t rows, int64_t columns, uint8_t *edges) {
+    count_edges(mask, rows, columns, edges);
+}
+
 static double best_portable(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m) {
     return best(scores, mask, groups, n, m);
 }
@@ -407,6 +306,10 @@ static double sum_portable(const int32_t *scores, const uint8_t *mask, int64_t c
 PROJECT_AT_LEVEL(portable, )
 
 #ifdef EGGS_X86
+TARGET_AVX2 static void count_edges_avx2(const uint8_t *mask, int64_t rows, int64_t columns, uint8_t *edges) {
+    count_edges(mask, rows, columns, edges);
+}
+
 TARGET_AVX2 static double sum_avx2(const int32_t *scores, const uint8_t *mask, int64_t count) {
     return sum(scores, mask, count);
 }
@@ -421,22 +324,22 @@ PROJECT_AT_LEVEL(avx512, TARGET_AVX512)
 #define CHOSEN_512(NAME) NAME##_portable
 #endif
 
-void eggs_shortfalls(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int n, int m,
-                     const int64_t *channels, int64_t count, float *by, eggs_level level, int threads) {
+void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t rows, int64_t columns, int n, int m, double *lost,
+                 uint8_t *edges, int64_t *degree, eggs_level level, int threads) {
     (void)level;
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t first = 0; first < rows; first += ROWS)
-        short_in_rows(scores, mask, rows, columns, n, m, channels, count, first, least(first + ROWS, rows), by,
-                      CHOSEN(short_in_row));
-}
-
-void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m, double *lost, eggs_level level,
-                 int threads) {
-    (void)level;
+    for (int64_t first = 0; first < rows; first += EGGS_ROWS) {
+        int64_t at = first * columns, count = least(EGGS_ROWS, rows - first), block = first / EGGS_ROWS;
+        lost[block] = CHOSEN_512(best)(scores + at, mask + at, count * columns / m, n, m);
+        CHOSEN(count_edges)(mask + at, count, columns, edges + block * columns);
+    }
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t first = 0; first < groups; first += EGGS_GROUPS)
-        lost[first / EGGS_GROUPS] =
-            CHOSEN_512(best)(scores + first * m, mask + first * m, least(EGGS_GROUPS, groups - first), n, m);
+    for (int64_t first = 0; first < columns; first += COLUMNS) {
+        int64_t last = least(first + COLUMNS, columns);
+        memset(degree + first, 0, (size_t)(last - first) * sizeof *degree);
+        for (int64_t at = 0; at < rows; at += EGGS_ROWS)
+            for (int64_t c = first; c < last; c++) degree[c] += edges[at / EGGS_ROWS * columns + c];
+    }
 }
 
 void eggs_kept_sums(const int32_t *scores, const uint8_t *mask, int64_t count, double *sums, eggs_level level,
@@ -451,7 +354,7 @@ void eggs_project(float *Y, const float *target, int64_t groups, int n, int m, f
                   uint16_t *rest_bf16, eggs_level level, int threads) {
     (void)level;
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t first = 0; first < groups; first += EGGS_GROUPS)
-        CHOSEN_512(project)(Y + first * m, target + first * m, least(EGGS_GROUPS, groups - first), n, m, shrink,
+    for (int64_t first = 0; first < groups; first += GROUPS)
+        CHOSEN_512(project)(Y + first * m, target + first * m, least(GROUPS, groups - first), n, m, shrink,
                             rest ? rest + first * m : NULL, rest ? NULL : rest_bf16 + first * m);
 }

@@ -6,16 +6,17 @@
 
 #include "levels.h"
 
-/* Scores, and groups of them, that are added up in one order, whatever the threads. */
+/* Scores, and rows of them, that are added up in one order, whatever the threads. */
 #define EGGS_SCORES 65536
-#define EGGS_GROUPS 4096
+#define EGGS_ROWS 32
 
 /* Scores are the bits of float32 of at least 0, which as integers are of the same order. */
 
-/* mask (groups, m): 1 for the n largest of every group of scores (groups, m), of equals those further left, else 0; lost[i]:
-   the sum of what the i-th EGGS_GROUPS groups lose by it. m is at most 32. */
-void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t groups, int n, int m, double *lost, eggs_level level,
-                 int threads);
+/* mask (rows, columns): 1 for the n largest of every group of m scores (rows, columns), of equals those further left, else 0;
+   degree (columns): the rows that keep a column. Of the i-th EGGS_ROWS rows, lost[i]: the sum of what they lose by it, and
+   edges[i], (columns): those that keep a column. m is at most 32. */
+void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t rows, int64_t columns, int n, int m, double *lost,
+                 uint8_t *edges, int64_t *degree, eggs_level level, int threads);
 
 /* Makes Y (groups, m), finite, its projection D, the n largest of each group by size; and rest, or where that is NULL
    rest_bf16, target - (D - shrink (Y - D)). */
@@ -25,10 +26,5 @@ void eggs_project(float *Y, const float *target, int64_t groups, int n, int m, f
 /* sums[i]: of those of the i-th EGGS_SCORES of `count` scores whose mask is 1. */
 void eggs_kept_sums(const int32_t *scores, const uint8_t *mask, int64_t count, double *sums, eggs_level level,
                     int threads);
-
-/* by (count, rows): how far each of `count` channels of scores (rows, columns) is below the n-th largest score of its group, in
-   every row; -1 where it is kept itself by the mask, which is that of eggs_best_n. */
-void eggs_shortfalls(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int n, int m,
-                     const int64_t *channels, int64_t count, float *by, eggs_level level, int threads);
 
 #endif

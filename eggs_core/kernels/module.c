@@ -5,6 +5,7 @@
 
 #include "b_matching.h"
 #include "best_n.h"
+#include "nearest.h"
 #include "nm_linear.h"
 #include "pairs.h"
 
@@ -54,10 +55,10 @@ static PyObject *unpack(PyObject *self, PyObject *const *arguments, Py_ssize_t c
 }
 
 static PyObject *best_n(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ(8)
+    READ(11)
     Py_BEGIN_ALLOW_THREADS
-    eggs_best_n((const int32_t *)n[0], (uint8_t *)n[1], n[2], (int)n[3], (int)n[4], (double *)n[5], (eggs_level)n[6],
-                (int)n[7]);
+    eggs_best_n((const int32_t *)n[0], (uint8_t *)n[1], n[2], n[3], (int)n[4], (int)n[5], (double *)n[6], (uint8_t *)n[7],
+                (int64_t *)n[8], (eggs_level)n[9], (int)n[10]);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -82,12 +83,15 @@ static PyObject *kept_sums(PyObject *self, PyObject *const *arguments, Py_ssize_
     Py_RETURN_NONE;
 }
 
-static PyObject *shortfalls(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ(11)
+static PyObject *nearest(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ(14)
+    int failed;
     Py_BEGIN_ALLOW_THREADS
-    eggs_shortfalls((const int32_t *)n[0], (const uint8_t *)n[1], n[2], n[3], (int)n[4], (int)n[5], (const int64_t *)n[6],
-                    n[7], (float *)n[8], (eggs_level)n[9], (int)n[10]);
+    failed = eggs_nearest((const int32_t *)n[0], (const uint8_t *)n[1], n[2], n[3], (int)n[4], (int)n[5],
+                          (const int64_t *)n[6], n[7], n[8], (float *)n[9], (float *)n[10], (int64_t *)n[11],
+                          (eggs_level)n[12], (int)n[13]);
     Py_END_ALLOW_THREADS
+    if (failed) return PyErr_NoMemory();
     Py_RETURN_NONE;
 }
 
@@ -149,13 +153,13 @@ static PyMethodDef methods[] = {
     {"unpack", (PyCFunction)(void (*)(void))unpack, METH_FASTCALL,
      "unpack(values, mask, rows, columns, n, m, dtype, first, last, dense, level, threads)"},
     {"best_n", (PyCFunction)(void (*)(void))best_n, METH_FASTCALL,
-     "best_n(scores, mask, groups, n, m, lost, level, threads)"},
+     "best_n(scores, mask, rows, columns, n, m, lost, edges, degree, level, threads)"},
     {"project", (PyCFunction)(void (*)(void))project, METH_FASTCALL,
      "project(Y, target, groups, n, m, rest or 0, rest in bfloat16 or 0, level, threads, shrink)"},
     {"kept_sums", (PyCFunction)(void (*)(void))kept_sums, METH_FASTCALL,
      "kept_sums(scores, mask, count, sums, level, threads)"},
-    {"shortfalls", (PyCFunction)(void (*)(void))shortfalls, METH_FASTCALL,
-     "shortfalls(scores, mask, rows, columns, n, m, channels, count, by, level, threads)"},
+    {"nearest", (PyCFunction)(void (*)(void))nearest, METH_FASTCALL,
+     "nearest(scores, mask, rows, columns, n, m, channels, count, size, found, by, row, level, threads)"},
     {"raise_multipliers", (PyCFunction)(void (*)(void))raise_multipliers, METH_FASTCALL,
      "raise_multipliers(P, need, problems, rows, n, m, multipliers, rounds, level, threads)"},
     {"solve", (PyCFunction)(void (*)(void))solve, METH_FASTCALL,
@@ -174,7 +178,8 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_compiled", NULL
 PyMODINIT_FUNC PyInit__compiled(void) {
     PyObject *module = PyModule_Create(&definition);
     if (module != NULL && (PyModule_AddIntConstant(module, "SCORES", EGGS_SCORES) ||
-                           PyModule_AddIntConstant(module, "GROUPS", EGGS_GROUPS)))
+                           PyModule_AddIntConstant(module, "ROWS", EGGS_ROWS) ||
+                           PyModule_AddIntConstant(module, "APART", EGGS_APART)))
         Py_CLEAR(module);
     return module;
 }

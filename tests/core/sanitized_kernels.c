@@ -7,6 +7,7 @@
 
 #include "b_matching.h"
 #include "best_n.h"
+#include "nearest.h"
 #include "nm_linear.h"
 #include "pairs.h"
 
@@ -85,10 +86,21 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
     float *scores = malloc((size_t)count * 4);
     int32_t *bits = malloc((size_t)count * 4);
     uint8_t *mask = malloc((size_t)count);
-    double kept = 0, all = 0, lost, sum;
+    double kept = 0, all = 0, lost[2], sum;
     for (int64_t i = 0; i < count; i++) scores[i] = (float)(rand() % 5);
     memcpy(bits, scores, (size_t)count * 4);
-    eggs_best_n(bits, mask, groups, n, m, &lost, level, 2);
+    int64_t rows = least(groups, 2 * EGGS_ROWS);
+    while (groups % rows) rows--;
+    int64_t columns = count / rows;
+    uint8_t *edges = malloc((size_t)(2 * columns));
+    int64_t *degree = malloc((size_t)columns * 8);
+    lost[1] = 0;
+    eggs_best_n(bits, mask, rows, columns, n, m, lost, edges, degree, level, 2);
+    for (int64_t c = 0; c < columns; c++) {
+        for (int64_t r = 0; r < rows; r++) degree[c] -= mask[r * columns + c];
+        if (degree[c]) exit(15);
+    }
+    free(edges), free(degree);
     for (int64_t i = 0; i < count; i++) {
         int beaten = 0;
         for (int64_t j = i / m * m; j < i / m * m + m; j++)
@@ -109,21 +121,24 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
     }
     free(Y), free(rest), free(rounded);
     eggs_kept_sums(bits, mask, count, &sum, level, 2);
-    if (sum != kept || lost != all - kept) exit(5);
+    if (sum != kept || lost[0] + lost[1] != all - kept) exit(5);
     int64_t channels[] = {0, m - 1, count - 1}; /* of one row, and of as many as there are groups */
-    for (int64_t rows = 1; rows <= groups; rows += groups > 1 ? groups - 1 : 1) {
-        float *by = malloc((size_t)(3 * rows) * 4);
+    for (rows = 1; rows <= groups; rows += groups > 1 ? groups - 1 : 1) {
+        size_t found_bytes = (size_t)(3 * (rows + EGGS_APART)) * 4;
+        float *by = malloc((size_t)(3 * rows) * 4), *found = malloc(found_bytes);
+        int64_t *row = malloc((size_t)(3 * rows) * 8);
         channels[2] = count / rows - 1;
-        eggs_shortfalls(bits, mask, rows, count / rows, n, m, channels, 3, by, level, 2);
+        if (eggs_nearest(bits, mask, rows, count / rows, n, m, channels, 3, rows, found, by, row, level, 2)) exit(6);
         for (int i = 0; i < 3; i++)
             for (int64_t r = 0; r < rows; r++) {
-                int64_t own = r * (count / rows) + channels[i];
+                int64_t own = row[i * rows + r] * (count / rows) + channels[i];
                 float least = INFINITY;
                 for (int64_t j = own / m * m; j < own / m * m + m; j++)
                     if (mask[j] && scores[j] < least) least = scores[j];
                 if (by[i * rows + r] != (mask[own] ? -1 : least - scores[own])) exit(6);
+                if (r && by[i * rows + r] < by[i * rows + r - 1]) exit(16);
             }
-        free(by);
+        free(by), free(found), free(row);
     }
     free(scores), free(bits), free(mask);
 }

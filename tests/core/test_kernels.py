@@ -152,9 +152,11 @@ def test_groups_of_sixteen_that_are_sorted(level: Level, values: int) -> None:
     S = torch.randint(0, values, (37, 16 * 9), generator=torch.Generator().manual_seed(values)).float()
     for n in range(1, 17):
         mask, portable = torch.empty_like(S, dtype=torch.bool), torch.empty_like(S, dtype=torch.bool)
-        lost = kernels.best_n(S, NMPattern(n, 16), mask, level)
-        assert lost == kernels.best_n(S, NMPattern(n, 16), portable, Level.PORTABLE)
+        lost, degree = kernels.best_n(S, NMPattern(n, 16), mask, level)
+        lost_by_portable, _ = kernels.best_n(S, NMPattern(n, 16), portable, Level.PORTABLE)
+        assert lost == lost_by_portable
         assert torch.equal(mask, portable)
+        assert torch.equal(degree, mask.sum(dim=0))
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
@@ -192,10 +194,16 @@ def test_bfloat16_is_rounded_as_torch_rounds(level: Level) -> None:
 def test_masks_are_the_same_at_every_level(level: Level, problem: tuple[Tensor, NMPattern, int]) -> None:
     S, pattern, _ = problem
     mask, portable = torch.empty_like(S, dtype=torch.bool), torch.empty_like(S, dtype=torch.bool)
-    lost = kernels.best_n(S, pattern, mask, level)
-    # Each level adds up in an order of its own.
-    assert lost == pytest.approx(kernels.best_n(S, pattern, portable, Level.PORTABLE), rel=1e-6)
+    lost, degree = kernels.best_n(S, pattern, mask, level)
+    lost_by_portable, _ = kernels.best_n(S, pattern, portable, Level.PORTABLE)
+    assert lost == pytest.approx(lost_by_portable, rel=1e-6)  # each level adds up in an order of its own
     assert torch.equal(mask, portable)
+    assert torch.equal(degree, mask.sum(dim=0))
+    channels, size = torch.arange(0, S.shape[1], 3), -(-len(S) // 2)
+    by, row = kernels.nearest(S, mask, channels, pattern, size, level)
+    expected = kernels.nearest(S, mask, channels, pattern, size, Level.PORTABLE)
+    assert torch.equal(by, expected[0])
+    assert torch.equal(row, expected[1])
     assert kernels.kept_score(S, mask, level) == kernels.kept_score(S, mask, Level.PORTABLE)
 
 

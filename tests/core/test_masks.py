@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from eggs_core.masks import input_degrees, kept_score, shortfalls, top_n_mask, top_n_mask_and_loss
+from eggs_core.masks import input_degrees, kept_score, nearest, top_n, top_n_mask
 from eggs_core.pattern import NMPattern
 from tests.core.mask_problems import both_ways, computed_by, problems
 
@@ -45,9 +45,9 @@ def test_top_n_of_a_matrix_of_several_tiles(way: str, pattern: str) -> None:
 def test_degrees_and_scores_are_of_what_is_kept(way: str, problem: tuple[Tensor, NMPattern, int]) -> None:
     S, pattern, _ = problem
     with computed_by(way):
-        mask, lost = top_n_mask_and_loss(S, pattern)
+        mask, lost, degree = top_n(S, pattern)
         assert torch.equal(mask, top_n_mask(S, pattern))
-        assert input_degrees(mask).tolist() == mask.sum(dim=0).tolist()
+        assert input_degrees(mask).tolist() == degree.tolist() == mask.sum(dim=0).tolist()
         assert kept_score(S, mask) == pytest.approx(float(S[mask].double().sum()), rel=1e-12)
         assert lost == pytest.approx(float(S[~mask].double().sum()))
 
@@ -59,25 +59,41 @@ def test_scores_of_a_matrix_of_several_tiles(way: str) -> None:
     mask = torch.rand(1003, 1031, generator=generator).T < 0.3
     with computed_by(way):
         assert kept_score(S, mask) == pytest.approx(float(S[mask].double().sum()), rel=1e-12)
-        best, lost = top_n_mask_and_loss(S, NMPattern(3, 17))
+        best, lost, degree = top_n(S, NMPattern(3, 17))
         assert lost == pytest.approx(float(S[~best].double().sum()))
+        assert degree.tolist() == best.sum(dim=0).tolist()
 
 
 @both_ways
 @given(problem=problems(), data=st.data())
-def test_shortfalls_are_to_the_least_that_is_kept(
+def test_channels_are_nearest_to_the_least_that_is_kept(
     way: str, problem: tuple[Tensor, NMPattern, int], data: st.DataObject
 ) -> None:
     S, pattern, _ = problem
     mask = top_n_mask(S, pattern)
-    channels = data.draw(st.lists(st.integers(0, S.shape[1] - 1), max_size=6))
+    channels = data.draw(st.lists(st.integers(0, S.shape[1] - 1), max_size=20))
+    size = data.draw(st.integers(1, len(S)))
     with computed_by(way):
-        found = shortfalls(S, mask, torch.tensor(channels, dtype=torch.int64), pattern)
-    assert found.shape == (len(channels), len(S))
-    for channel, by in zip(channels, found, strict=True):
+        found, rows = nearest(S, mask, torch.tensor(channels, dtype=torch.int64), pattern, size)
+    assert found.shape == rows.shape == (len(channels), size)
+    for channel, by, row in zip(channels, found, rows, strict=True):
         group = slice(channel // pattern.m * pattern.m, (channel // pattern.m + 1) * pattern.m)
         least = S[:, group].masked_fill(~mask[:, group], torch.inf).amin(dim=1)
-        assert torch.equal(by, torch.where(mask[:, channel], -1, least - S[:, channel]))
+        expected, order = torch.where(mask[:, channel], -1, least - S[:, channel]).sort(stable=True)
+        assert torch.equal(by, expected[:size])
+        assert torch.equal(row, order[:size])
+
+
+@both_ways
+def test_the_nearest_of_many_rows(way: str) -> None:
+    """With more rows and channels than are gone down together, and scores that only their last bits tell apart."""
+    S = torch.randint(0, 40, (777, 96), generator=torch.Generator().manual_seed(0)) * 2.0**-20 + 1
+    mask, channels = top_n_mask(S, NMPattern(2, 4)), torch.arange(0, 96, 2)
+    with computed_by("torch"):
+        expected = nearest(S, mask, channels, NMPattern(2, 4), 500)
+    with computed_by(way):
+        for found, wanted in zip(nearest(S, mask, channels, NMPattern(2, 4), 500), expected, strict=True):
+            assert torch.equal(found, wanted)
 
 
 def test_degrees_beyond_a_byte() -> None:
