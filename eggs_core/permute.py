@@ -29,8 +29,8 @@ from eggs_core.statistics import gather
 
 ROUNDS = 2
 GROUPS_AT_ONCE = 384
-"""Assigned anew together. That takes time in proportion to it, and in the Hungarian algorithm to its square.
-The inner channels of SmolLM2-135M are so many groups; 64 at once gain five sixths of what they do."""
+"""Assigned anew together, in time in proportion to it. The inner channels of SmolLM2-135M are so many groups; 64
+at once gain five sixths of what they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,9 @@ def best_permutations(S: Tensor, pattern: NMPattern) -> Tensor:
     never less; (sets, width) int64.
 
     First the columns are dealt to the groups in turn, the largest sums first. Then, a slot at a time, one column
-    of each group is taken out, and within random parts of the groups all are assigned anew, at best (Hungarian
-    algorithm). A row keeps max(t, s) more with a column of score s where t is the N-th best of the others, so what
-    an assignment keeps is Σ max(t, s).
+    of each group is taken out, and within random parts of the groups all are assigned anew, as well as can be. A
+    row keeps max(t, s) more with a column of score s where t is the N-th best of the others, so what an assignment
+    keeps is Σ max(t, s).
     """
     n, m = pattern.n, pattern.m
     sets, rows, width = S.shape
@@ -125,16 +125,21 @@ def best_permutations(S: Tensor, pattern: NMPattern) -> Tensor:
     deal = S.sum(dim=1).argsort(dim=1, descending=True, stable=True) + first
     slots = deal.view(sets, m, groups)
     generator = torch.Generator().manual_seed(0)
+    parts = -(-groups // GROUPS_AT_ONCE)
     for _ in range(ROUNDS):
         for slot in range(m):
-            for part in torch.randperm(groups, generator=generator).chunk(-(-groups // GROUPS_AT_ONCE)):
-                part = part.to(S.device)
+            # A few groups may be left over, others each time.
+            order = torch.randperm(groups, generator=generator)[: groups // parts * parts]
+            of_parts = order.view(parts, -1).to(S.device)
+            keeps: list[Tensor] = []
+            for part in of_parts:
                 others = torch.cat([slots[:, :slot, part], slots[:, slot + 1 :, part]], dim=1)
                 threshold = largest(columns[others.flatten()].view(sets, m - 1, -1), n)[-1].view(sets, -1, rows)
-                taken = slots[:, slot, part]
-                candidates = columns[taken.flatten()].view(sets, -1, rows)
-                keeps = torch.stack(list(map(_kept_together, threshold, candidates)))
-                slots[:, slot, part] = taken.gather(1, best_assignment(keeps))
+                candidates = columns[slots[:, slot, part].flatten()].view(sets, -1, rows)
+                keeps.extend(map(_kept_together, threshold, candidates))
+            assigned = best_assignment(torch.stack(keeps)).view(parts, sets, -1)
+            for part, column in zip(of_parts, assigned, strict=True):
+                slots[:, slot, part] = slots[:, slot, part].gather(1, column)
     found = slots.transpose(1, 2).flatten(1)
 
     def kept(order: Tensor) -> Tensor:

@@ -205,6 +205,16 @@ def sums_of_larger(A: Tensor, B: Tensor, level: Level | None = None) -> Tensor:
     return sums
 
 
+def auction(cost: Tensor, price: Tensor, step: Tensor, bids: int, level: Level | None = None) -> Tensor:
+    """The row that gets each column, (k, a) int64; `bids` a row until the step is doubled. See
+    `eggs_core.assignment._auction`."""
+    cost, price = cost.contiguous(), price.clone(memory_format=torch.contiguous_format)
+    owner = torch.empty_like(price, dtype=torch.int64)
+    problems = cost.data_ptr(), *price.shape, price.data_ptr(), step.contiguous().data_ptr(), bids
+    _compiled.auction(*problems, owner.data_ptr(), _BEST if level is None else level, torch.get_num_threads())
+    return owner
+
+
 def _problems(P: Tensor, n: int, need: Tensor) -> tuple[int, ...]:
     count, m, rows = P.shape
     return P.data_ptr(), need.data_ptr(), count, rows, n, m

@@ -3,6 +3,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "auction.h"
 #include "b_matching.h"
 #include "best_n.h"
 #include "nearest.h"
@@ -146,6 +147,15 @@ static PyObject *sums_of_larger(PyObject *self, PyObject *const *arguments, Py_s
     Py_RETURN_NONE;
 }
 
+static PyObject *auction(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ(9)
+    Py_BEGIN_ALLOW_THREADS
+    eggs_auction((const float *)n[0], n[1], n[2], (double *)n[3], (const double *)n[4], n[5], (int64_t *)n[6],
+                 (eggs_level)n[7], (int)n[8]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"best_level", best_level, METH_NOARGS, "The highest level of the processor."},
     {"linear", (PyCFunction)(void (*)(void))linear, METH_FASTCALL,
@@ -170,6 +180,8 @@ static PyMethodDef methods[] = {
      "take(scores, mask, columns, n, m, groups, rows, counts, problems, size, fixed, units, P, unit, edges, best, threads)"},
     {"sums_of_larger", (PyCFunction)(void (*)(void))sums_of_larger, METH_FASTCALL,
      "sums_of_larger(A, a, B, b, length, sums, level, threads)"},
+    {"auction", (PyCFunction)(void (*)(void))auction, METH_FASTCALL,
+     "auction(cost, count, size, price, step, bids, owner, level, threads)"},
     {NULL, NULL, 0, NULL},
 };
 

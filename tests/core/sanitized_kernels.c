@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "auction.h"
 #include "b_matching.h"
 #include "best_n.h"
 #include "nearest.h"
@@ -192,6 +193,25 @@ static void check_take(int n, int m, int64_t rows) {
     free(row), free(P), free(edges), free(scores), free(mask);
 }
 
+/* Two problems: every column has a row of its own, and none would rather have another by more than its step. */
+static void check_auction(int64_t size, eggs_level level) {
+    size_t entries = (size_t)(2 * size * size);
+    float *cost = malloc(entries * 4);
+    double *price = calloc((size_t)(2 * size), 8), step[] = {0.01, 1};
+    int64_t *owner = malloc((size_t)(2 * size) * 8);
+    for (size_t i = 0; i < entries; i++) cost[i] = (float)(rand() % 50);
+    eggs_auction(cost, 2, size, price, step, 1000, owner, level, 2);
+    for (int64_t c = 0; c < 2 * size; c++) {
+        const float *of_row = cost + (c / size * size + owner[c]) * size;
+        for (int64_t other = 0; other < size; other++) {
+            if (other < c % size && owner[c / size * size + other] == owner[c]) exit(17);
+            double dearer = of_row[c % size] + price[c] - of_row[other] - price[c / size * size + other];
+            if (dearer > step[c / size] + 1e-9) exit(18);
+        }
+    }
+    free(cost), free(price), free(owner);
+}
+
 /* Small integers, whose sums are exact in any order. */
 static void check_pairs(int64_t a, int64_t b, int64_t length, eggs_level level) {
     float *A = malloc((size_t)(a * length) * 4), *B = malloc((size_t)(b * length) * 4), *sums = malloc((size_t)(a * b) * 4);
@@ -221,6 +241,8 @@ int main(void) {
     for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
         for (int64_t length = 1; length < 26; length += 4)
             for (int64_t a = 1; a < 10; a++) check_pairs(a, 10 - a, length, level);
+    for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
+        for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++) check_auction(GROUPS[g], level);
     for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)
         for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
             check_take(PATTERNS[p][0], PATTERNS[p][1], GROUPS[g]);
