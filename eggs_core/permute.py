@@ -177,8 +177,8 @@ def _permute_rows(site: Site, order: Tensor) -> dict[str, Tensor]:
     changed: dict[str, Tensor] = {}
     for producer in site.producers:
         layer, W = producer.layer, producer.layer.weight
-        new = producer.rows.flatten().to(W.device)
-        old = producer.rows[:, order.to(producer.rows.device)].flatten().to(W.device)
+        rows = producer.rows.to(W.device)
+        new, old = rows.flatten(), rows[:, order.to(W.device)].flatten()
         W.index_copy_(0, new, W.index_select(0, old))
         changed[layer.full_parameter_name] = layer.parameter.data
         name = "bias" if layer.expert is None else f"{layer.parameter_name}_bias"

@@ -301,7 +301,8 @@ def _best_orders(
         S = importance(spec.method, consumer.weight, seen.norm if seen else None)
         if not bool(S.isfinite().all()):
             return None  # pruning will tell the user
-        return best_order(sites[number], S, spec.pattern).cpu()
+        order = best_order(sites[number], S, spec.pattern)
+        return order.cpu() if group.size > 1 else order  # other processes have other devices
 
     owners = deal([site.consumer.weight.numel() for site in sites], group.size)
     orders = zip(sites, group.share(owners, order_of), strict=True)
