@@ -96,9 +96,12 @@ def project(Y: Tensor, target: Tensor, pattern: NMPattern, shrink: float, dtype:
 def fit(W: Tensor, Y: Tensor, mask: Tensor, error: OutputError) -> Tensor:
     """The kept weights that minimise the output error on a fixed mask, (rows, C_in) float32.
 
-    Conjugate gradients from Y on all rows at once, a few iterations; each is one product with G in float32.
+    Conjugate gradients from Y on all rows at once, a few iterations; each is one product with G. After the first,
+    these are of bfloat16 where that is fast: directions may be rounded, as the error is quadratic in them.
     """
     fitted = torch.empty_like(Y)
+    dtype = torch.bfloat16 if dtype_of_products(W) is torch.bfloat16 else torch.float32  # float16 could overflow
+    G = error.G.to(dtype)
     for rows in _row_tiles(W):
         M = mask[rows]
         V = Y[rows].masked_fill(~M, 0)
@@ -106,7 +109,7 @@ def fit(W: Tensor, Y: Tensor, mask: Tensor, error: OutputError) -> Tensor:
         P = R.clone()
         square = R.square().sum(dim=1, keepdim=True)
         for _ in range(FIT_ITERATIONS):
-            Q = (P @ error.G).masked_fill_(~M, 0)
+            Q = (P.to(dtype) @ G).float().masked_fill_(~M, 0)
             step = square / (P * Q).sum(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
             V.addcmul_(step, P)
             R.addcmul_(step, Q, value=-1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from eggs_core import kernels
 from eggs_core.distributed import ALONE, Group
 from eggs_core.layers import PrunableLayer
 
@@ -101,6 +102,9 @@ class InputStatistics:
 
 def _add_upper_gram(upper: Tensor, X: Tensor) -> None:
     """Adds XᵀX to `upper`, in tiles of columns and only from the diagonal on, as the matrix is symmetric."""
+    if kernels.grams(X):
+        kernels.add_gram(upper, X)
+        return
     exact = X if X.is_cuda else X.float()  # a product on a CPU would be rounded to the dtype of X
     for start in range(0, upper.shape[1], _TILE_COLUMNS):
         left, right = exact[:, start : start + _TILE_COLUMNS].T, exact[:, start:]

@@ -6,6 +6,7 @@
 #include "auction.h"
 #include "b_matching.h"
 #include "best_n.h"
+#include "gram.h"
 #include "nearest.h"
 #include "nm_linear.h"
 #include "pairs.h"
@@ -156,6 +157,16 @@ static PyObject *auction(PyObject *self, PyObject *const *arguments, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
+static PyObject *add_gram(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ(5)
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = eggs_add_gram((const uint16_t *)n[0], n[1], n[2], (float *)n[3], (int)n[4]);
+    Py_END_ALLOW_THREADS
+    if (failed) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"best_level", best_level, METH_NOARGS, "The highest level of the processor."},
     {"linear", (PyCFunction)(void (*)(void))linear, METH_FASTCALL,
@@ -182,6 +193,7 @@ static PyMethodDef methods[] = {
      "sums_of_larger(A, a, B, b, length, sums, level, threads)"},
     {"auction", (PyCFunction)(void (*)(void))auction, METH_FASTCALL,
      "auction(cost, count, size, price, step, bids, owner, level, threads)"},
+    {"add_gram", (PyCFunction)(void (*)(void))add_gram, METH_FASTCALL, "add_gram(X, tokens, columns, gram, threads)"},
     {NULL, NULL, 0, NULL},
 };
 
