@@ -202,18 +202,19 @@ def _on_gpu(
     compressed: Tensor | None = None,
     metadata: Tensor | None = None,
 ) -> Tensor:
+    rows, pattern = values.shape[0], _pattern(n, m)
     tokens = x.reshape(-1, x.shape[-1]).contiguous()
-    product = product_of(len(tokens), values, compressed)
+    product = product_of(tokens.shape[0], values, compressed)
     if product is Product.PACKED:
         from eggs_core.kernels import triton_linear
 
-        y = triton_linear.linear(tokens, values, mask, bias, NMPattern(n, m))
+        y = triton_linear.linear(tokens, values, mask, bias, pattern)
     elif product is Product.COMPRESSED:
         assert compressed is not None
-        y = semi_structured.linear(tokens, compressed, metadata, bias, len(values))
+        y = semi_structured.linear(tokens, compressed, metadata, bias, rows)
     else:
-        y = nn.functional.linear(tokens, unpack(values, mask, NMPattern(n, m)), bias)
-    return y.view(*x.shape[:-1], len(values))
+        y = nn.functional.linear(tokens, unpack(values, mask, pattern), bias)
+    return y.view(*x.shape[:-1], rows)
 
 
 def _by_tiles(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, pattern: NMPattern) -> Tensor:

@@ -113,9 +113,8 @@ def project(
     Y: Tensor, target: Tensor, pattern: NMPattern, shrink: float, rest: Tensor, level: Level | None = None
 ) -> None:
     """As `eggs_core.joint.project`, into `rest`, float32 or bfloat16."""
-    exact = rest.dtype is torch.float32
-    rests = (rest.data_ptr(), 0) if exact else (0, rest.data_ptr())
-    numbers = Y.data_ptr(), target.data_ptr(), Y.numel() // pattern.m, pattern.n, pattern.m, *rests
+    layer = Y.data_ptr(), target.data_ptr(), Y.numel() // pattern.m, pattern.n, pattern.m
+    numbers = *layer, rest.data_ptr(), rest.dtype is torch.bfloat16
     _compiled.project(*numbers, _BEST if level is None else level, torch.get_num_threads(), shrink)
 
 

@@ -235,16 +235,16 @@ INLINE uint16_t to_bf16(float x) {
 }
 
 /* `count` numbers, in whole groups; `mask` tells those of the projection. */
-INLINE void project(float *Y, const float *target, const uint8_t *mask, int64_t count, float shrink, float *rest,
-                    uint16_t *rest_bf16) {
+INLINE void project(float *restrict Y, const float *target, const uint8_t *mask, int64_t count, float shrink,
+                    void *restrict rest, int bf16) {
     for (int64_t i = 0; i < count; i++) {
         float y = Y[i], kept = mask[i] ? y : 0;
         float left = target[i] + shrink * y - (1 + shrink) * kept;
         Y[i] = kept;
-        if (rest)
-            rest[i] = left;
+        if (bf16)
+            ((uint16_t *)rest)[i] = to_bf16(left);
         else
-            rest_bf16[i] = to_bf16(left);
+            ((float *)rest)[i] = left;
     }
 }
 
@@ -278,7 +278,7 @@ INLINE double sum(const int32_t *scores, const uint8_t *mask, int64_t count) {
 
 #define PROJECT_AT_LEVEL(NAME, TARGET)                                                                                  \
     TARGET static void project_##NAME(float *Y, const float *target, int64_t groups, int n, int m, float shrink,        \
-                                      float *rest, uint16_t *rest_bf16) {                                               \
+                                      void *rest, int bf16) {                                                           \
         int32_t bits[AT_A_TIME];                                                                                        \
         uint8_t mask[AT_A_TIME];                                                                                        \
         int64_t size = AT_A_TIME / m;                                                                                   \
@@ -286,10 +286,7 @@ INLINE double sum(const int32_t *scores, const uint8_t *mask, int64_t count) {
             int64_t few = least(size, groups - g), first = g * m;                                                       \
             sizes(Y + first, few * m, bits);                                                                            \
             best_##NAME(bits, mask, few, n, m);                                                                         \
-            if (rest)                                                                                                   \
-                project(Y + first, target + first, mask, few * m, shrink, rest + first, NULL);                          \
-            else                                                                                                        \
-                project(Y + first, target + first, mask, few * m, shrink, NULL, rest_bf16 + first);                     \
+            project(Y + first, target + first, mask, few * m, shrink, (char *)rest + first * (bf16 ? 2 : 4), bf16);     \
         }                                                                                                               \
     }
 
@@ -350,11 +347,11 @@ void eggs_kept_sums(const int32_t *scores, const uint8_t *mask, int64_t count, d
         sums[first / EGGS_SCORES] = CHOSEN(sum)(scores + first, mask + first, least(EGGS_SCORES, count - first));
 }
 
-void eggs_project(float *Y, const float *target, int64_t groups, int n, int m, float shrink, float *rest,
-                  uint16_t *rest_bf16, eggs_level level, int threads) {
+void eggs_project(float *Y, const float *target, int64_t groups, int n, int m, float shrink, void *rest, int bf16,
+                  eggs_level level, int threads) {
     (void)level;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < groups; first += GROUPS)
         CHOSEN_512(project)(Y + first * m, target + first * m, least(GROUPS, groups - first), n, m, shrink,
-                            rest ? rest + first * m : NULL, rest ? NULL : rest_bf16 + first * m);
+                            (char *)rest + first * m * (bf16 ? 2 : 4), bf16);
 }

@@ -18,10 +18,10 @@
 void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t rows, int64_t columns, int n, int m, double *lost,
                  uint8_t *edges, int64_t *degree, eggs_level level, int threads);
 
-/* Makes Y (groups, m), finite, its projection D, the n largest of each group by size; and rest, or where that is NULL
-   rest_bf16, target - (D - shrink (Y - D)). */
-void eggs_project(float *Y, const float *target, int64_t groups, int n, int m, float shrink, float *rest,
-                  uint16_t *rest_bf16, eggs_level level, int threads);
+/* Makes Y (groups, m), finite, its projection D, the n largest of each group by size; and rest, bfloat16 or float32,
+   target - (D - shrink (Y - D)). */
+void eggs_project(float *Y, const float *target, int64_t groups, int n, int m, float shrink, void *rest, int bf16,
+                  eggs_level level, int threads);
 
 /* sums[i]: of those of the i-th EGGS_SCORES of `count` scores whose mask is 1. */
 void eggs_kept_sums(const int32_t *scores, const uint8_t *mask, int64_t count, double *sums, eggs_level level,

@@ -71,8 +71,8 @@ static PyObject *project(PyObject *self, PyObject *const *arguments, Py_ssize_t 
     READ(9)
     if (PyErr_Occurred()) return NULL;
     Py_BEGIN_ALLOW_THREADS
-    eggs_project((float *)n[0], (const float *)n[1], n[2], (int)n[3], (int)n[4], (float)shrink, (float *)n[5],
-                 (uint16_t *)n[6], (eggs_level)n[7], (int)n[8]);
+    eggs_project((float *)n[0], (const float *)n[1], n[2], (int)n[3], (int)n[4], (float)shrink, (void *)n[5], (int)n[6],
+                 (eggs_level)n[7], (int)n[8]);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -176,7 +176,7 @@ static PyMethodDef methods[] = {
     {"best_n", (PyCFunction)(void (*)(void))best_n, METH_FASTCALL,
      "best_n(scores, mask, rows, columns, n, m, lost, edges, degree, level, threads)"},
     {"project", (PyCFunction)(void (*)(void))project, METH_FASTCALL,
-     "project(Y, target, groups, n, m, rest or 0, rest in bfloat16 or 0, level, threads, shrink)"},
+     "project(Y, target, groups, n, m, rest, whether of bfloat16, level, threads, shrink)"},
     {"kept_sums", (PyCFunction)(void (*)(void))kept_sums, METH_FASTCALL,
      "kept_sums(scores, mask, count, sums, level, threads)"},
     {"nearest", (PyCFunction)(void (*)(void))nearest, METH_FASTCALL,

@@ -114,7 +114,7 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
     uint16_t *rounded = malloc((size_t)count * 2);
     for (int half = 0; half < 2; half++) {
         for (int64_t i = 0; i < count; i++) Y[i] = i % 2 ? scores[i] : -scores[i];
-        eggs_project(Y, scores, groups, n, m, 1, half ? NULL : rest, half ? rounded : NULL, level, 2);
+        eggs_project(Y, scores, groups, n, m, 1, half ? (void *)rounded : rest, half, level, 2);
         for (int64_t i = 0; i < count; i++) {
             float y = i % 2 ? scores[i] : -scores[i], found = rest[i];
             if (half) memcpy(&found, &(uint32_t){(uint32_t)rounded[i] << 16}, 4);
