@@ -167,7 +167,7 @@ class _Contest:
         nearest to being kept, somewhat more than all of their group lack together: each group · C_out + row."""
         rows = len(self._S)
         group, degree = channels // self._pattern.m, self._degree[channels]
-        size = min(rows, max(self.most, int(self._last(group, degree).max()) + 1))
+        size = min(rows, max(1, self.most, int(self._last(group, degree).max()) + 1))
         short, row = nearest(self._S, self._best, channels, self._pattern, size)
         if allowed < math.inf:
             self._least[: self.most] += short[:, : self.most].clamp(min=0).sum(dim=0, dtype=torch.float64)

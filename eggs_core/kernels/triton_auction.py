@@ -3,8 +3,6 @@
 With TRITON_INTERPRET=1 in the environment it runs on CPU tensors.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -12,8 +10,8 @@ from torch import Tensor
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _kernel(
-    cost_ptr: Any, price_ptr: Any, step_ptr: Any, owner_ptr: Any, size: Any, bids_a_step: Any, SIZE: tl.constexpr
+def _kernel(  # type: ignore[no-untyped-def]
+    cost_ptr, price_ptr, step_ptr, owner_ptr, size, bids_a_step, SIZE: tl.constexpr
 ) -> None:
     problem = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, SIZE)

@@ -8,7 +8,6 @@ With TRITON_INTERPRET=1 in the environment it runs on CPU tensors.
 """
 
 import os
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -25,15 +24,15 @@ _COLUMNS = 128
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _kernel(
-    x_ptr: Any,
-    values_ptr: Any,
-    mask_ptr: Any,
-    bias_ptr: Any,
-    y_ptr: Any,
-    tokens: Any,
-    rows: Any,
-    columns: Any,
+def _kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    values_ptr,
+    mask_ptr,
+    bias_ptr,
+    y_ptr,
+    tokens,
+    rows,
+    columns,
     N: tl.constexpr,
     M: tl.constexpr,
     M_PADDED: tl.constexpr,
@@ -80,7 +79,6 @@ def linear(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, pattern
     rows = len(values)
     y = x.new_empty(tokens, rows)
     if y.numel():
-        padded = triton.next_power_of_2(pattern.m)
         _kernel[(triton.cdiv(rows, _ROWS),)](
             x,
             values,
@@ -90,13 +88,21 @@ def linear(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, pattern
             tokens,
             rows,
             columns,
-            N=pattern.n,
-            M=pattern.m,
-            M_PADDED=padded,
-            GROUPS=_COLUMNS // padded,
-            ROWS=_ROWS,
-            TOKENS=TOKENS,
-            BIASED=bias is not None,
-            WIDENED=_INTERPRETED,
+            **constants(pattern, bias is not None),
         )
     return y
+
+
+def constants(pattern: NMPattern, biased: bool) -> dict[str, int]:
+    """What the kernel is compiled for."""
+    padded = triton.next_power_of_2(pattern.m)
+    return {
+        "N": pattern.n,
+        "M": pattern.m,
+        "M_PADDED": padded,
+        "GROUPS": _COLUMNS // padded,
+        "ROWS": _ROWS,
+        "TOKENS": TOKENS,
+        "BIASED": biased,
+        "WIDENED": _INTERPRETED,
+    }
