@@ -220,9 +220,10 @@ def add_gram(gram: Tensor, X: Tensor) -> None:
 def auction(cost: Tensor, price: Tensor, step: Tensor, bids: int, level: Level | None = None) -> Tensor:
     """The row that gets each column, (k, a) int64; `bids` a row until the step is doubled. See
     `eggs_core.assignment._auction`."""
-    cost, price = cost.contiguous(), price.clone(memory_format=torch.contiguous_format)
+    cost, step = cost.contiguous(), step.contiguous()  # held until the kernel has read them
+    price = price.clone(memory_format=torch.contiguous_format)
     owner = torch.empty_like(price, dtype=torch.int64)
-    problems = cost.data_ptr(), *price.shape, price.data_ptr(), step.contiguous().data_ptr(), bids
+    problems = cost.data_ptr(), *price.shape, price.data_ptr(), step.data_ptr(), bids
     _compiled.auction(*problems, owner.data_ptr(), _BEST if level is None else level, torch.get_num_threads())
     return owner
 

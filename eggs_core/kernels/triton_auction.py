@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 
+# Its compiler takes no annotations but its own.
 @triton.jit  # type: ignore[untyped-decorator]
 def _kernel(  # type: ignore[no-untyped-def]
     cost_ptr, price_ptr, step_ptr, owner_ptr, size, bids_a_step, SIZE: tl.constexpr

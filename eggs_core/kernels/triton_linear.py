@@ -23,6 +23,7 @@ _ROWS = 32
 _COLUMNS = 128
 
 
+# Its compiler takes no annotations but its own.
 @triton.jit  # type: ignore[untyped-decorator]
 def _kernel(  # type: ignore[no-untyped-def]
     x_ptr,
