@@ -34,6 +34,9 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
+# Not a bound on the service: the machine may be busy with other tests for longer than the ten seconds after which
+# schemathesis ends a request, which the service takes for its own end and answers with 503.
+PATIENCE_SECONDS = 120
 BOUNDED = settings(
     max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
@@ -63,7 +66,7 @@ def test_every_operation_alone(mode: GenerationMode, document: Any, sessions: se
         @BOUNDED
         @given(case=operation.as_strategy(generation_mode=mode))
         def check(case: Any) -> None:
-            case.call_and_validate(headers=headers, checks=CHECKS)
+            case.call_and_validate(headers=headers, checks=CHECKS, timeout=PATIENCE_SECONDS)
 
         with suppress(Unsatisfiable):  # by data that is wrong where none is asked for
             check()
@@ -86,7 +89,7 @@ def test_operations_one_after_the_other(document: Any, engine: Engine, sessions:
             return output
 
         def get_call_kwargs(self, case: Any) -> dict[str, Any]:
-            return {"headers": self.headers}
+            return {"headers": self.headers, "timeout": PATIENCE_SECONDS}
 
         def validate_response(self, response: Any, case: Any, **options: Any) -> None:
             case.validate_response(response, checks=CHECKS)
