@@ -205,16 +205,18 @@ def sums_of_larger(A: Tensor, B: Tensor, level: Level | None = None) -> Tensor:
 
 
 def grams(X: Tensor) -> bool:
-    """Whether `add_gram` is the fast way for X. With AMX it was not measured, so there it is not."""
-    return X.device.type == "cpu" and X.dtype is torch.bfloat16 and _BEST is Level.AVX512_BF16
+    """Whether `add_gram` is there for X."""
+    bf16 = X.device.type == "cpu" and X.dtype is torch.bfloat16
+    return bf16 and _BEST is not None and _BEST >= Level.AVX512_BF16
 
 
-def add_gram(gram: Tensor, X: Tensor) -> None:
+def add_gram(gram: Tensor, X: Tensor, level: Level | None = None) -> None:
     """Adds XᵀX of X (tokens, C_in) bfloat16, summed up in float32, to `gram` (C_in, C_in) float32, contiguous: on
     and above the diagonal; what is below has no meaning. The same from run to run. For `Level.AVX512_BF16` and up.
     """
     X = X.contiguous()
-    _compiled.add_gram(X.data_ptr(), *X.shape, gram.data_ptr(), torch.get_num_threads())
+    level = _BEST if level is None else level
+    _compiled.add_gram(X.data_ptr(), *X.shape, gram.data_ptr(), level, torch.get_num_threads())
 
 
 def auction(cost: Tensor, price: Tensor, step: Tensor, bids: int, level: Level | None = None) -> Tensor:

@@ -158,10 +158,10 @@ static PyObject *auction(PyObject *self, PyObject *const *arguments, Py_ssize_t 
 }
 
 static PyObject *add_gram(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ(5)
+    READ(6)
     int failed;
     Py_BEGIN_ALLOW_THREADS
-    failed = eggs_add_gram((const uint16_t *)n[0], n[1], n[2], (float *)n[3], (int)n[4]);
+    failed = eggs_add_gram((const uint16_t *)n[0], n[1], n[2], (float *)n[3], (eggs_level)n[4], (int)n[5]);
     Py_END_ALLOW_THREADS
     if (failed) return PyErr_NoMemory();
     Py_RETURN_NONE;
@@ -193,7 +193,7 @@ static PyMethodDef methods[] = {
      "sums_of_larger(A, a, B, b, length, sums, level, threads)"},
     {"auction", (PyCFunction)(void (*)(void))auction, METH_FASTCALL,
      "auction(cost, count, size, price, step, bids, owner, level, threads)"},
-    {"add_gram", (PyCFunction)(void (*)(void))add_gram, METH_FASTCALL, "add_gram(X, tokens, columns, gram, threads)"},
+    {"add_gram", (PyCFunction)(void (*)(void))add_gram, METH_FASTCALL, "add_gram(X, tokens, columns, gram, level, threads)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -3,6 +3,7 @@
    or of an input serves several products. With AMX a tile is 16 rows by 16 tokens, in the processor's own tile registers;
    without it is 4 rows by up to 6 tokens. */
 
+#include "amx.h"
 #include "packed.h"
 
 #include <stdlib.h>
@@ -20,8 +21,6 @@
 #define FEW_ROWS 32
 /* Tokens that are multiplied with a block before the next ones: their sums stay in the second-level cache. */
 #define CHUNK 512
-/* Of a tile of AMX. */
-#define SIDE 16
 
 static inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -106,15 +105,8 @@ static void pair_up(const uint16_t *x, int64_t columns, int64_t tokens, uint16_t
     const int64_t padded = ceiling(columns, STEP) * STEP;
     for (int64_t t = 0; t < SIDE; t += 4) {
         int64_t c = 0;
-        for (; t + 4 <= tokens && c + 8 <= columns; c += 8) {
-            const uint16_t *from = x + t * columns + c;
-            uint16_t *to = pairs + c * SIDE + t * 2;
-            __m128 a = _mm_loadu_ps((const void *)from), b = _mm_loadu_ps((const void *)(from + columns));
-            __m128 d = _mm_loadu_ps((const void *)(from + 2 * columns)), e = _mm_loadu_ps((const void *)(from + 3 * columns));
-            _MM_TRANSPOSE4_PS(a, b, d, e);
-            _mm_storeu_ps((void *)to, a), _mm_storeu_ps((void *)(to + 2 * SIDE), b);
-            _mm_storeu_ps((void *)(to + 4 * SIDE), d), _mm_storeu_ps((void *)(to + 6 * SIDE), e);
-        }
+        for (; t + 4 <= tokens && c + 8 <= columns; c += 8)
+            transpose_4_by_4(x + t * columns + c, 2 * columns, pairs + c * SIDE + t * 2, 4 * SIDE);
         for (; c < padded; c++)
             for (int64_t i = t; i < t + 4; i++)
                 pairs[(c / 2 * SIDE + i) * 2 + c % 2] = i < tokens && c < columns ? x[i * columns + c] : 0;
@@ -122,23 +114,6 @@ static void pair_up(const uint16_t *x, int64_t columns, int64_t tokens, uint16_t
 }
 
 #ifdef EGGS_HAS_AMX
-
-/* What is in memory by now: the compiler does not know what the instructions below read of it. */
-#define WRITTEN __asm__ volatile("" ::: "memory")
-
-/* Every tile is SIDE rows of 64 bytes. */
-typedef struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} __attribute__((aligned(64))) tile_config;
-
-TARGET_AMX static void configure_tiles(void) {
-    tile_config config = {.palette = 1};
-    for (int i = 0; i < 8; i++) config.row_bytes[i] = 64, config.rows[i] = SIDE;
-    WRITTEN;
-    _tile_loadconfig(&config);
-}
 
 /* Two tiles of rows and `groups`, one or two, of tokens. */
 TARGET_AMX INLINE void amx_tile(const block *B, int64_t row, const uint16_t *pairs, int64_t stride, int64_t group,
@@ -183,11 +158,7 @@ TARGET_AMX static void by_amx(const block *B, const uint16_t *pairs, int64_t str
         }
 }
 
-TARGET_AMX static void release_tiles(void) { _tile_release(); }
-
 #else /* no level says that there is AMX */
-static void configure_tiles(void) {}
-static void release_tiles(void) {}
 static void by_amx(const block *B, const uint16_t *pairs, int64_t stride, int64_t groups) {
     (void)B, (void)pairs, (void)stride, (void)groups;
 }

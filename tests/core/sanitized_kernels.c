@@ -229,12 +229,12 @@ static void check_pairs(int64_t a, int64_t b, int64_t length, eggs_level level) 
 }
 
 /* Small integers. */
-static void check_gram(int64_t tokens, int64_t columns) {
+static void check_gram(int64_t tokens, int64_t columns, eggs_level level) {
     uint16_t *X = malloc((size_t)(tokens * columns) * 2);
     float *gram = malloc((size_t)(columns * columns) * 4);
     for (int64_t i = 0; i < tokens * columns; i++) put(X, i, number(), EGGS_BF16);
     for (int64_t i = 0; i < columns * columns; i++) gram[i] = 1;
-    if (eggs_add_gram(X, tokens, columns, gram, 2)) exit(19);
+    if (eggs_add_gram(X, tokens, columns, gram, level, 2)) exit(19);
     for (int64_t i = 0; i < columns; i++)
         for (int64_t j = i; j < columns; j++) {
             float sum = 1;
@@ -248,7 +248,7 @@ int main(void) {
     eggs_level best = eggs_best_level();
     for (int64_t tokens = 1; tokens < 700; tokens = 3 * tokens + 1)
         for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
-            if (best >= EGGS_AVX512_BF16) check_gram(tokens, GROUPS[g]);
+            for (eggs_level level = EGGS_AVX512_BF16; level <= best; level++) check_gram(tokens, GROUPS[g], level);
     for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
         for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)
             for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
