@@ -55,19 +55,11 @@ INLINE void auction(const float *cost, int64_t size, double *price, double step,
         auction(cost, size, price, step, bids, owner);                                                                  \
     }
 
-AT_LEVEL(portable, )
-#ifdef EGGS_X86
-AT_LEVEL(avx2, TARGET_AVX2)
-AT_LEVEL(avx512, TARGET_AVX512)
-#define CHOSEN(NAME) (level >= EGGS_AVX512 ? NAME##_avx512 : level >= EGGS_AVX2 ? NAME##_avx2 : NAME##_portable)
-#else
-#define CHOSEN(NAME) NAME##_portable
-#endif
+FOR_LEVELS(AT_LEVEL)
 
 void eggs_auction(const float *cost, int64_t count, int64_t size, double *price, const double *step, int64_t bids,
                   int64_t *owner, eggs_level level, int threads) {
-    (void)level;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t i = 0; i < count; i++)
-        CHOSEN(auction)(cost + i * size * size, size, price + i * size, step[i], bids, owner + i * size);
+        UP_TO_AVX512(auction)(cost + i * size * size, size, price + i * size, step[i], bids, owner + i * size);
 }

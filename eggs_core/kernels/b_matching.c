@@ -275,15 +275,7 @@ INLINE int64_t bound(const problem *p, const int64_t *multipliers) {
     }                                                                                                                  \
     TARGET static int64_t bound_##NAME(const problem *p, const int64_t *multipliers) { return bound(p, multipliers); }
 
-AT_LEVEL(portable, )
-#ifdef EGGS_X86
-AT_LEVEL(avx2, TARGET_AVX2)
-AT_LEVEL(avx512, TARGET_AVX512)
-#define CHOSEN(NAME)                                                                                                    \
-    (level >= EGGS_AVX512 ? NAME##_avx512 : level >= EGGS_AVX2 ? NAME##_avx2 : NAME##_portable)
-#else
-#define CHOSEN(NAME) NAME##_portable
-#endif
+FOR_LEVELS(AT_LEVEL)
 
 INLINE problem number(const eggs_problems *all, int64_t i) {
     return (problem){all->P + i * all->m * all->rows, all->need + i * all->m, all->rows, all->n, all->m};
@@ -292,7 +284,6 @@ INLINE problem number(const eggs_problems *all, int64_t i) {
 /* WORK for every problem, `one`, number i, with `space` for (2, m, rows) numbers. */
 #define FOR_EACH_PROBLEM(WORK)                                                                                         \
     int failed = 0;                                                                                                    \
-    (void)level;                                                                                                       \
     _Pragma("omp parallel num_threads(threads) reduction(| : failed)") {                                               \
         int64_t *space = malloc((size_t)(2 * all->m * all->rows) * sizeof *space);                                     \
         failed = space == NULL;                                                                                        \
@@ -305,19 +296,18 @@ INLINE problem number(const eggs_problems *all, int64_t i) {
     return failed ? -1 : 0;
 
 int eggs_raise_multipliers(const eggs_problems *all, int64_t *multipliers, int rounds, eggs_level level, int threads) {
-    FOR_EACH_PROBLEM(CHOSEN(raise)(&one, multipliers + i * all->m, rounds, space))
+    FOR_EACH_PROBLEM(UP_TO_AVX512(raise)(&one, multipliers + i * all->m, rounds, space))
 }
 
 int eggs_solve(const eggs_problems *all, int64_t *multipliers, uint8_t *kept, int64_t *sums, eggs_level level, int threads) {
-    FOR_EACH_PROBLEM(sums[i] = CHOSEN(solve)(&one, multipliers + i * all->m, kept + i * all->m * all->rows, space))
+    FOR_EACH_PROBLEM(sums[i] = UP_TO_AVX512(solve)(&one, multipliers + i * all->m, kept + i * all->m * all->rows, space))
 }
 
 void eggs_bounds(const eggs_problems *all, const int64_t *multipliers, int64_t *bounds, eggs_level level, int threads) {
-    (void)level;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t i = 0; i < all->count; i++) {
         problem one = number(all, i);
-        bounds[i] = CHOSEN(bound)(&one, multipliers + i * all->m);
+        bounds[i] = UP_TO_AVX512(bound)(&one, multipliers + i * all->m);
     }
 }
 

@@ -300,8 +300,6 @@ static double best_portable(const int32_t *scores, uint8_t *mask, int64_t groups
 
 static double sum_portable(const int32_t *scores, const uint8_t *mask, int64_t count) { return sum(scores, mask, count); }
 
-PROJECT_AT_LEVEL(portable, )
-
 #ifdef EGGS_X86
 TARGET_AVX2 static void count_edges_avx2(const uint8_t *mask, int64_t rows, int64_t columns, uint8_t *edges) {
     count_edges(mask, rows, columns, edges);
@@ -311,24 +309,17 @@ TARGET_AVX2 static double sum_avx2(const int32_t *scores, const uint8_t *mask, i
     return sum(scores, mask, count);
 }
 
-PROJECT_AT_LEVEL(avx2, TARGET_AVX2)
-PROJECT_AT_LEVEL(avx512, TARGET_AVX512)
-
-#define CHOSEN(NAME) (level >= EGGS_AVX2 ? NAME##_avx2 : NAME##_portable)
-#define CHOSEN_512(NAME) (level >= EGGS_AVX512 ? NAME##_avx512 : CHOSEN(NAME))
-#else
-#define CHOSEN(NAME) NAME##_portable
-#define CHOSEN_512(NAME) NAME##_portable
 #endif
+
+FOR_LEVELS(PROJECT_AT_LEVEL)
 
 void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t rows, int64_t columns, int n, int m, double *lost,
                  uint8_t *edges, int64_t *degree, eggs_level level, int threads) {
-    (void)level;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < rows; first += EGGS_ROWS) {
         int64_t at = first * columns, count = least(EGGS_ROWS, rows - first), block = first / EGGS_ROWS;
-        lost[block] = CHOSEN_512(best)(scores + at, mask + at, count * columns / m, n, m);
-        CHOSEN(count_edges)(mask + at, count, columns, edges + block * columns);
+        lost[block] = UP_TO_AVX512(best)(scores + at, mask + at, count * columns / m, n, m);
+        UP_TO_AVX2(count_edges)(mask + at, count, columns, edges + block * columns);
     }
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < columns; first += COLUMNS) {
@@ -341,17 +332,15 @@ void eggs_best_n(const int32_t *scores, uint8_t *mask, int64_t rows, int64_t col
 
 void eggs_kept_sums(const int32_t *scores, const uint8_t *mask, int64_t count, double *sums, eggs_level level,
                     int threads) {
-    (void)level;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < count; first += EGGS_SCORES)
-        sums[first / EGGS_SCORES] = CHOSEN(sum)(scores + first, mask + first, least(EGGS_SCORES, count - first));
+        sums[first / EGGS_SCORES] = UP_TO_AVX2(sum)(scores + first, mask + first, least(EGGS_SCORES, count - first));
 }
 
 void eggs_project(float *Y, const float *target, int64_t groups, int n, int m, float shrink, void *rest, int bf16,
                   eggs_level level, int threads) {
-    (void)level;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < groups; first += GROUPS)
-        CHOSEN_512(project)(Y + first * m, target + first * m, least(GROUPS, groups - first), n, m, shrink,
+        UP_TO_AVX512(project)(Y + first * m, target + first * m, least(GROUPS, groups - first), n, m, shrink,
                             (char *)rest + first * m * (bf16 ? 2 : 4), bf16);
 }

@@ -25,4 +25,16 @@ static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 #endif
 #endif
 
+/* COPY(NAME, TARGET), for every level up to AVX-512; and of a function with such copies the one for `level`, or of one that
+   has none beyond AVX2. */
+#ifdef EGGS_X86
+#define FOR_LEVELS(COPY) COPY(portable, ) COPY(avx2, TARGET_AVX2) COPY(avx512, TARGET_AVX512)
+#define UP_TO_AVX2(NAME) (level >= EGGS_AVX2 ? NAME##_avx2 : NAME##_portable)
+#define UP_TO_AVX512(NAME) (level >= EGGS_AVX512 ? NAME##_avx512 : UP_TO_AVX2(NAME))
+#else
+#define FOR_LEVELS(COPY) COPY(portable, )
+#define UP_TO_AVX2(NAME) ((void)level, NAME##_portable)
+#define UP_TO_AVX512(NAME) UP_TO_AVX2(NAME)
+#endif
+
 #endif

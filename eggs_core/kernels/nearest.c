@@ -88,9 +88,6 @@ TARGET_AVX2 static void short_in_row_avx2(const int32_t *scores, const uint8_t *
     }
 }
 
-#define CHOSEN(NAME) (level >= EGGS_AVX2 ? NAME##_avx2 : NAME##_portable)
-#else
-#define CHOSEN(NAME) NAME##_portable
 #endif
 
 /* ---- the least of them ---- */
@@ -163,7 +160,6 @@ static void least_of(const float *found, int64_t rows, int64_t size, float *by, 
 int eggs_nearest(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int n, int m,
                  const int64_t *channels, int64_t count, int64_t size, float *found, float *by, int64_t *row,
                  eggs_level level, int threads) {
-    (void)level;
     int failed = 0;
     int64_t stride = rows + EGGS_APART;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
@@ -173,7 +169,7 @@ int eggs_nearest(const int32_t *scores, const uint8_t *mask, int64_t rows, int64
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < rows; first += ROWS)
             short_in_rows(scores, mask, columns, n, m, channels, count, first, least(first + ROWS, rows), found, stride,
-                          CHOSEN(short_in_row));
+                          UP_TO_AVX2(short_in_row));
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < count; i++)
             if (!failed) least_of(found + i * stride, rows, size, by + i * size, row + i * size, pairs);

@@ -95,6 +95,8 @@ static void unpack(const eggs_packed *W, int64_t row, void *dense, eggs_level le
         unpack_row_of_16_bits_avx2(W, row, dense);
         return;
     }
+#else
+    (void)level;
 #endif
     unpack_row(W, row, dense);
 }

@@ -62,15 +62,11 @@ TARGET_AVX2 static void pairs_avx2(const float *A, int64_t a, const float *B, in
         for (int64_t i = 0; i < a; i++) pairs_of(A + i * length, 1, B + j * length, 1, length, sums + i * stride + j, stride);
 }
 
-#define CHOSEN(NAME) (level >= EGGS_AVX2 ? NAME##_avx2 : NAME##_portable)
-#else
-#define CHOSEN(NAME) NAME##_portable
 #endif
 
 void eggs_sums_of_larger(const float *A, int64_t a, const float *B, int64_t b, int64_t length, float *sums, eggs_level level,
                          int threads) {
-    (void)level;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t i = 0; i < a; i += ROWS_OF_A)
-        CHOSEN(pairs)(A + i * length, least(ROWS_OF_A, a - i), B, b, length, sums + i * b, b);
+        UP_TO_AVX2(pairs)(A + i * length, least(ROWS_OF_A, a - i), B, b, length, sums + i * b, b);
 }
