@@ -35,8 +35,9 @@ class Problem:
         self.P, self.n, self.need = P, n, need
         self._compiled = P.device.type == "cpu" and kernels.available()
 
-    def solve(self, multipliers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which scores to keep, bool (g, M, R), their sums (g,), and the best multipliers λ (g, M).
+    def solve(self, multipliers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Which scores to keep, bool (g, M, R), how many of every column (g, M), their sums (g,), and the best
+        multipliers λ (g, M).
 
         `multipliers` are close below these. Where not all columns can have what they need, some are left short.
         """
@@ -46,11 +47,12 @@ class Problem:
         cost = self._exchange(kept)
         # λ is 0 for a column with edges to spare, and for others what it costs to fetch an edge from one of
         # those. Where no column has any to spare, λ is free up to a constant.
-        spare = kept.sum(dim=2) > self.need
+        edges = kept.sum(dim=2)
+        spare = edges > self.need
         fetched = cost.masked_fill(~spare[..., None], _NONE).amin(dim=1)
         free = cost[:, 0] - cost[:, 0].amin(dim=1, keepdim=True)
         best = torch.where(spare.any(dim=1, keepdim=True), fetched, free).clamp(min=0)
-        return kept, (self.P * kept).sum(dim=(1, 2)), best
+        return kept, edges, (self.P * kept).sum(dim=(1, 2)), best
 
     def bound(self, multipliers: Tensor) -> Tensor:
         """D(λ) of every problem."""

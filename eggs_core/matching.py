@@ -84,7 +84,7 @@ class _Solution:
     Of a B that costs too much: no changes, a bound of the cost that is too much, and its slope.
     """
 
-    changes: list[tuple[Tensor, Tensor, Tensor]]  # rows (k,), groups (k,), what is kept (k, M)
+    changes: list[tuple["_Part", Tensor, Tensor]]  # with what is solved (k,), and kept (k, M, R), both bool
     cost: float = 0.0
     slope: float = 0.0
     gap: float = 0.0
@@ -102,11 +102,11 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Groups with about as many rows that may change, (k, R) each; `real` is False where there is none."""
+    """Groups with about as many rows that may change, the first `count` of (k, R)."""
 
     groups: Tensor  # (k,)
     row: Tensor
-    real: Tensor
+    count: Tensor  # (k,)
     limit: Tensor  # (k, M)
     unit: Tensor  # (k,), of P
     P: Tensor  # (k, M, R)
@@ -192,7 +192,7 @@ class _Contest:
             row = rows.row[torch.where(real, start[part][:, None] + position, 0)]
             P, unit, edges, best = self._problems(groups, row, count, real)
             elsewhere = self._degree.view(-1, m)[groups] - edges
-            yield _Part(groups, row, real, rows.limit[part], unit, P, elsewhere, best)
+            yield _Part(groups, row, count, rows.limit[part], unit, P, elsewhere, best)
 
     def _problems(
         self, groups: Tensor, row: Tensor, count: Tensor, real: Tensor
@@ -235,14 +235,12 @@ class _Contest:
     def _add_to(self, solution: _Solution, part: _Part, problem: Problem, multipliers: Tensor) -> Tensor:
         """Solves a problem from multipliers that are close below the best. Returns the groups whose other rows
         would change as well: these are left out."""
-        kept, value, multipliers = problem.solve(multipliers)
-        solved = part.within(multipliers) & (kept.sum(dim=2) >= problem.need).all(dim=1)
+        kept, edges, value, multipliers = problem.solve(multipliers)
+        solved = part.within(multipliers) & (edges >= problem.need).all(dim=1)
         solution.cost += part.score((part.best - value) * solved)
         solution.slope += part.score(multipliers.sum(dim=1) * solved)
         solution.gap += part.score((problem.bound(multipliers) - value) * solved)
-        changed = part.real & solved[:, None]
-        group = part.groups[:, None].expand_as(changed)
-        solution.changes.append((part.row[changed], group[changed], kept.transpose(1, 2)[changed]))
+        solution.changes.append((part, solved, kept))
         return part.groups[~solved]
 
     def _whole(self, failed: list[Tensor]) -> _Rows:
@@ -256,7 +254,15 @@ class _Contest:
     def settle(self, solution: _Solution) -> Matching:
         """The mask of a solution. Ends the contest: the mask of the best N is written over."""
         gap = solution.gap / kept_score(self._S, self._best) if solution.gap else 0.0
-        mask = self._best.view(len(self._S), -1, self._pattern.m)
-        for row, group, kept in solution.changes:
-            mask[row, group] = kept
+        for part, solved, kept in solution.changes:
+            self._put(part, solved, kept)
         return Matching(self._best, gap)
+
+    def _put(self, part: _Part, solved: Tensor, kept: Tensor) -> None:
+        if compiled(self._S):
+            kernels.put(self._best, self._pattern, part.groups, part.row, part.count, solved, kept)
+            return
+        changed = (torch.arange(part.row.shape[1], device=kept.device) < part.count[:, None]) & solved[:, None]
+        group = part.groups[:, None].expand_as(changed)
+        mask = self._best.view(len(self._S), -1, self._pattern.m)
+        mask[part.row[changed], group[changed]] = kept.transpose(1, 2)[changed]

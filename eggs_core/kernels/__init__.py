@@ -149,13 +149,13 @@ def raise_multipliers(P: Tensor, n: int, need: Tensor, rounds: int, level: Level
 
 def solve(
     P: Tensor, n: int, need: Tensor, multipliers: Tensor, level: Level | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `Problem.solve` of `eggs_core.b_matching`."""
-    kept, multipliers = torch.empty_like(P, dtype=torch.bool), multipliers.clone()
+    kept, edges, multipliers = torch.empty_like(P, dtype=torch.bool), torch.empty_like(need), multipliers.clone()
     sums = torch.empty(len(P), dtype=torch.int64)
-    found = multipliers.data_ptr(), kept.data_ptr(), sums.data_ptr()
+    found = multipliers.data_ptr(), kept.data_ptr(), edges.data_ptr(), sums.data_ptr()
     _compiled.solve(*_problems(P, n, need), *found, _BEST if level is None else level, torch.get_num_threads())
-    return kept, sums, multipliers
+    return kept, edges, sums, multipliers
 
 
 def bounds(P: Tensor, n: int, need: Tensor, multipliers: Tensor, level: Level | None = None) -> Tensor:
@@ -193,6 +193,16 @@ def take(
     found = P.data_ptr(), unit.data_ptr(), edges.data_ptr(), best.data_ptr()
     _compiled.take(*layer, *wanted, *found, torch.get_num_threads())
     return P, unit, edges, best
+
+
+def put(
+    mask: Tensor, pattern: NMPattern, groups: Tensor, rows: Tensor, counts: Tensor, solved: Tensor, kept: Tensor
+) -> None:
+    """Writes to a layer's mask what is kept, bool (k, M, R), in the rows that `take` had of `groups`, of those
+    that are `solved`, bool (k,)."""
+    layer = mask.data_ptr(), mask.shape[1], pattern.m
+    wanted = groups.data_ptr(), rows.data_ptr(), counts.data_ptr(), solved.data_ptr(), *rows.shape
+    _compiled.put(*layer, *wanted, kept.data_ptr(), torch.get_num_threads())
 
 
 def sums_of_larger(A: Tensor, B: Tensor, level: Level | None = None) -> Tensor:

@@ -203,8 +203,8 @@ INLINE int next_move(int64_t cost[MAX_M][MAX_M], const int64_t *spare, int m, in
     return cheapest < 0 || (short_of && cheapest < NONE / 2);
 }
 
-/* The sum of what is kept. space (2, m, rows) is for what columns give and take. */
-INLINE int64_t solve(const problem *p, int64_t *multipliers, uint8_t *kept, int64_t *space) {
+/* The sum of what is kept, of which columns have so many `edges`. space (2, m, rows) is for what columns give and take. */
+INLINE int64_t solve(const problem *p, int64_t *multipliers, uint8_t *kept, int64_t *edges, int64_t *space) {
     exchanges direct = {.given = space, .taken = space + p->m * p->rows};
     int64_t cost[MAX_M][MAX_M], following[MAX_M][MAX_M], spare[MAX_M], moved[MAX_M];
     int start = 0, end = 0, any = 0;
@@ -242,6 +242,7 @@ INLINE int64_t solve(const problem *p, int64_t *multipliers, uint8_t *kept, int6
         if (multipliers[b] < 0) multipliers[b] = 0;
     }
     int64_t sum = 0;
+    for (int k = 0; k < p->m; k++) edges[k] = spare[k] + p->need[k];
     for (int64_t i = 0; i < p->m * p->rows; i++) sum += kept[i] ? p->P[i] : 0;
     return sum;
 }
@@ -270,8 +271,9 @@ INLINE int64_t bound(const problem *p, const int64_t *multipliers) {
     TARGET static void raise_##NAME(const problem *p, int64_t *multipliers, int rounds, int64_t *space) {              \
         raise_multipliers(p, multipliers, rounds, space);                                                              \
     }                                                                                                                  \
-    TARGET static int64_t solve_##NAME(const problem *p, int64_t *multipliers, uint8_t *kept, int64_t *space) {        \
-        return solve(p, multipliers, kept, space);                                                                     \
+    TARGET static int64_t solve_##NAME(const problem *p, int64_t *multipliers, uint8_t *kept, int64_t *edges,          \
+                                       int64_t *space) {                                                               \
+        return solve(p, multipliers, kept, edges, space);                                                              \
     }                                                                                                                  \
     TARGET static int64_t bound_##NAME(const problem *p, const int64_t *multipliers) { return bound(p, multipliers); }
 
@@ -299,8 +301,10 @@ int eggs_raise_multipliers(const eggs_problems *all, int64_t *multipliers, int r
     FOR_EACH_PROBLEM(UP_TO_AVX512(raise)(&one, multipliers + i * all->m, rounds, space))
 }
 
-int eggs_solve(const eggs_problems *all, int64_t *multipliers, uint8_t *kept, int64_t *sums, eggs_level level, int threads) {
-    FOR_EACH_PROBLEM(sums[i] = UP_TO_AVX512(solve)(&one, multipliers + i * all->m, kept + i * all->m * all->rows, space))
+int eggs_solve(const eggs_problems *all, int64_t *multipliers, uint8_t *kept, int64_t *edges, int64_t *sums,
+               eggs_level level, int threads) {
+    FOR_EACH_PROBLEM(sums[i] = UP_TO_AVX512(solve)(&one, multipliers + i * all->m, kept + i * all->m * all->rows,
+                                                   edges + i * all->m, space))
 }
 
 void eggs_bounds(const eggs_problems *all, const int64_t *multipliers, int64_t *bounds, eggs_level level, int threads) {
@@ -311,7 +315,7 @@ void eggs_bounds(const eggs_problems *all, const int64_t *multipliers, int64_t *
     }
 }
 
-/* ---- out of a layer ---- */
+/* ---- out of a layer, and back ---- */
 
 void eggs_take(const eggs_layer *layer, const int64_t *groups, const int64_t *rows, const int64_t *counts, int64_t problems,
                int64_t size, int64_t fixed, double units, int64_t *P, double *unit, int64_t *edges, int64_t *best,
@@ -346,4 +350,15 @@ void eggs_take(const eggs_layer *layer, const int64_t *groups, const int64_t *ro
                 edges[i * m + k] += kept, best[i] += kept ? score : 0;
             }
     }
+}
+
+void eggs_put(uint8_t *mask, int64_t columns, int m, const int64_t *groups, const int64_t *rows, const int64_t *counts,
+              const uint8_t *solved, int64_t problems, int64_t size, const uint8_t *kept, int threads) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < problems; i++)
+        for (int64_t r = 0; solved[i] && r < counts[i]; r++) {
+            const int64_t *row = rows + i * size;
+            __builtin_prefetch(mask + row[least(r + AHEAD, counts[i] - 1)] * columns + groups[i] * m, 1);
+            for (int k = 0; k < m; k++) mask[row[r] * columns + groups[i] * m + k] = kept[(i * m + k) * size + r];
+        }
 }

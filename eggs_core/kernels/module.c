@@ -113,10 +113,11 @@ static PyObject *raise_multipliers(PyObject *self, PyObject *const *arguments, P
 }
 
 static PyObject *solve(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ_WITH_PROBLEMS(11)
+    READ_WITH_PROBLEMS(12)
     int failed;
     Py_BEGIN_ALLOW_THREADS
-    failed = eggs_solve(&problems, (int64_t *)n[6], (uint8_t *)n[7], (int64_t *)n[8], (eggs_level)n[9], (int)n[10]);
+    failed = eggs_solve(&problems, (int64_t *)n[6], (uint8_t *)n[7], (int64_t *)n[8], (int64_t *)n[9], (eggs_level)n[10],
+                        (int)n[11]);
     Py_END_ALLOW_THREADS
     if (failed) return PyErr_NoMemory();
     Py_RETURN_NONE;
@@ -136,6 +137,15 @@ static PyObject *take(PyObject *self, PyObject *const *arguments, Py_ssize_t cou
     Py_BEGIN_ALLOW_THREADS
     eggs_take(&layer, (const int64_t *)n[5], (const int64_t *)n[6], (const int64_t *)n[7], n[8], n[9], n[10], (double)n[11],
               (int64_t *)n[12], (double *)n[13], (int64_t *)n[14], (int64_t *)n[15], (int)n[16]);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *put(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    READ(11)
+    Py_BEGIN_ALLOW_THREADS
+    eggs_put((uint8_t *)n[0], n[1], (int)n[2], (const int64_t *)n[3], (const int64_t *)n[4], (const int64_t *)n[5],
+             (const uint8_t *)n[6], n[7], n[8], (const uint8_t *)n[9], (int)n[10]);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -184,11 +194,13 @@ static PyMethodDef methods[] = {
     {"raise_multipliers", (PyCFunction)(void (*)(void))raise_multipliers, METH_FASTCALL,
      "raise_multipliers(P, need, problems, rows, n, m, multipliers, rounds, level, threads)"},
     {"solve", (PyCFunction)(void (*)(void))solve, METH_FASTCALL,
-     "solve(P, need, problems, rows, n, m, multipliers, kept, sums, level, threads)"},
+     "solve(P, need, problems, rows, n, m, multipliers, kept, edges, sums, level, threads)"},
     {"bounds", (PyCFunction)(void (*)(void))bounds, METH_FASTCALL,
      "bounds(P, need, problems, rows, n, m, multipliers, bounds, level, threads)"},
     {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL,
      "take(scores, mask, columns, n, m, groups, rows, counts, problems, size, fixed, units, P, unit, edges, best, threads)"},
+    {"put", (PyCFunction)(void (*)(void))put, METH_FASTCALL,
+     "put(mask, columns, m, groups, rows, counts, solved, problems, size, kept, threads)"},
     {"sums_of_larger", (PyCFunction)(void (*)(void))sums_of_larger, METH_FASTCALL,
      "sums_of_larger(A, a, B, b, length, sums, level, threads)"},
     {"auction", (PyCFunction)(void (*)(void))auction, METH_FASTCALL,

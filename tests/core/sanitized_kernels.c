@@ -148,13 +148,14 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
 /* Two problems, of which the second needs no edges: a choice that has what is needed, and keeps what no choice exceeds. */
 static void check_matchings(int n, int m, int64_t rows, eggs_level level) {
     size_t of_one = (size_t)(m * rows), of_all = 2 * of_one;
-    int64_t *P = malloc(of_all * 8), *need = malloc((size_t)m * 16), *multipliers = malloc((size_t)m * 16), bounds[2], sums[2];
+    int64_t *P = malloc(of_all * 8), *need = malloc((size_t)m * 16), *multipliers = malloc((size_t)m * 16);
+    int64_t *found = malloc((size_t)m * 16), bounds[2], sums[2];
     uint8_t *kept = malloc(of_all);
     for (size_t i = 0; i < of_all; i++) P[i] = rand() % 50;
     for (int k = 0; k < 2 * m; k++) need[k] = k < m ? n * rows / m : 0;
     eggs_problems problems = {P, need, 2, rows, n, m};
     if (eggs_raise_multipliers(&problems, multipliers, 100, level, 2)) exit(7);
-    if (eggs_solve(&problems, multipliers, kept, sums, level, 2)) exit(7);
+    if (eggs_solve(&problems, multipliers, kept, found, sums, level, 2)) exit(7);
     eggs_bounds(&problems, multipliers, bounds, level, 2);
     for (int i = 0; i < 2; i++) {
         int64_t value = 0;
@@ -164,15 +165,16 @@ static void check_matchings(int n, int m, int64_t rows, eggs_level level) {
                 size_t at = i * of_one + (size_t)(k * rows + r);
                 edges += kept[at], value += kept[at] ? P[at] : 0;
             }
-            if (edges < need[i * m + k]) exit(8);
+            if (edges < need[i * m + k] || edges != found[i * m + k]) exit(8);
         }
         if (value != bounds[i] || value != sums[i]) exit(9);
     }
-    free(P), free(need), free(multipliers), free(kept);
+    free(P), free(need), free(multipliers), free(found), free(kept);
 }
 
-/* A group of a layer of `rows`, of which all rows are taken and one more is to fill up: whole scores, in units of 1. */
-static void check_take(int n, int m, int64_t rows) {
+/* A group of a layer of `rows`, of which all rows are taken and one more is to fill up: whole scores, in units of 1. Then the
+   opposite of its mask is put there. */
+static void check_take_and_put(int n, int m, int64_t rows) {
     int64_t columns = 2 * m, groups[] = {1}, counts[] = {rows}, size = rows + 1, best, *row = malloc((size_t)size * 8);
     int64_t *P = malloc((size_t)(m * size) * 8), *edges = malloc((size_t)m * 8), wanted = 5 * n;
     float *scores = malloc((size_t)(rows * columns) * 4);
@@ -191,7 +193,16 @@ static void check_take(int n, int m, int64_t rows) {
         if (P[k * size + rows] != (k < n ? 5 : 0) || edges[k] != (k < n ? size : 0)) exit(11);
     }
     if (unit != 1 || best != wanted) exit(12);
-    free(row), free(P), free(edges), free(scores), free(mask);
+    uint8_t *kept = malloc((size_t)(m * size)), solved[] = {0};
+    for (int64_t i = 0; i < m * size; i++) kept[i] = i / size >= n;
+    eggs_put(mask, columns, m, groups, row, counts, solved, 1, size, kept, 2);
+    for (int64_t i = 0; i < rows * columns; i++)
+        if (mask[i] != (i % m < n)) exit(21);
+    solved[0] = 1;
+    eggs_put(mask, columns, m, groups, row, counts, solved, 1, size, kept, 2);
+    for (int64_t i = 0; i < rows * columns; i++)
+        if (mask[i] != ((i % m < n) ^ (i % columns >= m))) exit(22);
+    free(row), free(P), free(edges), free(scores), free(mask), free(kept);
 }
 
 /* Two problems: every column has a row of its own, and none would rather have another by more than its step. */
@@ -265,7 +276,7 @@ int main(void) {
         for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++) check_auction(GROUPS[g], level);
     for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)
         for (size_t g = 0; g < sizeof GROUPS / sizeof *GROUPS; g++)
-            check_take(PATTERNS[p][0], PATTERNS[p][1], GROUPS[g]);
+            check_take_and_put(PATTERNS[p][0], PATTERNS[p][1], GROUPS[g]);
     for (eggs_level level = EGGS_PORTABLE; level <= best; level++)
         for (eggs_dtype dtype = EGGS_F32; dtype <= EGGS_BF16; dtype++)
             for (size_t p = 0; p < sizeof PATTERNS / sizeof *PATTERNS; p++)
