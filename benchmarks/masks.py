@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import keep
+from benchmarks.results import keep, of_processor
 from eggs_core.diagonals import diagonal_mask
 from eggs_core.importance import ria
 from eggs_core.masks import best_score, kept_score, top_n_mask
@@ -92,7 +92,7 @@ def main() -> None:
         )
         print(rows[-1], flush=True)
     keep(
-        "masks",
+        of_processor("masks"),
         f"OMP_NUM_THREADS={torch.get_num_threads()} python -m benchmarks.masks --rows {shape[0]} "
         f"--columns {shape[1]} --min-degree {asked} --rounds {arguments.rounds}",
         rows,
