@@ -12,6 +12,7 @@ Shapes: S (C_out, C_in) float32, at least 0 and finite.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,6 +77,17 @@ def auto_matching(
     return contest.settle(found), min_degree
 
 
+class _Change(NamedTuple):
+    """What is kept of some rows, as `eggs_core.kernels.put` takes it: without the scores, which are eight times as
+    large."""
+
+    groups: Tensor  # (k,)
+    rows: Tensor  # (k, R)
+    counts: Tensor  # (k,), of them
+    solved: Tensor  # (k,), bool: whose rows change
+    kept: Tensor  # (k, M, R), bool
+
+
 @dataclass(slots=True)
 class _Solution:
     """What the best mask for some B has otherwise than the best N per group: `changes`, by how much less it keeps,
@@ -84,7 +96,7 @@ class _Solution:
     Of a B that costs too much: no changes, a bound of the cost that is too much, and its slope.
     """
 
-    changes: list[tuple["_Part", Tensor, Tensor]]  # with what is solved (k,), and kept (k, M, R), both bool
+    changes: list[_Change]
     cost: float = 0.0
     slope: float = 0.0
     gap: float = 0.0
@@ -240,7 +252,7 @@ class _Contest:
         solution.cost += part.score((part.best - value) * solved)
         solution.slope += part.score(multipliers.sum(dim=1) * solved)
         solution.gap += part.score((problem.bound(multipliers) - value) * solved)
-        solution.changes.append((part, solved, kept))
+        solution.changes.append(_Change(part.groups, part.row, part.count, solved, kept))
         return part.groups[~solved]
 
     def _whole(self, failed: list[Tensor]) -> _Rows:
@@ -254,15 +266,15 @@ class _Contest:
     def settle(self, solution: _Solution) -> Matching:
         """The mask of a solution. Ends the contest: the mask of the best N is written over."""
         gap = solution.gap / kept_score(self._S, self._best) if solution.gap else 0.0
-        for part, solved, kept in solution.changes:
-            self._put(part, solved, kept)
+        for change in solution.changes:
+            self._put(change)
         return Matching(self._best, gap)
 
-    def _put(self, part: _Part, solved: Tensor, kept: Tensor) -> None:
+    def _put(self, change: _Change) -> None:
         if compiled(self._S):
-            kernels.put(self._best, self._pattern, part.groups, part.row, part.count, solved, kept)
+            kernels.put(self._best, self._pattern, *change)
             return
-        changed = (torch.arange(part.row.shape[1], device=kept.device) < part.count[:, None]) & solved[:, None]
-        group = part.groups[:, None].expand_as(changed)
+        groups, rows, counts, solved, kept = change
+        changed = (torch.arange(rows.shape[1], device=rows.device) < counts[:, None]) & solved[:, None]
         mask = self._best.view(len(self._S), -1, self._pattern.m)
-        mask[part.row[changed], group[changed]] = kept.transpose(1, 2)[changed]
+        mask[rows[changed], groups[:, None].expand_as(changed)[changed]] = kept.transpose(1, 2)[changed]

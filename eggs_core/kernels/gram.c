@@ -68,11 +68,11 @@ static void add_panels(const uint32_t *left, const uint32_t *right, int64_t pair
 }
 
 static int by_registers(const uint16_t *X, int64_t tokens, int64_t columns, float *gram, int threads) {
-    int64_t panels = (columns + PANEL - 1) / PANEL, size = PAIRS_AT_A_TIME * PANEL;
+    int64_t panels = ceiling(columns, PANEL), size = PAIRS_AT_A_TIME * PANEL;
     uint32_t *packed = malloc((size_t)(panels * size) * sizeof *packed);
     if (packed == NULL) return -1;
     for (int64_t start = 0; start < tokens; start += 2 * PAIRS_AT_A_TIME) {
-        int64_t count = least(2 * PAIRS_AT_A_TIME, tokens - start), pairs = (count + 1) / 2;
+        int64_t count = least(2 * PAIRS_AT_A_TIME, tokens - start), pairs = ceiling(count, 2);
 #pragma omp parallel num_threads(threads)
         {
 #pragma omp for schedule(static)
@@ -130,7 +130,6 @@ TARGET_AMX static void amx_multiply(const uint32_t *left, const uint32_t *right,
     _tile_stored(1, sums + SIDE, 4 * AMX_PANEL);
     _tile_stored(2, sums + SIDE * AMX_PANEL, 4 * AMX_PANEL);
     _tile_stored(3, sums + SIDE * AMX_PANEL + SIDE, 4 * AMX_PANEL);
-    WRITTEN;
 }
 
 /* Panels whose columns begin at `first` and at `second`. */
@@ -143,15 +142,15 @@ TARGET_BF16 static void amx_add_panels(const uint32_t *left, const uint32_t *rig
         for (int64_t c = 0; c < width; c++) gram[(first + i) * columns + second + c] += sums[i * AMX_PANEL + c];
 }
 
-static int64_t whole_tiles(int64_t pairs) { return (pairs + SIDE - 1) / SIDE * SIDE; }
+static int64_t whole_tiles(int64_t pairs) { return ceiling(pairs, SIDE) * SIDE; }
 
 static int by_amx(const uint16_t *X, int64_t tokens, int64_t columns, float *gram, int threads) {
-    const int64_t panels = (columns + AMX_PANEL - 1) / AMX_PANEL;
-    const int64_t size = whole_tiles(least(AMX_PAIRS, (tokens + 1) / 2)) * AMX_PANEL;
+    const int64_t panels = ceiling(columns, AMX_PANEL);
+    const int64_t size = whole_tiles(least(AMX_PAIRS, ceiling(tokens, 2))) * AMX_PANEL;
     uint32_t *packed = aligned_alloc(64, (size_t)(2 * panels * size) * sizeof *packed), *transposed = packed + panels * size;
     if (packed == NULL) return -1;
     for (int64_t start = 0; start < tokens; start += 2 * AMX_PAIRS) {
-        const int64_t count = least(2 * AMX_PAIRS, tokens - start), there = (count + 1) / 2, pairs = whole_tiles(there);
+        const int64_t count = least(2 * AMX_PAIRS, tokens - start), there = ceiling(count, 2), pairs = whole_tiles(there);
 #pragma omp parallel num_threads(threads)
         {
 #pragma omp for schedule(static)

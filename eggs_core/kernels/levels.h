@@ -11,6 +11,7 @@ typedef enum { EGGS_PORTABLE = 0, EGGS_AVX2 = 1, EGGS_AVX512 = 2, EGGS_AVX512_BF
 eggs_level eggs_best_level(void);
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 #define INLINE static inline __attribute__((always_inline))
 

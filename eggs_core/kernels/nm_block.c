@@ -22,8 +22,6 @@
 /* Tokens that are multiplied with a block before the next ones: their sums stay in the second-level cache. */
 #define CHUNK 512
 
-static inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /* Numbers between the steps of a row. A line more than the rows take, so that they fall to different sets of a cache. */
 #define APART(ROWS) (((ROWS) + 1) * STEP)
 
