@@ -29,6 +29,10 @@ from app.supervisor import WorkerSupervisor
 
 _SERVICE = "eggs-api"
 
+# A process that stands still for longer is killed, and its requests are lost. uvicorn's own 5 are soon over while
+# the machine swaps, or has other work than this.
+_STANDSTILL_SECONDS = 30
+
 
 def config(app: FastAPI | str, host: str, port: int, **more: Any) -> uvicorn.Config:
     """How uvicorn serves an application, or what a function of this name makes."""
@@ -118,9 +122,14 @@ def _serve_in_processes(settings: Settings, listener: socket) -> None:
             readers = make_sessions(make_engine(settings.database_url), read_only=True)
             metrics.serve(metrics.of_processes(Path(counts), readers), settings.host, settings.metrics_port)
         name = f"{__name__}:{application.__name__}"
-        processes = _Processes(
-            config(name, settings.host, settings.port, workers=settings.api_processes), [listener]
+        served = config(
+            name,
+            settings.host,
+            settings.port,
+            workers=settings.api_processes,
+            timeout_worker_healthcheck=_STANDSTILL_SECONDS,
         )
+        processes = _Processes(served, [listener])
         processes.run()
     if any(process.exitcode == STARTUP_FAILURE for process in processes.processes):
         sys.exit(STARTUP_FAILURE)

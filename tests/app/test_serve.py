@@ -204,7 +204,8 @@ def test_several_processes_answer_as_one(start: Start, monkeypatch: pytest.Monke
     monkeypatch.setenv("EGGS_METRICS_PORT", str(metrics_port))
     service = start("--no-worker", "--processes", "2")
     headers = {"Authorization": f"Bearer {service.key}"}
-    first, second = wait_for(lambda: len(found := of_server(service)) == 2 and found)
+    wait_for(lambda: service.output.count("Application startup complete") == 2)
+    first, second = of_server(service)
 
     def asked_without(other: int) -> None:
         """Asks while this process stands still, and the other one answers."""
