@@ -10,7 +10,6 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from eggs_core import memory
 from eggs_core.pattern import NMPattern
 
 try:
@@ -130,11 +129,10 @@ def nearest(
     S: Tensor, mask: Tensor, channels: Tensor, pattern: NMPattern, size: int, level: Level | None = None
 ) -> tuple[Tensor, Tensor]:
     """As `eggs_core.masks.nearest`."""
-    count, rows = len(channels), len(S)
-    found = memory.in_large_pages(torch.empty(count, rows + _compiled.APART))
+    count = len(channels)
     by, row = torch.empty(count, size), torch.empty(count, size, dtype=torch.int64)
     layer = S.data_ptr(), mask.data_ptr(), *S.shape, pattern.n, pattern.m
-    wanted = channels.data_ptr(), count, size, found.data_ptr(), by.data_ptr(), row.data_ptr()
+    wanted = channels.data_ptr(), count, size, by.data_ptr(), row.data_ptr()
     _compiled.nearest(*layer, *wanted, _BEST if level is None else level, torch.get_num_threads())
     return by, row
 

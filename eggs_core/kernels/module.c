@@ -86,12 +86,12 @@ static PyObject *kept_sums(PyObject *self, PyObject *const *arguments, Py_ssize_
 }
 
 static PyObject *nearest(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ(14)
+    READ(13)
     int failed;
     Py_BEGIN_ALLOW_THREADS
     failed = eggs_nearest((const int32_t *)n[0], (const uint8_t *)n[1], n[2], n[3], (int)n[4], (int)n[5],
-                          (const int64_t *)n[6], n[7], n[8], (float *)n[9], (float *)n[10], (int64_t *)n[11],
-                          (eggs_level)n[12], (int)n[13]);
+                          (const int64_t *)n[6], n[7], n[8], (float *)n[9], (int64_t *)n[10], (eggs_level)n[11],
+                          (int)n[12]);
     Py_END_ALLOW_THREADS
     if (failed) return PyErr_NoMemory();
     Py_RETURN_NONE;
@@ -190,7 +190,7 @@ static PyMethodDef methods[] = {
     {"kept_sums", (PyCFunction)(void (*)(void))kept_sums, METH_FASTCALL,
      "kept_sums(scores, mask, count, sums, level, threads)"},
     {"nearest", (PyCFunction)(void (*)(void))nearest, METH_FASTCALL,
-     "nearest(scores, mask, rows, columns, n, m, channels, count, size, found, by, row, level, threads)"},
+     "nearest(scores, mask, rows, columns, n, m, channels, count, size, by, row, level, threads)"},
     {"raise_multipliers", (PyCFunction)(void (*)(void))raise_multipliers, METH_FASTCALL,
      "raise_multipliers(P, need, problems, rows, n, m, multipliers, rounds, level, threads)"},
     {"solve", (PyCFunction)(void (*)(void))solve, METH_FASTCALL,
@@ -214,8 +214,7 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_compiled", NULL
 PyMODINIT_FUNC PyInit__compiled(void) {
     PyObject *module = PyModule_Create(&definition);
     if (module != NULL && (PyModule_AddIntConstant(module, "SCORES", EGGS_SCORES) ||
-                           PyModule_AddIntConstant(module, "ROWS", EGGS_ROWS) ||
-                           PyModule_AddIntConstant(module, "APART", EGGS_APART)))
+                           PyModule_AddIntConstant(module, "ROWS", EGGS_ROWS)))
         Py_CLEAR(module);
     return module;
 }

@@ -7,10 +7,11 @@
 
 #include "fours.h"
 
-/* Channels at once, rows that all channels go down together, and rows that are asked for from memory ahead. */
+/* Channels at once; rows that are asked for from memory ahead; and by how much what is found of a channel is longer than
+   there are rows: else that of all channels may fall into the same set of a cache. */
 #define CHANNELS 8
-#define ROWS 128
 #define AHEAD 4
+#define APART 16
 #define DIGIT_BITS 11
 #define DIGITS (1 << DIGIT_BITS)
 
@@ -126,19 +127,16 @@ static void sort_least(uint64_t *pairs, int64_t count, int64_t size, uint64_t *s
 
 /* ---- both ---- */
 
-/* Rows from `first` to before `last`, of all channels: found[i * stride + r]. */
-static void short_in_rows(const int32_t *scores, const uint8_t *mask, int64_t columns, int n, int m, const int64_t *channels,
-                          int64_t count, int64_t first, int64_t last, float *found, int64_t stride, short_in_row *in_row) {
-    for (int64_t start = 0; start < count; start += CHANNELS) {
-        int64_t few = least(CHANNELS, count - start);
-        for (int64_t r = first; r < last; r++) {
-            for (int64_t i = 0; i < few && r + AHEAD < last; i++) {
-                int64_t soon = (r + AHEAD) * columns + channels[start + i];
-                __builtin_prefetch(scores + soon);
-                if (m != 4) __builtin_prefetch(mask + soon);
-            }
-            in_row(scores + r * columns, mask + r * columns, n, m, channels + start, few, found + start * stride + r, stride);
+/* In all rows, of a few channels: found[i * (rows + APART) + r]. */
+static void short_in_rows(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int n, int m,
+                          const int64_t *channels, int64_t count, float *found, short_in_row *in_row) {
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < count && r + AHEAD < rows; i++) {
+            int64_t soon = (r + AHEAD) * columns + channels[i];
+            __builtin_prefetch(scores + soon);
+            if (m != 4) __builtin_prefetch(mask + soon);
         }
+        in_row(scores + r * columns, mask + r * columns, n, m, channels, count, found + r, rows + APART);
     }
 }
 
@@ -158,22 +156,22 @@ static void least_of(const float *found, int64_t rows, int64_t size, float *by, 
 }
 
 int eggs_nearest(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int n, int m,
-                 const int64_t *channels, int64_t count, int64_t size, float *found, float *by, int64_t *row,
-                 eggs_level level, int threads) {
+                 const int64_t *channels, int64_t count, int64_t size, float *by, int64_t *row, eggs_level level,
+                 int threads) {
     int failed = 0;
-    int64_t stride = rows + EGGS_APART;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
+        float *found = malloc((size_t)(CHANNELS * (rows + APART)) * sizeof *found);
         uint64_t *pairs = malloc((size_t)(2 * rows) * sizeof *pairs);
-        failed = pairs == NULL;
-#pragma omp for schedule(static)
-        for (int64_t first = 0; first < rows; first += ROWS)
-            short_in_rows(scores, mask, columns, n, m, channels, count, first, least(first + ROWS, rows), found, stride,
-                          UP_TO_AVX2(short_in_row));
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < count; i++)
-            if (!failed) least_of(found + i * stride, rows, size, by + i * size, row + i * size, pairs);
-        free(pairs);
+        failed = found == NULL || pairs == NULL;
+#pragma omp for schedule(dynamic)
+        for (int64_t first = 0; first < count; first += CHANNELS) {
+            int64_t few = failed ? 0 : least(CHANNELS, count - first);
+            short_in_rows(scores, mask, rows, columns, n, m, channels + first, few, found, UP_TO_AVX2(short_in_row));
+            for (int64_t i = 0; i < few; i++)
+                least_of(found + i * (rows + APART), rows, size, by + (first + i) * size, row + (first + i) * size, pairs);
+        }
+        free(found), free(pairs);
     }
     return failed ? -1 : 0;
 }

@@ -6,15 +6,12 @@
 
 #include "levels.h"
 
-/* What rows of `found` are longer than there are rows: else they may all fall into the same set of a cache. */
-#define EGGS_APART 16
-
 /* by (channels, size), rising, and row (channels, size): how far each of `count` channels of scores (rows, columns) is below the
    n-th largest score of its group, -1 where it is kept itself, in the `size` rows in which that is least; of equals in those
-   further up. Scores are the bits of float32 of at least 0, and the mask is that of eggs_best_n. `found` is memory for
-   (channels, rows + EGGS_APART). Returns other than 0 where memory ran out. */
+   further up. Scores are the bits of float32 of at least 0, and the mask is that of eggs_best_n. Returns other than 0 where
+   memory ran out. */
 int eggs_nearest(const int32_t *scores, const uint8_t *mask, int64_t rows, int64_t columns, int n, int m,
-                 const int64_t *channels, int64_t count, int64_t size, float *found, float *by, int64_t *row,
-                 eggs_level level, int threads);
+                 const int64_t *channels, int64_t count, int64_t size, float *by, int64_t *row, eggs_level level,
+                 int threads);
 
 #endif
