@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from eggs_core.kernels import semi_structured
 from eggs_core.kernels.semi_structured import PATTERN, Backend
@@ -132,6 +131,8 @@ def measure(shape: Shape) -> Measured:
 
 def medians(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     """Seconds that each call takes, of rounds in which they take turns, when it is made again and again."""
+    from torch.utils.benchmark import Timer  # 8 MiB that nobody needs who has no GPU
+
     timers = {name: Timer("call()", globals={"call": call}) for name, call in calls.items()}
     rounds = [{name: timer.timeit(_CALLS).mean for name, timer in timers.items()} for _ in range(_ROUNDS)]
     return {name: statistics.median(of[name] for of in rounds) for name in calls}

@@ -38,7 +38,7 @@ class MlflowServer:
     def _works(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()
         try:
-            return httpx.get(f"{self.url}/health").is_success
+            return httpx.get(f"{self.url}/health", timeout=60).is_success
         except httpx.TransportError:
             return False
 

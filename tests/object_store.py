@@ -220,6 +220,6 @@ def keys_in(bucket: str) -> set[str]:
 
 def download(url: str) -> bytes:
     """What is at a presigned URL."""
-    response = httpx.get(url)
+    response = httpx.get(url, timeout=60)
     response.raise_for_status()
     return response.content

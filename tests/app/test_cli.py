@@ -498,7 +498,7 @@ def test_the_service_of_the_demo_may_say_as_much_as_it_likes(
     with (
         demo._service(EmbeddedSettings(data_dir=tmp_path, port=0)) as (url, key),
         connect(url, key) as client,
-        httpx.Client(base_url=url) as http,
+        httpx.Client(base_url=url, timeout=60) as http,
     ):
         assert list(client.jobs.list()) == []  # waits until it listens
         for _ in range(100):  # each with a line in the log, which together no pipe can hold

@@ -352,7 +352,9 @@ def test_what_a_project_stores_counts_unpacked_and_until_it_is_deleted(
     assert [path.name for path in settings.files_dir.iterdir()] == [file["id"]]
     other = {"Authorization": f"Bearer {make_key(sessions, 'another')[1]}"}
     assert (
-        httpx.post(f"{remote.base_url}/v1/files", headers=other, files={"file": ("a.txt", TEXT)}).status_code
+        httpx.post(
+            f"{remote.base_url}/v1/files", headers=other, files={"file": ("a.txt", TEXT)}, timeout=60
+        ).status_code
         == 201
     )
     assert remote.delete(f"/v1/files/{file['id']}").json() == {
@@ -398,7 +400,7 @@ def test_a_form_that_cannot_be_read(
 def connect(server: RunningServer, headers: dict[str, str]) -> socket.socket:
     """A connection on which the head of an upload has been sent."""
     url = httpx.URL(server.url)
-    connection = socket.create_connection((url.host, url.port), timeout=20)
+    connection = socket.create_connection((url.host, url.port), timeout=60)
     headers = {"Host": url.host, "Authorization": f"Bearer {server.key}", **MULTIPART, **headers}
     lines = ["POST /v1/files HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     connection.sendall("\r\n".join(lines).encode())

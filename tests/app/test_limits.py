@@ -309,5 +309,5 @@ def test_uploads_at_once_take_no_more_room_than_there_is(
     upload = {"file": ("a.txt", b"a" * 100)}
     found = at_once(server, headers, lambda client: client.post("/v1/files", files=upload), uploads)
     assert found == {201: 3, 413: 5}
-    files = httpx.get(f"{server.url}/v1/files", headers=headers).json()["data"]
+    files = httpx.get(f"{server.url}/v1/files", headers=headers, timeout=60).json()["data"]
     assert {path.name for path in settings.files_dir.iterdir()} == {file["id"] for file in files}

@@ -39,7 +39,7 @@ def json_lines(service: Service) -> list[dict[str, Any]]:
 
 def submit(service: Service, request_id: str) -> httpx.Response:
     headers = {"Authorization": f"Bearer {service.key}", "X-Request-ID": request_id}
-    answer = httpx.post(f"{service.url}/v1/jobs", json=BODY, headers=headers)
+    answer = httpx.post(f"{service.url}/v1/jobs", json=BODY, headers=headers, timeout=60)
     assert answer.status_code == 201, answer.text
     return answer
 

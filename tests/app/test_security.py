@@ -88,7 +88,7 @@ def test_a_client_that_sends_its_body_slowly_is_cut_off(
         f"POST /v1/jobs HTTP/1.1\r\nHost: eggs\r\nAuthorization: Bearer {server.key}\r\n"
         "Content-Type: application/json\r\nContent-Length: 100\r\n"
     )
-    slow = [socket.create_connection((address.hostname, address.port), timeout=20) for _ in range(100)]
+    slow = [socket.create_connection((address.hostname, address.port), timeout=60) for _ in range(100)]
     try:
         for number, connection in enumerate(slow):
             connection.sendall((head if number % 2 else head + '\r\n{"model"').encode())
@@ -131,7 +131,7 @@ def test_a_client_that_reads_nothing_holds_up_nobody(server: RunningServer) -> N
     wait_for(lambda: len(server.uvicorn.server_state.tasks) > clients)
     server.stop()
     assert problem(half.answer()) == (503, "service-stopping")
-    wait_for(lambda: not server.uvicorn.server_state.tasks, seconds=10)
+    wait_for(lambda: not server.uvicorn.server_state.tasks)
     for raw in slow:
         with raw.socket:
             assert len(raw.socket.makefile("rb").read()) < len(text)
@@ -148,7 +148,7 @@ class Raw:
 
     def __init__(self, server: RunningServer) -> None:
         address = urlsplit(server.url)
-        self.socket = socket.create_connection((address.hostname, address.port), timeout=20)
+        self.socket = socket.create_connection((address.hostname, address.port), timeout=60)
 
     def send(self, data: bytes) -> None:
         with suppress(ConnectionError):  # the server may have had enough

@@ -98,7 +98,7 @@ def group(leader: int) -> list[int]:
 
 def refuses_connections(url: httpx.URL) -> bool:
     try:
-        socket.create_connection((url.host, url.port), timeout=5).close()
+        socket.create_connection((url.host, url.port), timeout=60).close()
     except ConnectionRefusedError:
         return True
     return False
@@ -110,7 +110,7 @@ def stop_in_the_middle_of_a_request(service: Service, key: str | None) -> None:
     body = json.dumps({"model": "smollm2-135m-instruct"}).encode()
     head = f"POST /v1/jobs HTTP/1.1\r\nHost: eggs\r\nAuthorization: Bearer {key}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
-    with socket.create_connection((url.host, url.port), timeout=20) as connection:
+    with socket.create_connection((url.host, url.port), timeout=60) as connection:
         connection.sendall(head.encode())
         assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")  # it waits for the body
         connection.sendall(body[: len(body) // 2])
@@ -147,7 +147,7 @@ def test_the_first_start_prints_a_key_once_and_no_later_one_does(start: Start, t
     (said,) = (line for line in first.output.splitlines() if line.startswith("{"))
     assert json.loads(said) == {"url": first.url, "key": key}
     headers = {"Authorization": f"Bearer {key}"}
-    assert httpx.get(f"{first.url}/v1/jobs", headers=headers).status_code == 200
+    assert httpx.get(f"{first.url}/v1/jobs", headers=headers, timeout=60).status_code == 200
     assert first.output.count(key) == 1
     first.process.send_signal(signal.SIGINT)
     assert first.process.wait(60) == 0
@@ -158,7 +158,7 @@ def test_the_first_start_prints_a_key_once_and_no_later_one_does(start: Start, t
 
     second = start("--no-worker")
     assert second.key is None
-    assert httpx.get(f"{second.url}/v1/jobs", headers=headers).status_code == 200
+    assert httpx.get(f"{second.url}/v1/jobs", headers=headers, timeout=60).status_code == 200
     stop_in_the_middle_of_a_request(second, key)
     assert "Traceback" not in first.output + second.output
 
@@ -189,7 +189,7 @@ def of_server(service: Service) -> list[int]:
 
 
 def requests_counted(port: int) -> float:
-    families = text_string_to_metric_families(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+    families = text_string_to_metric_families(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text)
     samples = {
         sample.name: sample
         for family in families
@@ -220,14 +220,16 @@ def test_several_processes_answer_as_one(start: Start, monkeypatch: pytest.Monke
     assert requests_counted(metrics_port) == 2
 
     os.kill(first, signal.SIGKILL)
-    assert httpx.get(f"{service.url}/v1/jobs", headers=headers).status_code == 200
+    assert httpx.get(f"{service.url}/v1/jobs", headers=headers, timeout=60).status_code == 200
     wait_for(lambda: len(of_server(service)) == 2 and first not in of_server(service))
     assert requests_counted(metrics_port) == 3
 
-    job = httpx.post(f"{service.url}/v1/jobs", headers=headers, json={"model": "smollm2-135m-instruct"}).json()
+    job = httpx.post(
+        f"{service.url}/v1/jobs", headers=headers, json={"model": "smollm2-135m-instruct"}, timeout=60
+    ).json()
     accept = headers | {"Accept": "text/event-stream"}
     with (
-        httpx.Client(headers=accept) as client,
+        httpx.Client(headers=accept, timeout=60) as client,
         connect_sse(client, "GET", f"{service.url}/v1/jobs/{job['id']}/events") as source,
     ):
         events = source.iter_sse()
@@ -252,7 +254,7 @@ def test_a_port_that_is_taken(start: Start, tmp_path: Path) -> None:
         env=os.environ | Settings(data_dir=tmp_path / "other").environment() | {"EGGS_PORT": port},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     assert second.returncode != 0
     assert "Address already in use" in second.stderr

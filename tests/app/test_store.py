@@ -240,10 +240,10 @@ def test_urls_are_for_one_file_and_signed(
     file = finished.files[1]
     url = store.find("job_1/a", file)
     assert url.startswith(object_store.url), "where users reach it"
-    answer = httpx.get(url)
+    answer = httpx.get(url, timeout=60)
     assert (answer.status_code, answer.content) == (200, FILES[file.name])
     assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''%C3%A4.txt"
-    assert httpx.get(url.partition("?")[0]).status_code == 403
-    assert httpx.get(url.replace("%C3%A4.txt?", "b.txt?")).status_code == 403
-    part = httpx.get(store.find("job_1/a", finished.files[0]), headers={"Range": "bytes=7-16"})
+    assert httpx.get(url.partition("?")[0], timeout=60).status_code == 403
+    assert httpx.get(url.replace("%C3%A4.txt?", "b.txt?"), timeout=60).status_code == 403
+    part = httpx.get(store.find("job_1/a", finished.files[0]), headers={"Range": "bytes=7-16"}, timeout=60)
     assert (part.status_code, part.content) == (206, LARGE[7:17])

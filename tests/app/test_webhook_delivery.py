@@ -511,7 +511,7 @@ def test_an_attempt_that_ended_with_its_service_is_made_again(
             return service
 
         first = serve()
-        with httpx.Client(base_url=first.url, headers={"Authorization": f"Bearer {first.key}"}) as api:
+        with httpx.Client(base_url=first.url, headers={"Authorization": f"Bearer {first.key}"}, timeout=60) as api:
             webhook = api.post("/v1/webhooks", json={"url": receiver.url}).raise_for_status().json()
             sent = api.post(f"/v1/webhooks/{webhook['id']}/ping").raise_for_status().json()
         wait_for(lambda: receiver.received)

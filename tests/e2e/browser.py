@@ -28,5 +28,5 @@ def chromium() -> Iterator[Browser]:
 
 def session_of(service: Service, key: str) -> Any:
     """A cookie, as the browser takes it, of a session that is signed in with this key."""
-    answer = httpx.post(f"{service.url}/v1/session", headers={"Authorization": f"Bearer {key}"})
+    answer = httpx.post(f"{service.url}/v1/session", headers={"Authorization": f"Bearer {key}"}, timeout=60)
     return {"name": "eggs_session", "value": answer.cookies["eggs_session"], "url": f"{service.url}/v1/"}

@@ -92,7 +92,11 @@ def running(folder: Path) -> Iterator[Service]:
 def posted(service: Service, path: str, **body: Any) -> Any:
     """What the API answers."""
     headers = {"Authorization": f"Bearer {service.key}"}
-    return httpx.post(f"{service.url}/v1/{path}", headers=headers, json=body or None).raise_for_status().json()
+    return (
+        httpx.post(f"{service.url}/v1/{path}", headers=headers, json=body or None, timeout=60)
+        .raise_for_status()
+        .json()
+    )
 
 
 def claim(service: Service, job_id: str) -> Lease:

@@ -22,7 +22,7 @@ def test_keys_are_made_and_revoked(page: Page, service: Service) -> None:
     page.get_by_role("button", name="Make the key").click()
     expect(page.get_by_text("This is shown only once.")).to_be_visible()
     token = page.get_by_role("region", name="The new key").inner_text().strip()
-    opened = httpx.get(f"{service.url}/v1/jobs", headers={"Authorization": f"Bearer {token}"})
+    opened = httpx.get(f"{service.url}/v1/jobs", headers={"Authorization": f"Bearer {token}"}, timeout=60)
     assert opened.status_code == 200
     check_accessible(page)
     shot(page, "keys")
@@ -31,7 +31,7 @@ def test_keys_are_made_and_revoked(page: Page, service: Service) -> None:
     page.get_by_role("button", name="Revoke nightly").click()
     page.get_by_role("button", name="Revoke the key").click()
     expect(page.locator("tr", has_text="nightly")).to_contain_text("revoked")
-    opened = httpx.get(f"{service.url}/v1/jobs", headers={"Authorization": f"Bearer {token}"})
+    opened = httpx.get(f"{service.url}/v1/jobs", headers={"Authorization": f"Bearer {token}"}, timeout=60)
     assert opened.status_code == 401
 
 
@@ -57,7 +57,7 @@ def test_a_key_is_given_limits(page: Page, service: Service) -> None:
     headers = {"Authorization": f"Bearer {service.key}"}
     (key,) = [
         key
-        for key in httpx.get(f"{service.url}/v1/keys", headers=headers).json()["data"]
+        for key in httpx.get(f"{service.url}/v1/keys", headers=headers, timeout=60).json()["data"]
         if key["name"] == "limited"
     ]
     limited = {"queued_jobs": 0, "running_jobs": 2, "upload_bytes": None, "stored_bytes": 20_000_000_000}

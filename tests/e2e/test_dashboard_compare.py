@@ -65,7 +65,7 @@ def test_the_charts_of_a_comparison_have_a_line_for_each_job(
 def errors_of(service: Service, job_id: str, kind: str) -> list[float]:
     """The output errors of a job's layers of this type, block by block."""
     headers = {"Authorization": f"Bearer {service.key}"}
-    report = httpx.get(f"{service.url}/v1/jobs/{job_id}/report", headers=headers).json()
+    report = httpx.get(f"{service.url}/v1/jobs/{job_id}/report", headers=headers, timeout=60).json()
     return [layer["relative_output_error"] for layer in report["layers"] if layer["type"] == kind]
 
 

@@ -91,7 +91,7 @@ def api(settings: Settings, broker: Celery, tmp_path: Path, monkeypatch: pytest.
 
 def submit(api: Service, body: dict[str, Any]) -> str:
     headers = {"Authorization": f"Bearer {api.key}", "traceparent": f"00-{TRACE}-{CLIENT_SPAN}-01"}
-    answer = httpx.post(f"{api.url}/v1/jobs", json=body, headers=headers)
+    answer = httpx.post(f"{api.url}/v1/jobs", json=body, headers=headers, timeout=60)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
 
@@ -111,7 +111,7 @@ def test_a_trace_follows_its_job_into_the_worker(
     evaluation = {"sources": ["pydocs"], **SHORT}
     request = {"model": str(make_model("llama", num_hidden_layers=3)), "method": "magnitude"}
     job_id = submit(api, request | {"calibration": SHORT, "evaluation": evaluation})
-    assert httpx.get(f"{api.url}/readyz").status_code == 200
+    assert httpx.get(f"{api.url}/readyz", timeout=60).status_code == 200
     with broker.connection_for_read() as connection:
         message = wait_for(lambda: connection.default_channel.basic_get(broker.conf.task_default_queue))
         arguments, options, _ = json.loads(message.body)
@@ -161,7 +161,7 @@ def test_a_job_that_is_cut_short_leaves_its_span(
     start_worker()
     wait_for(lambda: in_a_block(sessions, job_id))
     headers = {"Authorization": f"Bearer {api.key}"}
-    assert httpx.post(f"{api.url}/v1/jobs/{job_id}/cancel", headers=headers).status_code == 200
+    assert httpx.post(f"{api.url}/v1/jobs/{job_id}/cancel", headers=headers, timeout=60).status_code == 200
     wait_for(lambda: read_job(sessions, job_id).state == "cancelled")
     job = wait_for(lambda: collector.span("eggs-worker", "job"))
     assert job.trace_id.hex() == TRACE
