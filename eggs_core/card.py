@@ -2,7 +2,7 @@
 
 import json
 
-from eggs_core.report import Report, TextEvaluation
+from eggs_core.report import Interval, Report, TextEvaluation
 from eggs_core.spec import OutputFormat
 
 
@@ -13,8 +13,9 @@ def model_card(report: Report) -> str:
         rows = "".join(_row(text) for text in report.evaluation.texts)
         quality = (
             "\n## What was lost\n\n"
-            "| text | windows | perplexity, dense | pruned | ratio (95%) | KL divergence | top-1 agreement |\n"
-            f"|---|---|---|---|---|---|---|\n{rows}"
+            "| text | windows | perplexity, dense | pruned | ratio | KL divergence | top-1 agreement |\n"
+            f"|---|---|---|---|---|---|---|\n{rows}\n"
+            "In parentheses 95% bootstrap intervals over the windows.\n"
         )
     packed = _PACKED if report.spec.output.format is not OutputFormat.DENSE else ""
     notes = "".join(f"- {note}\n" for note in report.notes)
@@ -69,9 +70,13 @@ def _code(report: Report) -> str:
 
 def _row(measured: TextEvaluation) -> str:
     text, p = measured.text, measured.perplexity
-    interval = p.ratio_interval
-    between = "" if interval is None else f" ({interval.low:.3f} to {interval.high:.3f})"
+    divergence = f"{measured.kl_divergence:.4f}{_between(measured.kl_divergence_interval, '.4f')}"
+    agreement = f"{measured.top1_agreement:.1%}{_between(measured.top1_agreement_interval, '.1%')}"
     return (
         f"| `{text.source}` | {text.windows} of {text.sequence_length} tokens | {p.dense:.3f} | {p.pruned:.3f} "
-        f"| {p.ratio:.3f}{between} | {measured.kl_divergence:.4f} | {measured.top1_agreement:.1%} |\n"
+        f"| {p.ratio:.3f}{_between(p.ratio_interval, '.3f')} | {divergence} | {agreement} |\n"
     )
+
+
+def _between(interval: Interval | None, form: str) -> str:
+    return "" if interval is None else f" ({interval.low:{form}} to {interval.high:{form}})"

@@ -5,13 +5,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from eggs_core.report import Evaluation, Interval, LayerReport, Report, Speed, TextEvaluation
+from eggs_core.report import BlockTraining, Evaluation, Interval, LayerReport, Report, Speed, TextEvaluation
 from eggs_core.spec import method_label
 
 if TYPE_CHECKING:
@@ -89,12 +90,16 @@ def report_tables(report: Report) -> RenderableType:
             escape(kind),
             str(len(of_kind)),
             f"{sparsity:.1%}",
-            _mean([layer.kept_importance for layer in of_kind]),
+            _mean(layer.kept_importance for layer in of_kind),
             _output_error(of_kind),
             str(min((layer.min_input_degree for layer in of_kind), default="")),
         )
     evaluated = [] if report.evaluation is None else _evaluation_tables(report, report.evaluation)
-    return Group(facts, *evaluated, layers, expansion, *(f"Note: {escape(note)}" for note in report.notes))
+    trained = [block for block in report.training if block.skipped is None]
+    training = [_training_table(trained)] if trained else []
+    return Group(
+        facts, *evaluated, layers, *training, expansion, *(f"Note: {escape(note)}" for note in report.notes)
+    )
 
 
 def _evaluation_tables(report: Report, evaluation: Evaluation) -> Iterator[Table]:
@@ -138,8 +143,17 @@ def _text_table(measured: TextEvaluation) -> Table:
         spread = measured.over_seeds
         table.add_row("Perplexity, over seeds", f"{spread.mean:.2f} ± {spread.standard_deviation:.2f}")
     table.add_row("Pruned / dense", f"{p.ratio:.2f}{_between(p.ratio_interval)}")
-    table.add_row("KL divergence", f"{measured.kl_divergence:.4f} nats a token")
-    table.add_row("Same likeliest token", f"{measured.top1_agreement:.1%} of tokens")
+    divergence, agreement = measured.kl_divergence_interval, measured.top1_agreement_interval
+    table.add_row("KL divergence", f"{measured.kl_divergence:.4f} nats a token{_between(divergence, '.4f')}")
+    table.add_row("Same likeliest token", f"{measured.top1_agreement:.1%} of tokens{_between(agreement, '.1%')}")
+    return table
+
+
+def _training_table(trained: list[BlockTraining]) -> Table:
+    table = _facts("Training, on calibration text held out of it")
+    table.add_row("Blocks trained", str(len(trained)))
+    table.add_row("Error of their outputs, before", _mean(block.error_before for block in trained))
+    table.add_row("After", _mean(block.error_after for block in trained))
     return table
 
 
@@ -196,8 +210,8 @@ def _score(value: float | None, error: float | None) -> str:
     return "–" if value is None else f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
-def _between(interval: Interval | None) -> str:
-    return "" if interval is None else f"  ({interval.low:.2f} to {interval.high:.2f})"
+def _between(interval: Interval | None, form: str = ".2f") -> str:
+    return "" if interval is None else f"  ({interval.low:{form}} to {interval.high:{form}})"
 
 
 def jobs_table(jobs: "Iterable[Job]") -> Table:
@@ -273,12 +287,14 @@ def _facts(title: str) -> Table:
     return table
 
 
-def _mean(values: list[float]) -> str:
-    return f"{sum(values) / len(values):.4f}" if values else "–"
+def _mean(values: Iterable[float | None]) -> str:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):.4f}" if known else "–"
 
 
 def _output_error(layers: list[LayerReport]) -> str:
-    return _mean([error for layer in layers if (error := layer.relative_output_error) is not None])
+    return _mean(layer.relative_output_error for layer in layers)
 
 
 def size(count: int) -> str:

@@ -42,7 +42,13 @@ def jobs(service: Service) -> dict[str, str]:
     """A job in each state, by what it is."""
     found = {
         "succeeded": succeed(
-            service, name="smollm2 at 2:4", metadata={"team": "research"}, days=30, output=PUSH, **ACCEPT
+            service,
+            name="smollm2 at 2:4",
+            effort="best",
+            metadata={"team": "research"},
+            days=30,
+            output=PUSH,
+            **ACCEPT,
         ),
         "ria": succeed(
             service,

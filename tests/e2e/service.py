@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app import problems
 from app.db import make_engine, make_sessions, utcnow
-from app.examples import REPORT
+from app.examples import BLOCK_TRAINING, REPORT
 from app.ids import new_id
 from app.jobs import leases
 from app.jobs.leases import Lease, NewArtifact
@@ -36,6 +36,7 @@ from eggs_core.checksums import CHECKSUMS, sha256, write_checksums
 from eggs_core.packing import pack
 from eggs_core.pattern import NMPattern
 from eggs_core.report import Report
+from eggs_core.spec import Effort
 from tests.app.build import make_job
 from tests.conftest import wait_for
 
@@ -125,7 +126,7 @@ def report_of(body: dict[str, Any], *, quality: float = 1.0) -> dict[str, Any]:
     report = copy.deepcopy(REPORT)
     request = JobCreate.model_validate(body)
     report["spec"] = request.spec.model_dump(mode="json")
-    report["method"] = request.method.value
+    report["method"], report["effort"] = request.method, request.spec.effective_effort
     if request.accept_if is None:
         report["acceptance"] = None
     perplexity = report["evaluation"]["texts"][0]["perplexity"]
@@ -133,6 +134,10 @@ def report_of(body: dict[str, Any], *, quality: float = 1.0) -> dict[str, Any]:
         for name in set(place) - {"dense", "tokens"}:
             if isinstance(place[name], float):
                 place[name] *= quality
+    if request.spec.effective_effort is Effort.BEST:
+        report["training"] = [
+            BLOCK_TRAINING | {"block": block, "error_after": 0.0087 - 0.0001 * block} for block in range(BLOCKS)
+        ]
     if quality > 1:
         report["evaluation"]["speed"].reverse()
     (layer,) = report["layers"]

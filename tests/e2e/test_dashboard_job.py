@@ -69,6 +69,7 @@ def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -
             "Fewest edges of an input channel",
             "Second singular value / Ramanujan bound",
             "Sparsity",
+            "Error of a block's outputs",
         ]
     )
     chart = page.locator("figure", has_text="Relative output error").first
@@ -91,6 +92,13 @@ def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -
     drawn = Path(download.value.path()).read_text()
     assert drawn.startswith("<svg")
     assert "var(" not in drawn
+    training = page.locator("figure", has_text="Error of a block's outputs")
+    expect(training.locator(".legend")).to_contain_text("after training")
+    training.get_by_role("img").focus()
+    page.keyboard.press("End")
+    expect(training.locator(".tip")).to_contain_text("block 29, after training: 0.0058")
+    texts = page.get_by_role("region", name="Held-out text").locator("tbody tr")
+    expect(texts).to_contain_text("1.8700 1.7900 to 1.950045.0 % 44.0 % to 46.0 %")
     chart.get_by_role("button", name="q_proj").click()
     chart.get_by_role("button", name="Table").click()
     expect(chart.locator("tbody tr")).to_have_count(6 * BLOCKS)
@@ -103,6 +111,7 @@ def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -
     page.get_by_role("tab", name="Packed").click()
     expect(page.get_by_role("region", name="Packed", exact=True)).to_contain_text("import eggs_core")
     page.goto(f"/jobs/{jobs['ria']}")
+    expect(page.locator("figure.chart")).to_have_count(5)  # nothing was trained
     expect(page.locator(".figures")).to_contain_text("0.87 × as fast packed, batch 16")
 
 

@@ -155,6 +155,13 @@ export function byType(layers, metric) {
   }));
 }
 
+// The error of each block's outputs before its training and after it, of the blocks that were trained.
+export function byTraining(training) {
+  return [["before training", "error_before"], ["after training", "error_after"]].map(([name, of]) => ({
+    name, points: training.map((trained) => ({ x: trained.block, y: trained[of], label: `block ${trained.block}, ${name}` })).filter(known),
+  }));
+}
+
 // The mean over the layers of each block, or over those of one type.
 export function byBlock(layers, metric, type) {
   const blocks = new Map();

@@ -18,7 +18,8 @@ export const share = (value) => `${(value * 100).toFixed(1)} %`;
 export const percent = (value) => `${Math.floor(value * 100)} %`;
 export const number = (value, digits = 3) => (
   value === null || value === undefined ? "–" : Number(value.toPrecision(digits)).toLocaleString("en", { maximumSignificantDigits: digits }));
-export const between = (interval, digits = 2) => (interval ? `${interval.low.toFixed(digits)} to ${interval.high.toFixed(digits)}` : "");
+const hundredths = (value) => value.toFixed(2);
+export const between = (interval, write = hundredths) => (interval ? `${write(interval.low)} to ${write(interval.high)}` : "");
 
 export function secondsOf(job) {
   if (!job.started_at) return null;

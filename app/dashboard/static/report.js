@@ -3,9 +3,10 @@
 import { html } from "./preact.js";
 import { between, duration, number, share, size } from "./format.js";
 import { Table, Verdict } from "./ui.js";
-import { Chart, METRICS, byType } from "./charts.js";
+import { Chart, METRICS, byTraining, byType } from "./charts.js";
 import { Masks } from "./mask.js";
 
+const tenThousandths = (value) => value.toFixed(4);
 const label = ({ method, effort }) => (effort ? `${method}:${effort}` : method);
 const Figure = ({ name, value, note }) => html`<div class="figure"><dt>${name}</dt><dd>${value}</dd>${note && html`<dd class="help">${note}</dd>`}</div>`;
 const pm = (value, error) => (value === null ? "–" : `${value.toFixed(4)}${error === null || error === undefined ? "" : ` ± ${error.toFixed(4)}`}`);
@@ -42,7 +43,8 @@ function Texts({ texts }) {
   return html`<${Table} caption="Held-out text, with 95% intervals" head=${["Text", "Dense", "Pruned", "Ratio", "KL divergence", "Same likeliest token"]}>
     ${texts.map(({ text, perplexity, over_seeds: spread, ...found }) => html`<tr key=${text.source}><td>${text.source}</td><td>${perplexity.dense.toFixed(2)}</td>
       <td>${perplexity.pruned.toFixed(2)} <span class="help">${between(perplexity.pruned_interval)}${spread ? `; over seeds ${spread.mean.toFixed(2)} ± ${spread.standard_deviation.toFixed(2)}` : ""}</span></td>
-      <td>${perplexity.ratio.toFixed(2)} <span class="help">${between(perplexity.ratio_interval)}</span></td><td>${found.kl_divergence.toFixed(4)}</td><td>${share(found.top1_agreement)}</td></tr>`)}<//>`;
+      <td>${perplexity.ratio.toFixed(2)} <span class="help">${between(perplexity.ratio_interval)}</span></td><td>${tenThousandths(found.kl_divergence)} <span class="help">${between(found.kl_divergence_interval, tenThousandths)}</span></td>
+      <td>${share(found.top1_agreement)} <span class="help">${between(found.top1_agreement_interval, share)}</span></td></tr>`)}<//>`;
 }
 
 function Methods({ report }) {
@@ -90,7 +92,8 @@ export function Report({ report, id }) {
     <section class="card"><h2>Layers</h2>
       <p class="help">${report.layers.length} layers. Fewest edges of any channel: ${expansion.min_input_degree}; channels cut off: ${expansion.channels_cut_off}; largest second singular value ${number(expansion.max_second_singular_value)}.</p>
       <div class="charts">${METRICS.map((metric) => html`<${Chart} key=${metric.id} title=${metric.title} help=${metric.help} y=${metric.title} file=${`${id}-${metric.id}`}
-        reference=${metric.reference} series=${byType(report.layers, metric)} />`)}</div></section>
+        reference=${metric.reference} series=${byType(report.layers, metric)} />`)}
+        <${Chart} title="Error of a block's outputs" help="On calibration text held out of its training; less is better." y="Error of the outputs" file=${`${id}-training`} series=${byTraining(report.training ?? [])} /></div></section>
     <${Masks} report=${report} id=${id} />
     <${Speeds} report=${report} />`;
 }
