@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from enum import Enum, auto
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any, Self
 
@@ -171,16 +171,41 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, mask = ctx.saved_tensors
         W = torch.ops.eggs.nm_unpack(values, mask, ctx.n, ctx.m)
-        return gradient @ W, *[None] * 7
+        return gradient.to(W.dtype) @ W, *[None] * 7  # under autocast y has another dtype
 
 
 _pattern = cache(NMPattern)
 
 
+def _autocast(device: str, x: Tensor, values: Tensor, *rest: Any) -> Tensor:
+    """The product is taken in the dtype of the packed values, which are not cast anew for every token, and only y
+    is cast, as a dense layer's would be."""
+    with torch.autocast(device, enabled=False):
+        y: Tensor = torch.ops.eggs.nm_linear(x.to(values.dtype), values, *rest)
+    return y.to(torch.get_autocast_dtype(device))
+
+
+for _device in ("cpu", "cuda"):
+    _library.impl("nm_linear", partial(_autocast, _device), f"Autocast{_device.upper()}")
+
+
+def _check(x: Tensor, values: Tensor, bias: Tensor | None, n: int, m: int) -> None:
+    """Raises `RuntimeError`, as a dense layer does, for what the kernels would read past the end of."""
+    if x.dtype is not values.dtype or (bias is not None and bias.dtype is not values.dtype):
+        raise RuntimeError(
+            f"x is {x.dtype}, but the packed weights are {values.dtype}"
+            + ("." if bias is None else f" and the bias is {bias.dtype}.")
+        )
+    if x.shape[-1] * n != values.shape[1] * m:
+        raise RuntimeError(f"x has {x.shape[-1]} channels, but the packed weights {values.shape[1] // n * m}.")
+
+
 @torch.library.impl(_library, "nm_linear", "CPU")
 def _on_cpu(x: Tensor, values: Tensor, mask: Tensor, bias: Tensor | None, n: int, m: int, *_: Any) -> Tensor:
+    _check(x, values, bias, n, m)
     *outer, columns = x.shape
     tokens, pattern = x.reshape(-1, columns).contiguous(), _pattern(n, m)
+    values, mask = values.contiguous(), mask.contiguous()
     if not kernels.available():
         _say_that_there_is_no_kernel()
         y = products.linear(tokens, unpack(values, mask, pattern), bias)
@@ -202,6 +227,7 @@ def _on_gpu(
     compressed: Tensor | None = None,
     metadata: Tensor | None = None,
 ) -> Tensor:
+    _check(x, values, bias, n, m)
     rows, pattern = values.shape[0], _pattern(n, m)
     tokens = x.reshape(-1, x.shape[-1]).contiguous()
     product = product_of(tokens.shape[0], values, compressed)

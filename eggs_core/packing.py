@@ -31,7 +31,7 @@ def pack(W: Tensor, pattern: NMPattern) -> tuple[Tensor, Tensor]:
     if W.dtype not in DTYPES or columns % pattern.m:
         raise BrokenPack(f"A {W.dtype} matrix of {columns} input channels has no packed form at {pattern}.")
     bits = _bits(W)
-    taken = bits.view(rows, -1, pattern.m) != 0
+    taken = bits.view(rows, columns // pattern.m, pattern.m) != 0
     most = int(taken.sum(dim=2).max()) if taken.numel() else 0
     if most > pattern.n:
         raise BrokenPack(f"A group of {pattern.m} input channels has {most} weights, more than {pattern} keeps.")
@@ -56,7 +56,7 @@ def check(values: Tensor, mask: Tensor, pattern: NMPattern) -> Tensor:
     """
     columns = check_form(values, mask, pattern)
     bits = torch.arange(8, dtype=torch.uint8, device=mask.device)
-    kept = (mask[..., None] >> bits & 1).bool().view(len(mask), -1)
+    kept = (mask[..., None] >> bits & 1).bool().view(len(mask), 8 * mask.shape[1])
     kept, beyond = kept[:, :columns], kept[:, columns:]
     if bool(beyond.any()) or bool((kept.reshape(-1, pattern.m).sum(dim=1) != pattern.n).any()):
         raise BrokenPack(f"A mask of packed weights does not keep {pattern.n} of every {pattern.m}.")
@@ -85,5 +85,5 @@ def _bits(W: Tensor) -> Tensor:
 def _to_bits(kept: Tensor) -> Tensor:
     rows, columns = kept.shape
     padded = torch.zeros(rows, -(-columns // 8), 8, dtype=torch.uint8, device=kept.device)
-    padded.view(rows, -1)[:, :columns] = kept
+    padded.view(rows, 8 * padded.shape[1])[:, :columns] = kept
     return (padded << torch.arange(8, dtype=torch.uint8, device=kept.device)).sum(dim=2, dtype=torch.uint8)

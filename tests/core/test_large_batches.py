@@ -11,23 +11,12 @@ from torch import nn
 from eggs_core.kernels import semi_structured
 from eggs_core.kernels.semi_structured import Backend
 from eggs_core.large_batches import Measured, backends, bytes_besides, choose_products, medians
-from eggs_core.masks import top_n_mask
-from eggs_core.packed_linear import SMALL_BATCH, PackedLinear
-from eggs_core.packing import pack
+from eggs_core.packed_linear import SMALL_BATCH
 from eggs_core.pattern import NMPattern
+from tests.core.packed_layers import TWO_OF_FOUR, packed
 
-TWO_OF_FOUR = NMPattern(2, 4)
 GPU = torch.device("cuda")
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-def packed(rows: int, columns: int, dtype: torch.dtype = torch.bfloat16) -> PackedLinear:
-    W = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
-    W = torch.where(top_n_mask(W.abs(), TWO_OF_FOUR), W, 0).to(dtype)
-    layer = PackedLinear(columns, rows, TWO_OF_FOUR, bias=True, dtype=dtype)
-    values, mask = pack(W, TWO_OF_FOUR)
-    layer.load_state_dict({"weight_values": values, "weight_mask": mask, "bias": torch.ones(rows, dtype=dtype)})
-    return layer
 
 
 @pytest.mark.parametrize(

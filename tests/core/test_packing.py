@@ -87,6 +87,12 @@ def test_any_layout_in_memory(layout: str) -> None:
     assert torch.equal(unpack(values, mask, NMPattern(2, 4)), W)
 
 
+@pytest.mark.parametrize("shape", [(0, 16), (8, 0)])
+def test_matrices_without_weights(shape: tuple[int, int]) -> None:
+    values, mask = pack(torch.zeros(shape), NMPattern(2, 4))
+    assert unpack(values, mask, NMPattern(2, 4)).shape == shape
+
+
 @pytest.mark.parametrize(
     "W", [torch.ones(2, 8), torch.full((2, 8), -0.0), torch.ones(2, 6).double(), torch.ones(2, 7)]
 )
