@@ -34,11 +34,17 @@ class Checkpoint:
             try:
                 _check_header(file)
                 with safe_open(file, framework="pt") as tensors:
-                    self.file_of.update(dict.fromkeys(tensors.keys(), file))
+                    found = dict.fromkeys(tensors.keys(), file)
             except (SafetensorError, OSError) as error:
                 raise BrokenCheckpoint(
                     f"{file.name} is not a readable safetensors file. Save or upload it again."
                 ) from error
+            for twice in sorted(found.keys() & self.file_of.keys()):
+                raise BrokenCheckpoint(
+                    f"{twice[:128]!r} is both in {self.file_of[twice].name} and in {file.name}. Leave those of "
+                    "one checkpoint alone in the folder."
+                )
+            self.file_of |= found
         if not self.file_of:
             raise BrokenCheckpoint("The checkpoint holds no tensor. Save or upload it again.")
 

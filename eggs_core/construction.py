@@ -19,6 +19,7 @@ from eggs_core.model_folder import CONFIG, ModelFolder
 # A config makes lists as long as it counts layers before there is any module.
 MAX_LAYERS = 10_000
 _COUNTS_LAYERS = ("layer", "depth", "block_count")
+_LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
 # What is computed and not stored, such as rotary tables: megabytes, or a gigabyte for a mask of 32768 positions.
 MAX_BUFFER_BYTES = 1 << 30
 # What a model may have for what its checkpoint has. In the families of transformers it is no more than 3 modules
@@ -45,6 +46,12 @@ def read_config(files: ModelFolder) -> Any:
     if config.is_encoder_decoder or encoder:
         raise UnsupportedModel(f"{config.model_type} is not a decoder-only language model.")
     return config
+
+
+def most_positions(config: Any) -> int | None:
+    """The longest sequence, in tokens, that a model of this config takes; None where it does not say."""
+    found = (getattr(config.get_text_config(), name, None) for name in _LENGTH_LIMITS)
+    return next((most for most in found if isinstance(most, int)), None)
 
 
 def build(config: Any, dtype: torch.dtype, *, tensors: int, elements: int) -> PreTrainedModel:
@@ -85,7 +92,8 @@ def check_layers(config: Any) -> None:
             check_layers(part)
     elif isinstance(config, dict):
         for key, part in config.items():
-            if isinstance(part, int | float) and part > MAX_LAYERS and any(word in key for word in _COUNTS_LAYERS):
+            counts = "size" not in key and any(word in key for word in _COUNTS_LAYERS)
+            if counts and isinstance(part, int | float) and part > MAX_LAYERS:
                 raise UnsupportedModel(
                     f"The config asks for more than {MAX_LAYERS} layers by {key[:64]!r}. Check its value."
                 )

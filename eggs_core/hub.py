@@ -25,6 +25,8 @@ from eggs_core.sources import TEXT_SUFFIXES
 from eggs_core.spec import HubPush
 
 _MAIN = "main"
+# Of the same weights, for other programs: what transformers loads lies at the top.
+_OTHER_COPIES = ["*/*", "consolidated*"]
 
 
 def model_folder(repo_id: str, revision: str | None, cache_dir: Path) -> Path:
@@ -34,7 +36,13 @@ def model_folder(repo_id: str, revision: str | None, cache_dir: Path) -> Path:
     """
     with _explained(repo_id, ModelNotFound):
         folder = Path(
-            snapshot_download(repo_id, revision=revision, allow_patterns=list(MODEL_FILES), cache_dir=cache_dir)
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=list(MODEL_FILES),
+                ignore_patterns=_OTHER_COPIES,
+                cache_dir=cache_dir,
+            )
         )
     if not any(folder.glob(WEIGHTS)):
         raise UnsafeCheckpoint(

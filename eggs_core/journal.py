@@ -57,7 +57,8 @@ class Journal:
         return None
 
     def end(self) -> None:
-        """Removes the journal."""
+        """Removes the journal; first what makes it one, as a kill may come in between."""
+        (self._folder / _RUN).unlink()
         shutil.rmtree(self._folder)
 
 
@@ -65,7 +66,7 @@ def finished(out: Path) -> Report | None:
     """The report of a run that has ended in `out`, with every file as its checksum says; None for another."""
     try:
         sums = read_checksums(out)
-        if (out / FOLDER).exists() or any(sha256(out / name) != digest for name, digest in sums.items()):
+        if (out / FOLDER / _RUN).exists() or any(sha256(out / name) != digest for name, digest in sums.items()):
             return None
         return Report.model_validate_json((out / REPORT).read_text())
     except (OSError, ValueError):

@@ -16,19 +16,16 @@ from eggs_core.errors import BrokenCheckpoint, ModelNotAllowed
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "*.safetensors"
+WHOLE = "model.safetensors"
 # Everything besides the weights that a model needs to be loaded and used. Fetched, copied and nothing else.
+TOKENIZERS = ("tokenizer*", "vocab.*", "merges.txt", "tekken.json", "*.tiktoken", "*.model")
 COMPANIONS = (
     CONFIG,
     "generation_config.json",
-    "tokenizer*",
+    *TOKENIZERS,
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "vocab.*",
-    "merges.txt",
-    "tekken.json",
-    "*.tiktoken",
-    "*.model",
     "LICENSE*",
 )
 MODEL_FILES = (WEIGHTS, INDEX, *COMPANIONS)
@@ -130,13 +127,15 @@ class ModelFolder:
         return {name: file for name in names if (file := self.file(name)) is not None}
 
     def weights(self) -> dict[str, Path]:
-        """The files of the weights, by name, and where they lie: those that the index names, if there is one.
+        """The files of the weights, by name, and where they lie: those that the index names; where there is none,
+        the one that transformers would load; and where that is missing too, all there are.
 
         Raises as `file` does, and `BrokenCheckpoint` for an index that cannot be read or names what is not there.
         """
         index = self.file(INDEX)
         if index is None:
-            names = sorted(path.name for path in self.path.glob(WEIGHTS))
+            whole = self.file(WHOLE) is not None
+            names = [WHOLE] if whole else sorted(path.name for path in self.path.glob(WEIGHTS))
         else:
             try:
                 names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))

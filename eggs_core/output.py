@@ -12,7 +12,7 @@ from eggs_core.packing_config import PackingConfig
 from eggs_core.report import Speed
 from eggs_core.skeleton import Skeleton
 from eggs_core.spec import OutputFormat
-from eggs_core.speed import compare_speed
+from eggs_core.speed import compare_speed, lengths_for
 from eggs_core.whole import whole_model
 
 PACKED = "packed"
@@ -55,7 +55,8 @@ def pack_output(
             whole_model(pruned, like, tokenizer) as dense_model,
             whole_model(packed, like, tokenizer) as packed_model,
         ):
-            speed = compare_speed(dense_model, packed_model)
+            prompt_tokens, new_tokens = lengths_for(like.config)
+            speed = compare_speed(dense_model, packed_model, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
     in_memory = bytes_held(like.model), bytes_in_memory(like.model, packing, like.device)
     sizes = Sizes(pruned.nbytes(), packed.nbytes(), *in_memory)
     if form is OutputFormat.PACKED:

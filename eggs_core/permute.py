@@ -205,7 +205,9 @@ def _guesses(layers: Sequence[PrunableLayer], heads: int) -> Iterator[Guess]:
         guesses = list(_guesses_for(layer, siblings, heads))
         experts.setdefault((layer.module_name, layer.parameter_name), []).append(guesses)
     for guesses_of_each in experts.values():
-        yield from zip(*guesses_of_each, strict=True)
+        # Where the one has a layer to feed it that the other has not, as one is ignored, none is reordered.
+        if len(set(map(len, guesses_of_each))) == 1:
+            yield from zip(*guesses_of_each, strict=True)
 
 
 def _home(layer: PrunableLayer) -> tuple[str, int | None]:

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,13 +16,14 @@ from transformers import AutoTokenizer
 
 from eggs_core import card, gguf, hub, memory
 from eggs_core.checkpoint import Checkpoint, CheckpointWriter
-from eggs_core.checksums import write_checksums
+from eggs_core.checksums import sha256, write_checksums
 from eggs_core.compared import ComparedModel
 from eggs_core.comparison import Advance, Comparison
+from eggs_core.construction import most_positions
 from eggs_core.distributed import ALONE, Group
 from eggs_core.errors import BrokenCheckpoint, EggsError, NoSpace, OutputExists, SequenceTooLong
 from eggs_core.journal import FOLDER, REPORT, Journal
-from eggs_core.model_folder import ModelFolder
+from eggs_core.model_folder import CONFIG, TOKENIZERS, ModelFolder
 from eggs_core.output import Sizes, pack_output
 from eggs_core.packed_checkpoint import packing_of
 from eggs_core.progress import Progress, ProgressCallback
@@ -35,7 +37,6 @@ from eggs_core.tasks import TaskSuite
 from eggs_core.text import Part, fingerprint, token_windows
 
 _COMPARED = ".compared"
-_LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 @contextmanager
@@ -116,12 +117,12 @@ def prune(
         first = spec.calibration.seed
         draws = [spec.calibration.model_copy(update={"seed": first + i}) for i in range(spec.seeds)]
         calibration, *others = [windows(draw, "calibration") for draw in draws]
-        comparison = None
+        comparison, held_out = None, list[Tensor]()
         if spec.evaluation is not None:
             held_out = [windows(text, "evaluation") for text in spec.evaluation.texts]
             make_comparison = partial(Comparison, spec.evaluation, held_out, tokenizer, dense, tasks)
             comparison = group.each(make_comparison)  # whether there is memory for it may differ
-        journal = Journal(out, _identity(spec, dense.checkpoint, calibration, group))
+        journal = Journal(out, _identity(spec, dense.checkpoint, calibration, held_out, group))
         # Beside the one that is kept lie the models that are compared, after them one repeat's at a time, and then
         # the packed one, which is smaller.
         packed = 0 if spec.output.format is OutputFormat.DENSE else 1
@@ -288,20 +289,25 @@ def _files(model: ModelRef, revision: str | None, cache_dir: Path) -> ModelFolde
 
 
 def _tokenizer(files: ModelFolder) -> Any:
+    missing = BrokenCheckpoint(
+        "The model has no tokenizer that transformers can read. Save its tokenizer into the same folder."
+    )
     try:
         with files.private() as folder:
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            if not any(fnmatch(path.name, pattern) for path in folder.iterdir() for pattern in TOKENIZERS):
+                raise missing  # of some types transformers would make one that knows no word
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except EggsError:
         raise
     except Exception as error:  # a stranger's files fail in any way
-        raise BrokenCheckpoint(
-            "The model has no tokenizer that transformers can read. Save its tokenizer into the same folder."
-        ) from error
+        raise missing from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise missing
+    return tokenizer
 
 
 def _check_length(skeleton: Skeleton, text: TextSpec) -> None:
-    config = skeleton.config.get_text_config()
-    longest = next((n for name in _LENGTH_LIMITS if isinstance(n := getattr(config, name, None), int)), None)
+    longest = most_positions(skeleton.config)
     if longest is not None and text.sequence_length > longest:
         raise SequenceTooLong(
             f"sequence_length is {text.sequence_length}, and this model takes at most {longest} tokens. Ask for "
@@ -323,13 +329,17 @@ def _check_new(out: Path) -> None:
         raise OutputExists(f"{out} exists and is not empty. Name a new folder.")
 
 
-def _identity(spec: PruneSpec, checkpoint: Checkpoint, calibration: Tensor, group: Group) -> dict[str, Any]:
+def _identity(
+    spec: PruneSpec, checkpoint: Checkpoint, calibration: Tensor, held_out: Sequence[Tensor], group: Group
+) -> dict[str, Any]:
     """All that the bytes of the output depend on, as far as it can change between two runs on one machine."""
     weights = sorted(set(checkpoint.file_of.values()))
     return {
         "spec": spec.model_dump(mode="json"),
         "weights": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights],
+        "config": sha256(checkpoint.folder / CONFIG),
         "tokens": fingerprint(calibration),
+        "held_out": list(map(fingerprint, held_out)),
         "versions": versions(),
         "device": device_name(group.device),
         "threads": torch.get_num_threads(),
@@ -343,7 +353,7 @@ def _make_folder(out: Path, journal: Journal, needed: int, reserve: int) -> None
     Raises `NoSpace` where `needed` bytes do not fit into it, and `OutputExists` where the run was another.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()) and not journal.interrupted():
+    if any(entry.name != FOLDER for entry in out.iterdir()) and not journal.interrupted():
         raise OutputExists(f"{out} holds what another run left when it was interrupted. Name a new folder.")
     for entry in out.iterdir():
         if entry.is_dir() and entry.name not in (FOLDER, _COMPARED):

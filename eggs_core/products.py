@@ -5,7 +5,9 @@ long in bfloat16 as in float32. So the product is taken in float32 and rounded o
 with such instructions give.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -48,11 +50,28 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y
 
 
+_open = ContextVar("_open", default=False)
+
+
 def fast_products(device: torch.device) -> AbstractContextManager[object]:
-    """While open, a model's own code multiplies as fast as the processor can, whatever its dtype."""
-    if device.type == "cpu" and not (native(torch.bfloat16) and native(torch.float16)):
-        return _Float32Products()
+    """While open, a model's own code multiplies as fast as the processor can, whatever its dtype.
+
+    One that is opened within another changes nothing. So whoever is to see the model's products before they become
+    others is opened within one.
+    """
+    if device.type == "cpu" and not _open.get() and not (native(torch.bfloat16) and native(torch.float16)):
+        return _float32_products()
     return nullcontext()
+
+
+@contextmanager
+def _float32_products() -> Iterator[None]:
+    token = _open.set(True)
+    try:
+        with _Float32Products():
+            yield
+    finally:
+        _open.reset(token)
 
 
 class _Float32Products(TorchFunctionMode):

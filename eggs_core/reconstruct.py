@@ -68,6 +68,8 @@ def reconstruct(
     generator = torch.Generator().manual_seed(0)
     # The other forms of it hold temporaries as large as the weights, and take six times as long.
     optimizer = torch.optim.Adam(weights.masters, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
+    # In float16 most gradients of a mean over so many outputs would be 0.
+    scaler = torch.amp.GradScaler(inputs[0].device.type, enabled=inputs[0].dtype is torch.float16)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * steps)
     before = best = held_out_error()
     kept = weights.snapshot()
@@ -75,9 +77,10 @@ def reconstruct(
     for epoch in range(1, EPOCHS + 1):
         for batch in torch.randperm(training, generator=generator)[:steps].tolist():
             with torch.enable_grad(), weights.trainable():
-                error(batch).backward()
+                scaler.scale(error(batch)).backward()
             weights.take_gradients(group)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()  # or these gradients would lie beside those of the next batch
             schedule.step()
             weights.show()

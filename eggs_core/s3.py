@@ -10,10 +10,12 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from filelock import FileLock
 
 from eggs_core.errors import EggsError, ModelNotFound, NoSpace, StoreUnavailable, TextNotFound
 from eggs_core.model_folder import is_model_file
@@ -137,16 +139,19 @@ def _fetched(
     if folder.is_dir():
         return folder
     partial = folder.with_suffix(".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    missing = {name: o for name, o in found.items() if not (partial / name).is_file()}
-    needed = sum(o["Size"] for o in missing.values())
-    if shutil.disk_usage(partial).free < needed + reserve:
-        raise NoSpace(f"{url} needs {needed / 2**20:.0f} MiB. Make room and submit again.")
-    client = make_client()
-    with _found(url, not_found):
-        for name, o in missing.items():
-            client.download_file(bucket, o["Key"], str(partial / name))  # appears there when it is whole
-    with suppress(OSError):  # another process was first
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # of several processes one fetches, and the others wait for it
+        if folder.is_dir():
+            return folder
+        partial.mkdir(exist_ok=True)
+        missing = {name: o for name, o in found.items() if not (partial / name).is_file()}
+        needed = sum(o["Size"] for o in missing.values())
+        if shutil.disk_usage(partial).free < needed + reserve:
+            raise NoSpace(f"{url} needs {needed / 2**20:.0f} MiB. Make room and submit again.")
+        client = make_client()
+        with _found(url, not_found):
+            for name, o in missing.items():
+                client.download_file(bucket, o["Key"], str(partial / name))  # appears there when it is whole
         partial.rename(folder)
     return folder
 

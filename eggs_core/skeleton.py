@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.utils.loading_report import LoadStateDictInfo
 
 from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.construction import build, read_config
 from eggs_core.errors import UnsupportedModel
-from eggs_core.loading import load_tensors, names_in, refuse_missing
+from eggs_core.loading import load_tensors, names_in, quiet, refuse_missing
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
@@ -69,8 +70,10 @@ class Skeleton:
 
     def load_outside(self) -> None:
         """Loads what lies outside the blocks: embeddings, final norm, output head."""
-        self._load(self.checkpoint.read(self.names_outside))
-        self.model.tie_weights()
+        loaded = self._load(self.checkpoint.read(self.names_outside))
+        # To whichever of the tied is there; and where both are, and differ, not at all.
+        with quiet():
+            self.model.tie_weights(missing_keys=loaded.missing_keys, recompute_mapping=False)
         block_modules = {module for block in self.blocks for module in block.modules()}
         for module in self.model.modules():
             if module not in block_modules:
@@ -104,8 +107,8 @@ class Skeleton:
         refuse_missing([f"{self.block_names[index]}.{name}" for name, p in block.named_parameters() if p.is_meta])
         block.to(self.device)
 
-    def _load(self, tensors: dict[str, Tensor]) -> None:
-        load_tensors(self.model, tensors, self._transforms, self.dtype)
+    def _load(self, tensors: dict[str, Tensor]) -> LoadStateDictInfo:
+        return load_tensors(self.model, tensors, self._transforms, self.dtype)
 
     def checkpoint_tensors(self, index: int, changed: dict[str, Tensor]) -> dict[str, Tensor]:
         """Block `index` under its checkpoint names, with the module parameters in `changed` (by full module name).

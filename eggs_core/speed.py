@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from eggs_core.construction import most_positions
+from eggs_core.errors import SequenceTooLong
 from eggs_core.packed_linear import PackedLinear
 from eggs_core.report import LayerProducts, ModelSpeed, Speed
 
@@ -31,8 +33,14 @@ def compare_speed(
     """Medians over `rounds`, in which the models take turns, of greedy decoding of `new_tokens` after a prompt.
 
     Both are causal language models of transformers on one device. Prompts are random tokens, as the content of a
-    prompt does not matter to the time.
+    prompt does not matter to the time. Raises `SequenceTooLong` for more tokens than they take.
     """
+    most = most_positions(dense.config)
+    if most is not None and prompt_tokens + new_tokens > most:
+        raise SequenceTooLong(
+            f"A prompt of {prompt_tokens} tokens and {new_tokens} more are {prompt_tokens + new_tokens}, and this "
+            f"model takes at most {most}. Ask for fewer."
+        )
     vocabulary = dense.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
     result: list[Speed] = []
@@ -63,6 +71,14 @@ def compare_speed(
             )
         )
     return result
+
+
+def lengths_for(config: Any) -> tuple[int, int]:
+    """Tokens of a prompt and tokens to decode: `PROMPT_TOKENS` and `NEW_TOKENS`, or what a model of this config
+    takes."""
+    most = most_positions(config) or PROMPT_TOKENS + NEW_TOKENS
+    new = min(NEW_TOKENS, most // 3)
+    return min(PROMPT_TOKENS, most - new), new
 
 
 def _products(model: nn.Module, decoded: int, taken_in: int) -> list[LayerProducts]:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from eggs_core import kernels
 from eggs_core.distributed import ALONE, Group
 from eggs_core.layers import PrunableLayer
+from eggs_core.products import fast_products
 
 SAMPLED_TOKENS = 512
 """Rows kept of a layer that all tokens reach, at least, where so many come; and not twice as many."""
@@ -183,8 +184,9 @@ def gather(
         for layer in layers
         if layer.expert is None
     ]
+    device = layers[0].weight.device if layers else torch.device("cpu")
     try:
-        with _ExpertProducts(layers, observe):
+        with fast_products(device), _ExpertProducts(layers, observe):
             yield statistics
         _combine(statistics, {layer.name: layer for layer in layers}, keep_every, group)
     finally:

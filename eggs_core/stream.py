@@ -42,7 +42,8 @@ Visit = Callable[[int, nn.Module, BlockCall], None]
 
 
 Form = tuple[type[tuple[Any, ...]] | type[list[Any]] | None, tuple[Any, ...]]
-"""How a block returns its hidden states: alone (None), or first in a tuple or list, and with what after them."""
+"""How a block returns its hidden states: alone (None), or first in a tuple or list, and with what after them but
+tensors."""
 
 
 class BlockStream:
@@ -140,7 +141,10 @@ def _first(output: Any) -> Tensor:
 
 
 def _form(output: Any) -> "Form":
-    return (type(output), tuple(output[1:])) if isinstance(output, tuple | list) else (None, ())
+    if not isinstance(output, tuple | list):
+        return None, ()
+    # Attention of every head, in some models, which nobody has asked for and of all blocks would fill the memory.
+    return type(output), tuple(None if isinstance(part, Tensor | tuple | list) else part for part in output[1:])
 
 
 class _Stop(Exception):

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from eggs_core.construction import check_layers
+from eggs_core.errors import UnsupportedModel
 from eggs_core.pipeline import prune
 from eggs_core.spec import PruneSpec
 from tests.limited import limited
@@ -105,3 +107,9 @@ def test_numbers_that_are_none(name: str, written: str, outcome: str, changed: A
     config = (folder / "config.json").read_text().replace('"HERE"', written)
     (folder / "config.json").write_text(config)
     assert refusal(folder, tmp_path).startswith(outcome)
+
+
+def test_sizes_of_a_vocabulary_for_every_layer_count_no_layers() -> None:
+    check_layers({"vocab_size_per_layer_input": 262144, "text_config": {"vocab_size_per_layer_input": 262144}})
+    with pytest.raises(UnsupportedModel, match="num_hidden_layers"):
+        check_layers({"text_config": {"num_hidden_layers": 262144}})

@@ -14,7 +14,13 @@ import pytest
 from eggs_core.model_folder import ModelFolder
 
 COMMIT = "c" * 40
-MODEL_FILES = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle"}
+MODEL_FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "pytorch_model.bin": b"pickle",
+    "original/model.safetensors": b"the same for another program",
+    "consolidated.safetensors": b"the same for yet another",
+}
 DATASET_FILES = {"data/train.parquet": b"train", "data/test.parquet": b"test", "README.md": b"about"}
 REPOSITORIES = {
     "models/org/model": MODEL_FILES,

@@ -1,5 +1,7 @@
 """Runs that were interrupted, anywhere, and gone on with: the same bytes as undisturbed ones."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +9,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from eggs_core import journal as journal_module
 from eggs_core import prune as prune_module
 from eggs_core.errors import OutputExists
-from eggs_core.journal import Journal
+from eggs_core.journal import FOLDER, Journal, finished
 from eggs_core.pipeline import prune
 from eggs_core.progress import ProgressEvent
 from eggs_core.report import Report
@@ -149,6 +152,50 @@ def test_the_model_may_not_change_meanwhile(make_model: MakeModel, tmp_path: Pat
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
     with pytest.raises(OutputExists, match="another run"):
         prune(spec_for(folder), tmp_path / "b", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("what", ["config", "evaluation"])
+def test_nor_what_it_computes_and_is_evaluated_on(what: str, make_model: MakeModel, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(make_model("llama", num_hidden_layers=BLOCKS), tmp_path / "model"))
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(map(str, range(2000))))
+    spec = spec_for(folder, evaluation=EvaluationSpec(**SHORT, sources=["file:text.txt"]))
+    with pytest.raises(Killed):
+        prune(spec, tmp_path / "b", cache_dir=tmp_path, text_roots=[tmp_path], progress=killer("prune", 2))
+    if what == "config":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    else:
+        text.write_text(" ".join(map(str, range(1000, 3000))))
+    with pytest.raises(OutputExists, match="another run"):
+        prune(spec, tmp_path / "b", cache_dir=tmp_path, text_roots=[tmp_path])
+
+
+def test_a_kill_while_the_journal_is_made_or_removed(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_for(make_model("llama"), evaluation=None)
+    out = tmp_path / "b"
+
+    own = shutil.rmtree
+
+    def kill(path: Any, *others: Any, **options: Any) -> None:
+        if FOLDER in str(path):
+            raise Killed
+        own(path, *others, **options)
+
+    for module, name in ((journal_module, "_write"), (journal_module.shutil, "rmtree")):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, kill)
+            with pytest.raises(Killed):
+                prune(spec, out, cache_dir=tmp_path)
+    assert (out / FOLDER).is_dir()
+    report = finished(out)
+    assert report is not None
+    undisturbed = prune(spec, tmp_path / "a", cache_dir=tmp_path)
+    for file in (tmp_path / "a").glob("*.safetensors"):
+        assert file.read_bytes() == (out / file.name).read_bytes()
+    assert report.layers == undisturbed.layers
 
 
 def test_a_step_counts_only_when_it_is_whole(tmp_path: Path) -> None:

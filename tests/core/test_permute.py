@@ -319,3 +319,11 @@ def test_efforts_of_eggs_on_reordered_channels(
         loss = model(input_ids=tokens, labels=tokens).loss
     assert report.evaluation is not None
     assert report.evaluation.texts[0].perplexity.pruned == pytest.approx(float(loss.exp()), rel=1e-3)
+
+
+@pytest.mark.parametrize("ignored", ["*.experts.gate_up_proj.0", "*.experts.down_proj.1"])
+def test_one_expert_may_stay_dense(ignored: str, make_model: MakeModel, tmp_path: Path) -> None:
+    spec = spec_for(make_model("mixtral"), ignore=["lm_head", ignored], evaluation=None)
+    report = prune(spec, tmp_path / "out", cache_dir=tmp_path)
+    assert not [layer for layer in report.layers if layer.name.endswith(ignored.removeprefix("*"))]
+    assert [layer for layer in report.layers if layer.name.endswith(".experts.down_proj.0")]

@@ -101,6 +101,17 @@ def test_what_was_held_out_decides() -> None:
     assert torch.equal(block.module.weight, before)
 
 
+def test_gradients_of_float16_do_not_vanish() -> None:
+    """Of the mean error of many outputs, relative to large ones, they are smaller than its least number."""
+    block = _Linear(NMPattern(2, 4))
+    inputs, targets = ([(500 * T).half().repeat(1, 64, 1) for T in of] for of in (block.inputs, block.targets))
+    block.module.half()
+    outcome = reconstruct([block.pruned], 0, block.module, inputs, targets)
+    assert outcome.error_before is not None
+    assert outcome.error_after is not None
+    assert outcome.error_after < 0.95 * outcome.error_before
+
+
 def test_one_batch_is_left_alone() -> None:
     block = _Linear(NMPattern(2, 4))
     before = block.module.weight.clone()

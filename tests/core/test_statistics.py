@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eggs_core import products
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.layers import prunable_layers
 from eggs_core.skeleton import Skeleton
@@ -61,3 +62,30 @@ def test_blocks_run_no_further_than_to_their_last_layers(family: str, make_model
     with torch.no_grad():
         stream.run(visit)
     assert set(whole_calls) == ({3} if family == "mixtral" else {1})
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_experts_are_seen_where_a_processor_has_no_products_of_16_bits(
+    family: str, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their products are taken in float32 then, of other tensors than the layers'."""
+    skeleton = Skeleton(Checkpoint(make_model(family, dtype="bfloat16")), torch.device("cpu"))
+    tokens = torch.randint(1, 300, (4, 32), generator=torch.Generator().manual_seed(0))
+    seen: list[dict[str, int]] = []
+
+    def visit(index: int, block: nn.Module, call: BlockCall) -> None:
+        layers = prunable_layers(block, skeleton.block_names[index], DEFAULT_IGNORE)
+        assert any(layer.expert is not None for layer in layers)
+        with gather(layers, tokens.numel()) as statistics:
+            for states in hidden:
+                call(states)
+        seen.append({layer.name: statistics[layer.name].tokens for layer in layers if layer.name in statistics})
+
+    for native in (True, False):
+        monkeypatch.setattr(products, "native", lambda dtype, native=native: native)
+        stream = BlockStream(skeleton, tokens)
+        hidden = stream.embed()
+        stream.run(visit)
+    half = len(seen) // 2
+    assert [layers.keys() for layers in seen[:half]] == [layers.keys() for layers in seen[half:]]
+    assert all(".experts." in " ".join(layers) for layers in seen)

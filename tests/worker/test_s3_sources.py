@@ -1,5 +1,6 @@
 """Models and texts at S3 URLs, on a real server."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -91,12 +92,21 @@ def test_an_interrupted_fetch_is_gone_on_with(
     way.fault = lambda method, path: "cut" if method == "GET" and fetched(way) > 2 and "/models/" in path else None
     with pytest.raises(StoreUnavailable):
         model_at(f"s3://{bucket}/models/tiny", tmp_path)
-    assert not [folder for folder in (tmp_path / "s3").iterdir() if folder.suffix != ".partial"]
+    assert not [entry for entry in (tmp_path / "s3").iterdir() if entry.is_dir() and entry.suffix != ".partial"]
     way.fault = lambda method, path: None
     before = fetched(way)
     folder = model_at(f"s3://{bucket}/models/tiny", tmp_path)
     assert files_of(folder) == files_of(model)
     assert fetched(way) - before == len(files_of(model)) - 2
+
+
+def test_several_at_once_fetch_once(model: Path, bucket: str, way: Way, tmp_path: Path) -> None:
+    url = f"s3://{bucket}/models/tiny"
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(lambda _: model_at(url, tmp_path), range(4)))
+    assert len(folders) == 1
+    assert files_of(folders.pop()) == files_of(model)
+    assert fetched(way) == len(files_of(model))
 
 
 def test_what_is_not_there(model: Path, bucket: str, tmp_path: Path) -> None:
