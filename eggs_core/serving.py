@@ -1,10 +1,32 @@
-"""Serves a model as OpenAI's clients ask, by the server that transformers has."""
+"""Serves a model as OpenAI's clients ask, by the server that transformers has.
 
-from collections.abc import Callable
+Before it stands what such clients rely on and it lacks: a list of the model under names that a user can know,
+sampling at a temperature, an end of what is generated where the model's positions end, and errors in their form.
+"""
+
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import ServingNotInstalled
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_COMPLETIONS, _CHAT = "/v1/completions", "/v1/chat/completions"
+# As many as transformers' server generates where a request does not say.
+_NEW_TOKENS = 1024
+# What would be left out without a word, and the values that ask for nothing.
+_NOT_THERE: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+}
+_STOP_SECONDS = 5
 
 
 def check_installed() -> None:
@@ -30,10 +52,177 @@ def serve(folder: Path, host: str, port: int, listening: Callable[[str], None]) 
     class _Serve(Serve):
         def start_server(self) -> None:
             """Not in a thread, and on a port that listens before the address is told."""
-            listener = self.server.config.bind_socket()
+            config = self.server.config
+            config.app = _Front(config.app, folder)
+            config.timeout_graceful_shutdown = _STOP_SECONDS  # what is being generated may take for ever
+            listener = config.bind_socket()
             listener.listen()
             host, port, *_ = listener.getsockname()
             listening(f"http://{host}:{port}/v1")
             self.server.run([listener])
 
     _Serve(force_model=str(folder.absolute()), host=host, port=port, non_blocking=True)
+
+
+class _RefusedError(Exception):
+    """A request that cannot be answered; what the client is told."""
+
+    def __init__(self, message: str, code: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.code, self.status = code, status
+
+
+class _Front:
+    """Stands before transformers' application, which it gives requests that that one understands."""
+
+    def __init__(self, app: Any, folder: Path) -> None:
+        from starlette.exceptions import HTTPException
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+        from eggs_core.construction import most_positions
+
+        self._app: ASGIApp = app
+        self._name, self._pinned = str(folder), str(folder.absolute())
+        known = (self._name, self._pinned, folder.absolute().name)
+        self._names = (None, *known, *(f"{name}@main" for name in known))
+        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        config = AutoConfig.from_pretrained(folder, **options)
+        self._positions = most_positions(config)
+        try:
+            self._settings = GenerationConfig.from_pretrained(folder)
+        except OSError:  # it has none
+            self._settings = GenerationConfig.from_model_config(config)
+        app.add_exception_handler(HTTPException, _answer)
+        app.add_exception_handler(Exception, _answer)
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Answers a request, or has it answered."""
+        from fastapi.requests import Request
+        from fastapi.responses import JSONResponse
+
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif (scope["method"], scope["path"]) == ("GET", "/v1/models"):
+            model = {"id": self._name, "object": "model", "created": 0, "owned_by": "eggs"}
+            await JSONResponse({"object": "list", "data": [model]})(scope, receive, send)
+        elif scope["method"] == "POST" and scope["path"] in (_COMPLETIONS, _CHAT):
+            request = Request(scope, receive)
+            content = await request.body()
+            try:
+                content = self._understood(content, scope["path"])
+            except _RefusedError as refusal:
+                await _answer(request, refusal)(scope, receive, send)
+                return
+            await self._app(_with_length(scope, len(content)), _repeated(content, receive), send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _understood(self, content: bytes, path: str) -> bytes:
+        """The request's body as transformers takes it. Raises `_RefusedError`."""
+        try:
+            body = json.loads(content)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise _RefusedError("The body is no JSON object.")
+        if body.get("model") not in self._names:
+            raise _RefusedError(
+                f"There is no model {body['model']!r} here, only {self._name!r}.", "model_not_found", 404
+            )
+        for name, harmless in _NOT_THERE.items():
+            if body.get(name) is not None and body[name] not in harmless:
+                raise _RefusedError(f"{name} is not supported.")
+        prompt = self._prompt(body, path)
+        temperature = _number(body, "temperature", 0)
+        _number(body, "top_p", 0)
+        _number(body, "seed", None, whole=True)
+        if temperature and body.get("generation_config") is None:  # it never begins to sample by itself
+            settings = self._settings.to_diff_dict() | {"do_sample": True}
+            body["generation_config"] = json.dumps(settings)
+        asked = [_number(body, name, 1, whole=True) for name in ("max_completion_tokens", "max_tokens")]
+        body.pop("max_completion_tokens", None)
+        new_tokens = next((int(number) for number in asked if number is not None), _NEW_TOKENS)
+        if self._positions is not None:
+            room = self._positions - prompt
+            if room < 1:
+                raise _RefusedError(
+                    f"The prompt has {prompt} tokens, and the model takes {self._positions} with what it adds.",
+                    "context_length_exceeded",
+                )
+            new_tokens = min(new_tokens, room)
+        return json.dumps(body | {"model": self._pinned, "max_tokens": new_tokens}).encode()
+
+    def _prompt(self, body: Mapping[str, Any], path: str) -> int:
+        """How many tokens the prompt has. Raises `_RefusedError` where there is none."""
+        if path == _COMPLETIONS:
+            prompt = body.get("prompt")
+            if not isinstance(prompt, str) or not (ids := self._tokenizer(prompt)["input_ids"]):
+                raise _RefusedError("prompt must be a text, and not an empty one.")
+            return len(ids)
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise _RefusedError("messages must be a list, and not an empty one.")
+        if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
+            raise _RefusedError("Every one of the messages must be an object with a role.")
+        if self._tokenizer.chat_template is None:
+            raise _RefusedError(f"The model has no chat template. Ask {_COMPLETIONS} instead.")
+        plain = [message | {"content": _text(message.get("content"))} for message in messages]
+        try:
+            text = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # templates refuse in their own ways what they do not foresee
+            raise _RefusedError(f"The model's chat template does not take these messages: {error}") from error
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _text(content: Any) -> str:
+    """Of a message: all of its parts that are text."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _number(body: Mapping[str, Any], name: str, least: int | None, *, whole: bool = False) -> float | None:
+    """Raises `_RefusedError` for what is no such number."""
+    value = body.get(name)
+    kinds = int if whole else int | float
+    if value is None:
+        return None
+    if not isinstance(value, kinds) or isinstance(value, bool) or (least is not None and not value >= least):
+        least_told = "" if least is None else f" of at least {least}"
+        raise _RefusedError(f"{name} must be a {'whole ' if whole else ''}number{least_told}.")
+    return float(value)
+
+
+def _answer(request: Any, error: Exception) -> Any:
+    """An error in the form in which OpenAI's clients read it."""
+    from fastapi.responses import JSONResponse
+
+    status = getattr(error, "status", getattr(error, "status_code", 500))
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    told = {
+        "message": str(getattr(error, "detail", error)),
+        "type": kind,
+        "param": None,
+        "code": getattr(error, "code", None),
+    }
+    return JSONResponse({"error": told}, status)
+
+
+def _with_length(scope: "Scope", length: int) -> "Scope":
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
+
+
+def _repeated(content: bytes, receive: "Receive") -> "Receive":
+    """Gives the body, which was received before, and then what comes after it."""
+    given = False
+
+    async def repeat() -> Any:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    return repeat

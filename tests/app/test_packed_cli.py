@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import torch
@@ -161,10 +163,15 @@ def served(pruned: Path, tmp_path: Path) -> Iterator[str]:
             yield json.loads(wait_for(first_line))["url"]
         finally:
             process.terminate()
+            assert process.wait(60) in (0, -signal.SIGTERM)
 
 
-def test_serve_model_answers_openais_client(served: str, pruned: Path) -> None:
-    client = openai.OpenAI(base_url=served, api_key="unused", max_retries=0, timeout=60)
+@pytest.fixture
+def client(served: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=served, api_key="unused", max_retries=0, timeout=60)
+
+
+def test_serve_model_answers_openais_client(client: openai.OpenAI, pruned: Path) -> None:
     name = str(pruned / "packed")
     options: Any = {"model": name, "prompt": PROMPT, "max_tokens": 8, "temperature": 0}
     whole = client.completions.create(**options)
@@ -182,3 +189,65 @@ def test_serve_model_answers_openais_client(served: str, pruned: Path) -> None:
     )
     said = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
     assert "".join(said) == "".join(parts)
+
+
+def test_serve_model_tells_its_name_and_takes_others_that_mean_it(client: openai.OpenAI, pruned: Path) -> None:
+    (model,) = client.models.list().data
+    assert model.id == str(pruned / "packed")
+    options: Any = {"prompt": PROMPT, "max_tokens": 4, "temperature": 0}
+    whole = client.completions.create(model=model.id, **options)
+    for name in ("packed", whole.model):
+        assert client.completions.create(model=name, **options).choices == whole.choices
+    with pytest.raises(openai.NotFoundError, match="There is no model 'another' here"):
+        client.completions.create(model="another", **options)
+
+
+def test_serve_model_samples_at_a_temperature(client: openai.OpenAI) -> None:
+    def said(seed: int) -> str:
+        options: Any = {"model": "packed", "prompt": PROMPT, "max_tokens": 16}
+        return client.completions.create(**options, temperature=2, seed=seed).choices[0].text
+
+    assert said(1) == said(1)
+    assert len({said(seed) for seed in range(4)}) > 1
+
+
+def test_serve_model_ends_where_the_models_positions_do(client: openai.OpenAI) -> None:
+    for most in ({}, {"max_tokens": 100_000}):
+        usage = client.completions.create(model="packed", prompt=PROMPT, temperature=0, **most).usage
+        assert usage is not None
+        assert usage.total_tokens <= 512
+    with pytest.raises(openai.BadRequestError, match="takes 512"):
+        client.completions.create(model="packed", prompt=PROMPT * 500)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"prompt": ""}, "prompt must be"),
+        ({}, "prompt must be"),
+        ({"prompt": PROMPT, "max_tokens": 0}, "max_tokens must be a whole number of at least 1"),
+        ({"prompt": PROMPT, "max_tokens": "many"}, "max_tokens must be"),
+        ({"prompt": PROMPT, "temperature": -1}, "temperature must be"),
+        ({"prompt": PROMPT, "seed": "x"}, "seed must be a whole number"),
+        ({"prompt": PROMPT, "n": 2}, "n is not supported"),
+        ({"prompt": PROMPT, "logprobs": 3}, "logprobs is not supported"),
+        ({"prompt": PROMPT, "no_such_field": 1}, "Unexpected fields"),
+        ({"messages": []}, "messages must be"),
+        ({"messages": ["hello"]}, "an object with a role"),
+        ({"messages": [{"content": "hello"}]}, "an object with a role"),
+        ([], "no JSON object"),
+        ({"model": ["packed"], "prompt": PROMPT}, "There is no model"),
+    ],
+)
+def test_serve_model_says_what_is_wrong_with_a_request(body: Any, message: str, served: str) -> None:
+    path = "chat/completions" if "messages" in body else "completions"
+    answer = httpx.post(f"{served}/{path}", json=body, timeout=60)
+    assert 400 <= answer.status_code < 500
+    assert message in answer.json()["error"]["message"]
+
+
+def test_serve_model_ends_while_it_generates(served: str) -> None:
+    """As the fixture sees to."""
+    body = {"prompt": PROMPT, "max_tokens": 100_000, "temperature": 2}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{served}/completions", json=body, timeout=0.05)
