@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from eggs_core import kernels, products
+from eggs_core.errors import BrokenPack
 from eggs_core.kernels import semi_structured
 from eggs_core.kernels.semi_structured import Backend
-from eggs_core.packing import packed_shapes, unpack
+from eggs_core.packing import DTYPES, check, packed_shapes, unpack
 from eggs_core.pattern import NMPattern
 
 SMALL_BATCH = 16
@@ -114,11 +115,16 @@ class PackedLinear(nn.Module):
             case Product.PACKED if values.device.type == "cuda":
                 return "packed, Triton"
             case Product.PACKED:
-                return f"packed, {kernels.best_level().name}"  # type: ignore[union-attr]  # there are kernels
+                return f"packed, {kernels.level_for(values.dtype).name}"
         return "unpacked"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Moved or cast, it holds nothing compressed: that is of one device, and no plain numbers."""
+        """Moved or cast, it holds nothing compressed: that is of one device, and no plain numbers.
+
+        Raises TypeError for a dtype that packed weights do not have.
+        """
+        if (dtype := fn(self.weight_values.data[:0]).dtype) not in DTYPES:
+            raise TypeError(f"Packed weights cannot be {dtype}. Unpack the model first, as eggs unpack does.")
         held = self.compressed, self.metadata
         before = self.weight_values.device, self.weight_values.dtype  # torch changes a parameter in place
         self.compressed, self.metadata = None, None
@@ -134,6 +140,16 @@ class PackedLinear(nn.Module):
         Raises `BrokenPack` where `eggs_core.packing.check` does.
         """
         return unpack(self.weight_values.data, self.weight_mask, self.pattern)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        """Refuses what the kernels would read past the end of: a mask is not looked at in a product."""
+        super()._load_from_state_dict(*arguments, **options)
+        if not self.weight_mask.is_meta:
+            try:
+                check(self.weight_values.data, self.weight_mask, self.pattern)
+            except BrokenPack as error:
+                prefix, errors = arguments[1], arguments[6]
+                errors.append(f"{prefix.removesuffix('.')} cannot be loaded. {error}")
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.pattern}, bias={self.bias is not None}"

@@ -12,9 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
-from eggs_core.errors import NotEnoughMemory
+from eggs_core.construction import most_positions
+from eggs_core.errors import BrokenCheckpoint, EggsError, NotEnoughMemory, NotEnoughText, SequenceTooLong
 from eggs_core.large_batches import choose_products
 from eggs_core.loading import quiet
+from eggs_core.model_folder import CONFIG
+from eggs_core.packing_config import VALUES
 from eggs_core.skeleton import Skeleton
 
 PROMPT_TOKENS = 32
@@ -58,13 +61,28 @@ def whole_model(checkpoint: Checkpoint, like: Skeleton, tokenizer: Any) -> Itera
 def load(folder: Path) -> tuple[Any, Any]:
     """The model in `folder`, packed or not, and its tokenizer; on a GPU where there is one.
 
-    Raises `BrokenCheckpoint` where its weights or their index cannot be read.
+    Raises `BrokenCheckpoint` where they cannot be read.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    with quiet(), Checkpoint(folder).private() as copy:
-        model: Any = AutoModelForCausalLM.from_pretrained(copy, dtype="auto", use_safetensors=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(copy, **options)
+    checkpoint = Checkpoint(folder)
+    with quiet(), checkpoint.private() as copy:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(copy, trust_remote_code=False, local_files_only=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                copy, dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True
+            )
+        except EggsError:
+            raise
+        except Exception as error:  # a stranger's files fail in any way
+            told = str(error).replace(str(copy), str(folder))
+            raise BrokenCheckpoint(
+                f"{folder} holds no model with a tokenizer that transformers can load. {told}"
+            ) from error
+    if any(name.endswith(VALUES) for name in checkpoint.file_of) and not hasattr(model, "hf_quantizer"):
+        raise BrokenCheckpoint(
+            f"{folder} holds packed weights, and its {CONFIG} has no quantization_config that tells of them. Copy "
+            "that of the packed model again."
+        )
     return _placed(model, device), tokenizer
 
 
@@ -75,10 +93,20 @@ def _placed(model: Any, device: torch.device) -> Any:
 
 
 def continuation(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> tuple[str, int]:
-    """What comes after `prompt` by greedy decoding, by the model's own settings; and of how many tokens it is."""
+    """What comes after `prompt` by greedy decoding, by the model's own settings; and of how many tokens it is.
+
+    Raises `SequenceTooLong` where the prompt leaves no room for any, and `NotEnoughText` for one without tokens.
+    """
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    length = inputs["input_ids"].shape[1]
+    if length == 0:
+        raise NotEnoughText("The prompt has no token. Give a text to go on with.")
+    if (most := most_positions(model.config)) is not None:
+        if length >= most:
+            raise SequenceTooLong(f"The prompt has {length} tokens, and the model takes {most} with what it adds.")
+        new_tokens = min(new_tokens, most - length)
     ids = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
-    added = ids[:, inputs["input_ids"].shape[1] :]
+    added = ids[:, length:]
     return as_text(added, tokenizer)[0], added.shape[1]
 
 

@@ -91,7 +91,7 @@ def bench_runtime(
 def serve_model(
     folder: Folder,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8001,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8001,
     as_json: options.Json = False,
 ) -> None:
     """Serve a model, packed or not, under /v1/completions and /v1/chat/completions, as OpenAI's clients ask."""

@@ -38,6 +38,13 @@ def best_level() -> Level | None:
     return _BEST
 
 
+def level_for(dtype: torch.dtype) -> Level:
+    """What products of this dtype use of this processor, where the kernels were built: what is beyond AVX-512 is
+    for bfloat16 alone."""
+    assert _BEST is not None
+    return _BEST if dtype is torch.bfloat16 else min(_BEST, Level.AVX512)
+
+
 def available() -> bool:
     """Whether the kernels were built."""
     return _compiled is not None

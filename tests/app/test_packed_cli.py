@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,43 @@ def test_serve_model_ends_while_it_generates(served: str) -> None:
     body = {"prompt": PROMPT, "max_tokens": 100_000, "temperature": 2}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{served}/completions", json=body, timeout=0.05)
+
+
+def _without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def _without_its_quantization_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (_without("config.json"), "holds no model"),
+        (_without("tokenizer.json"), "holds no model"),
+        (_without_its_quantization_config, "has no quantization_config"),
+    ],
+)
+def test_generate_says_what_is_wrong_with_a_folder(
+    harm: Callable[[Path], None], message: str, pruned: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(pruned / "packed", tmp_path / "harmed"))
+    (folder / "tokenizer_config.json").write_text("{}")
+    harm(folder)
+    result = eggs("generate", folder, PROMPT)
+    assert result.returncode == 1
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_generate_keeps_to_the_positions_of_the_model(pruned: Path) -> None:
+    result = eggs("generate", pruned / "packed", PROMPT, "--tokens", "2000", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["tokens"] < 512
+    for prompt, message in (("", "has no token"), (PROMPT * 500, "the model takes 512")):
+        result = eggs("generate", pruned / "packed", prompt)
+        assert result.returncode == 1
+        assert message in " ".join(result.stderr.split())

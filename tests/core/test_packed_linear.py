@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from eggs_core import kernels
-from tests.core.packed_layers import packed
+from eggs_core.packed_linear import PackedLinear
+from tests.core.packed_layers import TWO_OF_FOUR, packed
 
 FEW, MANY = 3, 40  # on either side of what the kernels take in every dtype
 AUTOCAST = torch.autocast("cpu", torch.bfloat16)
@@ -71,3 +72,23 @@ def test_tensors_that_are_not_contiguous(tokens: int) -> None:
     layer.weight_values.data = layer.weight_values.T.contiguous().T
     layer.weight_mask = layer.weight_mask.T.contiguous().T
     assert torch.equal(layer(x[::2]), expected)
+
+
+def test_a_dtype_that_packed_weights_do_not_have() -> None:
+    layer = packed(96, 64)
+    with pytest.raises(TypeError, match="float64"):
+        layer.double()
+    assert layer.weight_values.dtype is torch.bfloat16
+    assert layer.float()(inputs(FEW, torch.float32)).dtype is torch.float32
+
+
+def test_a_state_whose_mask_is_of_another_pattern_is_refused() -> None:
+    layer = packed(96, 64)
+    state = layer.state_dict()
+    with pytest.raises(RuntimeError, match="does not keep 2 of every 4"):
+        packed(96, 64).load_state_dict(state | {"weight_mask": torch.full_like(layer.weight_mask, 255)})
+    with torch.device("meta"):
+        packed_on_meta = PackedLinear(64, 96, TWO_OF_FOUR, bias=True, dtype=torch.bfloat16)
+    packed_on_meta.load_state_dict(state, assign=True)
+    x = inputs(FEW, torch.bfloat16)
+    assert torch.equal(packed_on_meta(x), layer(x))
