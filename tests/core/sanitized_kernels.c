@@ -126,11 +126,10 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
     if (sum != kept || lost[0] + lost[1] != all - kept) exit(5);
     int64_t channels[] = {0, m - 1, count - 1}; /* of one row, and of as many as there are groups */
     for (rows = 1; rows <= groups; rows += groups > 1 ? groups - 1 : 1) {
-        size_t found_bytes = (size_t)(3 * (rows + EGGS_APART)) * 4;
-        float *by = malloc((size_t)(3 * rows) * 4), *found = malloc(found_bytes);
+        float *by = malloc((size_t)(3 * rows) * 4);
         int64_t *row = malloc((size_t)(3 * rows) * 8);
         channels[2] = count / rows - 1;
-        if (eggs_nearest(bits, mask, rows, count / rows, n, m, channels, 3, rows, found, by, row, level, 2)) exit(6);
+        if (eggs_nearest(bits, mask, rows, count / rows, n, m, channels, 3, rows, by, row, level, 2)) exit(6);
         for (int i = 0; i < 3; i++)
             for (int64_t r = 0; r < rows; r++) {
                 int64_t own = row[i * rows + r] * (count / rows) + channels[i];
@@ -140,7 +139,7 @@ static void check_masks(int n, int m, int groups, eggs_level level) {
                 if (by[i * rows + r] != (mask[own] ? -1 : least - scores[own])) exit(6);
                 if (r && by[i * rows + r] < by[i * rows + r - 1]) exit(16);
             }
-        free(by), free(found), free(row);
+        free(by), free(row);
     }
     free(scores), free(bits), free(mask);
 }
