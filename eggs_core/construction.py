@@ -13,7 +13,7 @@ from torch.nn.modules.module import (
 )
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from eggs_core.errors import EggsError, UnsupportedModel
+from eggs_core.errors import EggsError, SequenceTooLong, UnsupportedModel
 from eggs_core.model_folder import CONFIG, ModelFolder
 
 # A config makes lists as long as it counts layers before there is any module.
@@ -52,6 +52,19 @@ def most_positions(config: Any) -> int | None:
     """The longest sequence, in tokens, that a model of this config takes; None where it does not say."""
     found = (getattr(config.get_text_config(), name, None) for name in _LENGTH_LIMITS)
     return next((most for most in found if isinstance(most, int)), None)
+
+
+def most_new_tokens(config: Any, prompt: int, wanted: int) -> int:
+    """How many tokens, of as many as are wanted, a model of this config can add to a prompt of so many.
+
+    Raises `SequenceTooLong` where the prompt leaves room for none.
+    """
+    most = most_positions(config)
+    if most is None:
+        return wanted
+    if prompt >= most:
+        raise SequenceTooLong(f"The prompt has {prompt} tokens, and the model takes {most} with what it adds.")
+    return min(wanted, most - prompt)
 
 
 def build(config: Any, dtype: torch.dtype, *, tensors: int, elements: int) -> PreTrainedModel:

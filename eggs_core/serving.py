@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eggs_core.checkpoint import Checkpoint
-from eggs_core.errors import ServingNotInstalled
+from eggs_core.errors import SequenceTooLong, ServingNotInstalled
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -79,20 +79,17 @@ class _Front:
         from starlette.exceptions import HTTPException
         from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-        from eggs_core.construction import most_positions
-
         self._app: ASGIApp = app
         self._name, self._pinned = str(folder), str(folder.absolute())
         known = (self._name, self._pinned, folder.absolute().name)
         self._names = (None, *known, *(f"{name}@main" for name in known))
         options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
         self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        config = AutoConfig.from_pretrained(folder, **options)
-        self._positions = most_positions(config)
+        self._config = AutoConfig.from_pretrained(folder, **options)
         try:
             self._settings = GenerationConfig.from_pretrained(folder)
         except OSError:  # it has none
-            self._settings = GenerationConfig.from_model_config(config)
+            self._settings = GenerationConfig.from_model_config(self._config)
         app.add_exception_handler(HTTPException, _answer)
         app.add_exception_handler(Exception, _answer)
 
@@ -120,6 +117,8 @@ class _Front:
 
     def _understood(self, content: bytes, path: str) -> bytes:
         """The request's body as transformers takes it. Raises `_RefusedError`."""
+        from eggs_core.construction import most_new_tokens
+
         try:
             body = json.loads(content)
         except ValueError:
@@ -143,14 +142,10 @@ class _Front:
         asked = [_number(body, name, 1, whole=True) for name in ("max_completion_tokens", "max_tokens")]
         body.pop("max_completion_tokens", None)
         new_tokens = next((int(number) for number in asked if number is not None), _NEW_TOKENS)
-        if self._positions is not None:
-            room = self._positions - prompt
-            if room < 1:
-                raise _RefusedError(
-                    f"The prompt has {prompt} tokens, and the model takes {self._positions} with what it adds.",
-                    "context_length_exceeded",
-                )
-            new_tokens = min(new_tokens, room)
+        try:
+            new_tokens = most_new_tokens(self._config, prompt, new_tokens)
+        except SequenceTooLong as error:
+            raise _RefusedError(str(error), "context_length_exceeded") from error
         return json.dumps(body | {"model": self._pinned, "max_tokens": new_tokens}).encode()
 
     def _prompt(self, body: Mapping[str, Any], path: str) -> int:

@@ -20,7 +20,7 @@ from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.construction import build, read_config
 from eggs_core.errors import UnsupportedModel
-from eggs_core.loading import load_tensors, names_in, quiet, refuse_missing
+from eggs_core.loading import load_tensors, names_in, refuse_missing
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
@@ -72,8 +72,7 @@ class Skeleton:
         """Loads what lies outside the blocks: embeddings, final norm, output head."""
         loaded = self._load(self.checkpoint.read(self.names_outside))
         # To whichever of the tied is there; and where both are, and differ, not at all.
-        with quiet():
-            self.model.tie_weights(missing_keys=loaded.missing_keys, recompute_mapping=False)
+        self.model.tie_weights(missing_keys=loaded.missing_keys, recompute_mapping=False)
         block_modules = {module for block in self.blocks for module in block.modules()}
         for module in self.model.modules():
             if module not in block_modules:

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
-from eggs_core.construction import most_positions
-from eggs_core.errors import BrokenCheckpoint, EggsError, NotEnoughMemory, NotEnoughText, SequenceTooLong
+from eggs_core.construction import most_new_tokens
+from eggs_core.errors import BrokenCheckpoint, EggsError, NotEnoughMemory, NotEnoughText
 from eggs_core.large_batches import choose_products
 from eggs_core.loading import quiet
 from eggs_core.model_folder import CONFIG
@@ -101,10 +101,7 @@ def continuation(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> tu
     length = inputs["input_ids"].shape[1]
     if length == 0:
         raise NotEnoughText("The prompt has no token. Give a text to go on with.")
-    if (most := most_positions(model.config)) is not None:
-        if length >= most:
-            raise SequenceTooLong(f"The prompt has {length} tokens, and the model takes {most} with what it adds.")
-        new_tokens = min(new_tokens, most - length)
+    new_tokens = most_new_tokens(model.config, length, new_tokens)
     ids = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
     added = ids[:, length:]
     return as_text(added, tokenizer)[0], added.shape[1]

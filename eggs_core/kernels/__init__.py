@@ -52,7 +52,7 @@ def available() -> bool:
 
 def any_batch(dtype: torch.dtype) -> bool:
     """Whether `linear` is the fast way for any number of tokens in this dtype, not only for some."""
-    return dtype is torch.bfloat16 and _BEST is not None and _BEST >= Level.AVX512_BF16
+    return _BEST is not None and level_for(dtype) >= Level.AVX512_BF16
 
 
 def linear(

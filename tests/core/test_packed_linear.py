@@ -1,22 +1,23 @@
 """What a packed layer takes and gives, beside a dense one: dtypes, autocast, and shapes that do not fit."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from eggs_core import kernels
 from eggs_core.packed_linear import PackedLinear
+from tests.core.mask_problems import both_ways, computed_by
 from tests.core.packed_layers import TWO_OF_FOUR, packed
 
 FEW, MANY = 3, 40  # on either side of what the kernels take in every dtype
 AUTOCAST = torch.autocast("cpu", torch.bfloat16)
-both_ways = pytest.mark.parametrize("compiled", [True, False])
 
 
 @pytest.fixture(autouse=True)
-def _with_kernels_or_without(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not compiled:
-        monkeypatch.setattr(kernels, "_compiled", None)
+def _with_kernels_or_without(way: str) -> Iterator[None]:
+    with computed_by(way):
+        yield
 
 
 pytestmark = [both_ways, pytest.mark.filterwarnings("ignore:eggs was installed without a C compiler")]
