@@ -23,7 +23,7 @@ def check_auctions() -> None:
 def check_products() -> None:
     for pattern in map(NMPattern.parse, sys.argv[1:]):
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            for rows, groups, tokens in ((1, 1, 1), (37, 40, 3), (64, 9, 16)):
+            for rows, groups, tokens in ((1, 1, 1), (5, 300, 1), (37, 40, 3), (64, 9, 16)):
                 W = sparse(rows, pattern.m * groups, pattern, dtype, seed=rows)
                 x, bias = torch.randn(tokens, pattern.m * groups).to(dtype), torch.randn(rows).to(dtype)
                 for b in (None, bias):
