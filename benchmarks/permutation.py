@@ -66,7 +66,7 @@ def kept_importance(
         finding.append(time.perf_counter() - started)
         with gather(layers, tokens.numel()) as inputs:
             for i, states in enumerate(hidden):
-                hidden[i] = call(states)
+                hidden[i] = call(states, i)
         for site in sites:
             S = ria(site.consumer.weight, inputs[site.consumer.name].norm)
             total = float(S.sum(dtype=torch.float64))

@@ -43,10 +43,10 @@ def two_passes(folder: Path, tokens: Tensor) -> float:
     hidden = stream.embed()
 
     def visit(index: int, block: nn.Module, call: BlockCall) -> None:
-        for states in hidden:
-            call(states)
         for i, states in enumerate(hidden):
-            hidden[i] = call(states)
+            call(states, i)
+        for i, states in enumerate(hidden):
+            hidden[i] = call(states, i)
 
     stream.run(visit)
     return time.perf_counter() - started

@@ -124,7 +124,7 @@ def _through_blocks(skeleton: Skeleton, tokens: Tensor, on_block: OnBlock) -> tu
 
     def visit(index: int, block: nn.Module, call: BlockCall) -> None:
         for i, states in enumerate(hidden):
-            hidden[i] = call(states)
+            hidden[i] = call(states, i)
         if on_block is not None:
             on_block(index)
 

@@ -121,12 +121,12 @@ def prune_blocks(
         if not fast:
             skeleton.replace(index, load_file(writer.path(index + 1)))
         for i, states in enumerate(hidden):
-            hidden[i] = call(states)
+            hidden[i] = call(states, i)
         group.first(partial(adopt, index))
 
     def visit(index: int, block: nn.Module, call: BlockCall) -> None:
         for i, states in enumerate(dense):
-            dense[i] = call(states)
+            dense[i] = call(states, i, dense=True)
         if index < len(done):
             replay(index, call)
             return
@@ -140,15 +140,16 @@ def prune_blocks(
             with gather(waiting, tokens.numel(), GRAM_BYTES if with_gram else 0, group) as statistics:
                 for i, states in enumerate(hidden):
                     if fast:
-                        passed[i] = call(states)
+                        passed[i] = call(states, i)
                     else:
-                        statistics.feed(call, states)
+                        statistics.feed(partial(call, batch=i), states)
             ready, waiting = _split(waiting, statistics, with_gram)
             sets = list(_sharing(ready, statistics))
             for model in compared:
                 _prune_aside(model, sets, index, statistics, group)
             if orders is None:
-                orders = _best_orders(sites, statistics, spec, group)
+                # Values that later blocks read too cannot be reordered for this one.
+                orders = [] if call.leaves else _best_orders(sites, statistics, spec, group)
             changed |= _reorder(orders, statistics)
             pruned += _prune(sets, index, statistics, spec, group)
             if waiting:  # for which the text passes through the channels as they were
@@ -177,7 +178,7 @@ def prune_blocks(
             hidden[:] = passed
         elif index + 1 < len(skeleton.blocks):
             for i, states in enumerate(hidden):
-                hidden[i] = call(states)
+                hidden[i] = call(states, i)
         group.first(lambda: on_block(index, reports, training))
 
     stream.run(visit)

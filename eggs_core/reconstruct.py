@@ -34,15 +34,15 @@ TRAINING_SHARE = 21
 def reconstruct(
     pruned: Sequence[PrunedLayer],
     block: int,
-    call: Callable[[Tensor], Tensor],
+    call: Callable[[Tensor, int], Tensor],
     inputs: Sequence[Tensor],
     targets: Sequence[Tensor],
     group: Group = ALONE,
 ) -> BlockTraining:
     """Trains the kept weights of the `pruned` layers of block number `block`, in place; the masks stay.
 
-    `call` runs the block on a batch of hidden states (b, L, H); `inputs` and `targets` are such batches. A last
-    part of them is held out: the weights of the epoch with the lowest error on it are kept.
+    `call` runs the block on the hidden states (b, L, H) of a batch, with its number; `inputs` and `targets` are
+    those of all. A last part of them is held out: the weights of the epoch with the lowest error on it are kept.
     Nothing is trained where there is but one batch, so that nothing can be held out, or no layer.
 
     Of several processes each has batches of its own, and every step takes one of each.
@@ -58,7 +58,7 @@ def reconstruct(
     weights = _Weights(pruned)
 
     def error(batch: int) -> Tensor:
-        return _relative_error(call(inputs[batch]), targets[batch])
+        return _relative_error(call(inputs[batch], batch), targets[batch])
 
     def held_out_error() -> float:
         with torch.no_grad():

@@ -19,7 +19,7 @@ from pydantic import (
 from eggs_core.pattern import NMPattern
 from eggs_core.sources import HUB_NAME
 
-DEFAULT_IGNORE = ("*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*shared_expert_gate")
+DEFAULT_IGNORE = ("*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*shared_expert_gate", "*.altup.*")
 
 MOST_COMPARED = 8
 _BRANCH = "^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"

@@ -1,17 +1,19 @@
 """Runs a model block by block over many windows, with the weights of one block at a time.
 
-The model's own forward drives: it is called once, with every decoder block's forward replaced by one that
-takes *all* windows through that block before the model goes on to the next. So each block gets the very
-arguments (masks, rotary tables, per-layer choices) that its model computes for it, for any architecture.
+The model's own forward drives: it waits at every decoder block until *all* windows have been through that block.
+So each block gets the very arguments (masks, rotary tables, per-layer choices) that its model computes for it, for
+any architecture. One forward tells them for all windows, but where they depend on the window, as those of Gemma 3n
+do: there every batch has a forward of its own, all of which wait side by side.
 
 Shapes: tokens (windows, L) int64; hidden states are lists of batches (b, L, H).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any, NamedTuple
 
 import torch
+from greenlet import greenlet
 from torch import Tensor, nn
 
 from eggs_core.errors import UnsupportedModel
@@ -23,18 +25,52 @@ from eggs_core.skeleton import Skeleton
 MAX_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 
 
+class _Waiting(NamedTuple):
+    """What a model calls a block with, and its number."""
+
+    block: int
+    states: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+_Left = MutableMapping[Any, Any]
+"""What blocks leave for later ones, such as keys and values, besides the hidden states."""
+
+
 class BlockCall:
-    """One decoder block with the arguments its model gave it: maps hidden states (b, L, H) to (b, L, H)."""
+    """One decoder block with the arguments its model gave it: maps hidden states (b, L, H) to (b, L, H).
 
-    def __init__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._forward, self._args, self._kwargs = forward, args, kwargs
-        self.output: Any = None
-        """What the block last returned, as its model expects it: a tensor, or a tuple that begins with it."""
+    `batch` is the number of the batch that the states are of. `dense` says that they are the dense model's, where
+    pruned ones go through the same blocks: what blocks leave for later ones is then kept apart.
+    """
 
-    def __call__(self, hidden: Tensor) -> Tensor:
+    def __init__(
+        self, forward: Callable[..., Any], waiting: Sequence[_Waiting], left: Mapping[int, _Left]
+    ) -> None:
+        self._forward, self._waiting, self._left = forward, waiting, left
+        self.leaves = False
+        """Whether the block has left keys and values for later ones."""
+        self.outputs: list[Any] = [None] * len(waiting)
+        """What the block last returned for each batch, or for any where their arguments are the same, as the model
+        expects it: a tensor, or a tuple that begins with it."""
+
+    def __call__(self, hidden: Tensor, batch: int = 0, *, dense: bool = False) -> Tensor:
+        number = min(batch, len(self._waiting) - 1)
+        _, _, args, kwargs = self._waiting[number]
+        if dense:
+            args = tuple(self._left.get(id(value), value) for value in args)
+            kwargs = {name: self._left.get(id(value), value) for name, value in kwargs.items()}
+        left = [value for value in (*args, *kwargs.values()) if isinstance(value, MutableMapping)]
+        before = [dict(value) for value in left]
         with fast_products(hidden.device):
-            self.output = self._forward(hidden, *self._args, **self._kwargs)
-        return _first(self.output)
+            self.outputs[number] = self._forward(hidden, *args, **kwargs)
+        self.leaves |= any(
+            value is not old.get(name)
+            for new, old in zip(left, before, strict=True)
+            for name, value in new.items()
+        )
+        return _first(self.outputs[number])
 
 
 Visit = Callable[[int, nn.Module, BlockCall], None]
@@ -60,58 +96,64 @@ class BlockStream:
         size = max(d for d in range(1, largest + 1) if windows % d == 0)
         self.batches = [batch.to(skeleton.device) for batch in torch.split(tokens, size)]
         self._forms: list[Form] = []
+        self._alike = True
         skeleton.load_outside()
 
     def embed(self) -> list[Tensor]:
         """The hidden states that enter the first block."""
         hidden: list[Tensor] = []
-        first: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-        def capture(states: Tensor, *args: Any, **kwargs: Any) -> None:
-            hidden.append(states)
-            if not first:
-                first.append((args, kwargs))
-            elif not _same((args, kwargs), first[0]):
-                raise UnsupportedModel(
-                    "This model gives its decoder blocks inputs that differ from window to window besides the "
-                    "hidden states, which block streaming does not carry."
-                )
-            raise _Stop
-
+        first: _Waiting | None = None
         for batch in self.batches:
-            with _replaced_forward(self._skeleton.blocks[0], capture):
-                self._drive(batch)
+            with closing(self._calls(batch)) as calls:
+                call = next(calls)
+            hidden.append(call.states)
+            first = first or call
+            self._alike = self._alike and not _left(call) and _same(call[2:], first[2:])
         return hidden
 
     def run(self, visit: Visit) -> None:
         """Visits every block in order, loaded."""
         blocks = self._skeleton.blocks
+        forwards = [block.forward for block in blocks]
         self._forms = []
-        last: list[Tensor] = []
-
-        def forward_of(index: int) -> Callable[..., Any]:
-            block = blocks[index]
-            own_forward = block.forward
-
-            def forward(states: Tensor, *args: Any, **kwargs: Any) -> Any:
-                if last and states is not last.pop():
+        with ExitStack() as ending:
+            forwarding = [self._calls(batch) for batch in (self.batches[:1] if self._alike else self.batches)]
+            for calls in forwarding:
+                ending.enter_context(closing(calls))
+            waiting = [next(calls) for calls in forwarding]
+            left: dict[int, _Left] = {id(value): {} for call in waiting for value in _left(call)}
+            while True:
+                index = waiting[0].block
+                call = BlockCall(forwards[index], waiting, left)
+                with self._skeleton.loaded(index):
+                    visit(index, blocks[index], call)
+                self._forms.append(_form(call.outputs[0]))
+                if index == len(blocks) - 1:
+                    return
+                waiting = [calls.send(output) for calls, output in zip(forwarding, call.outputs, strict=True)]
+                given = zip(waiting, call.outputs, strict=True)
+                if not all(_same_memory(at.states, _first(output)) for at, output in given):
                     raise UnsupportedModel(
                         "This model changes the hidden states between its decoder blocks, which block streaming "
                         "does not carry."
                     )
-                call = BlockCall(own_forward, args, kwargs)
-                with self._skeleton.loaded(index):
-                    visit(index, block, call)
-                self._forms.append(_form(call.output))
-                last.append(_first(call.output))
-                if index == len(blocks) - 1:
-                    raise _Stop
-                return call.output
 
-            return forward
+    def _calls(self, batch: Tensor) -> Generator[_Waiting, Any, None]:
+        """What the model calls its blocks with, in turn. Goes on with what is sent as the block's output."""
 
-        with _replaced_forwards(blocks, forward_of):
-            self._drive(self.batches[0])
+        def forward_of(index: int) -> Callable[..., Any]:
+            return lambda states, *args, **kwargs: drive.parent.switch(_Waiting(index, states, args, kwargs))
+
+        drive = greenlet(self._drive)
+        output: Any = batch
+        try:
+            while True:
+                with _replaced_forwards(self._skeleton.blocks, forward_of):
+                    waiting = drive.switch(output)
+                output = yield waiting
+        finally:
+            if drive:
+                drive.throw(_Stop)
 
     def logits(self, batch: int, hidden: Tensor) -> Tensor:
         """Logits (b, L, V) from the hidden states that left the last block, by the model's own head."""
@@ -152,15 +194,6 @@ class _Stop(Exception):
 
 
 @contextmanager
-def _replaced_forward(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    block.forward = forward
-    try:
-        yield
-    finally:
-        del block.forward  # the class's own shows again
-
-
-@contextmanager
 def _replaced_forwards(blocks: nn.ModuleList, forward_of: Callable[[int], Callable[..., Any]]) -> Iterator[None]:
     replaced: list[nn.Module] = []
     try:
@@ -171,6 +204,16 @@ def _replaced_forwards(blocks: nn.ModuleList, forward_of: Callable[[int], Callab
     finally:
         for block in replaced:
             del block.forward
+
+
+def _left(first: _Waiting) -> list[_Left]:
+    """Of the arguments of the first block, those that blocks may fill for later ones."""
+    values = (*first.args, *first.kwargs.values())
+    return [value for value in values if isinstance(value, MutableMapping) and not value]
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -82,7 +82,7 @@ def _pruned_block(widths: Sequence[int], dtype: torch.dtype) -> tuple[nn.Module,
 def _train(block: nn.Module, pruned: Sequence[PrunedLayer]) -> None:
     first = pruned[0].weights
     inputs = [torch.randn(1, 16, first.shape[1], dtype=first.dtype) for _ in range(4)]
-    reconstruct(pruned, 0, block, inputs, [torch.tanh(block(X)) for X in inputs])
+    reconstruct(pruned, 0, lambda X, _: block(X), inputs, [torch.tanh(block(X)) for X in inputs])
 
 
 def block(small: str, folder: str, changes: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ from eggs_core.evaluate import perplexity
 from eggs_core.pipeline import prune
 from eggs_core.skeleton import Skeleton
 from eggs_core.spec import CalibrationSpec, Effort, EvaluationSpec, Method, PruneSpec
+from eggs_core.stream import MAX_BATCH_TOKENS
 from tests.tiny_models import FAMILIES, MakeModel
 
 SHORT = {"samples": 4, "sequence_length": 48}
@@ -35,7 +36,11 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_streamed_perplexity_is_the_models_own(family: str, make_model: MakeModel, tokenizer) -> None:
+def test_streamed_perplexity_is_the_models_own(
+    family: str, make_model: MakeModel, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several batches, which may not get each other's arguments."""
+    monkeypatch.setitem(MAX_BATCH_TOKENS, "cpu", 40)
     folder = make_model(family)
     tokens = torch.randint(1, 300, (3, 40), generator=torch.Generator().manual_seed(1))
     streamed, predicted = perplexity(Skeleton(Checkpoint(folder), torch.device("cpu")), tokens)

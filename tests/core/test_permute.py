@@ -33,6 +33,8 @@ MLP = "gate_proj, up_proj → down_proj"
 EXPERTS = "gate_up_proj → down_proj"
 # Of each block: the layers of its sites, by kind.
 SITES = {family: {ATTENTION, MLP} for family in FAMILIES} | {
+    "gemma3n_text": {MLP, "linear_left → linear_right"},
+    "gemma4_text": {MLP},
     "phi3": {"qkv_proj → o_proj", "gate_up_proj → down_proj"},
     "gpt2": {"c_attn → c_proj", "c_fc → c_proj"},
     "gpt_neox": {"query_key_value → dense", "dense_h_to_4h → dense_4h_to_h"},
@@ -42,6 +44,8 @@ SITES = {family: {ATTENTION, MLP} for family in FAMILIES} | {
     "gpt_oss": {ATTENTION, EXPERTS},
     "qwen3_moe": {ATTENTION, EXPERTS},
 }
+# The blocks whose keys and values later ones read.
+LEAVING = dict.fromkeys(("gemma3n_text", "gemma4_text"), ("model.layers.0.", "model.layers.1."))
 
 
 def visit_sites(
@@ -58,6 +62,9 @@ def visit_sites(
         layers = prunable_layers(block, skeleton.block_names[index], DEFAULT_IGNORE)
         before = {name: parameter.clone() for name, parameter in block.named_parameters()}
         sites = finder.find(block, layers, call, hidden[0])
+        call(hidden[0])
+        if call.leaves:  # keys and values, which later blocks would get in another order
+            sites = []
         assert all(torch.equal(before[name], parameter) for name, parameter in block.named_parameters())
         visit(skeleton, index, block, call, sites, hidden)
         for i, states in enumerate(hidden):
@@ -80,7 +87,7 @@ def test_blocks_compute_the_same(family: str, dtype: str, make_model: MakeModel)
     def visit(
         skeleton: Skeleton, index: int, block: nn.Module, call: BlockCall, sites: list[Site], hidden: list[Tensor]
     ) -> None:
-        assert {site.kind for site in sites} == SITES[family]
+        assert {site.kind for site in sites} == (set() if call.leaves else SITES[family])
         for name, parameter in block.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(std=0.2)  # zeros would not show that they stayed behind
@@ -261,7 +268,7 @@ def test_pruning_keeps_more_of_the_layers_it_reorders(family: str, make_model: M
     gain = {name: total / totals[False][name] for name, total in totals[True].items()}
     consumers = {kind.split(" → ")[1] for kind in SITES[family]}
     for name, ratio in gain.items():
-        if name.rpartition(".")[2] in consumers:
+        if name.rpartition(".")[2] in consumers and not name.startswith(LEAVING.get(family, ())):
             assert ratio > 1, name
         else:
             assert ratio == pytest.approx(1, abs=1e-5), name

@@ -71,6 +71,10 @@ class _Linear:
         self.module.weight.mul_(self.mask)
         self.pruned = PrunedLayer(layer, self.module.weight.clone(), self.mask, None)  # type: ignore[arg-type]
 
+    def __call__(self, X: torch.Tensor, batch: int) -> torch.Tensor:
+        Y: torch.Tensor = self.module(X)
+        return Y
+
 
 def held_out_error(block: _Linear) -> float:
     """Of the last two of 16 batches."""
@@ -83,7 +87,7 @@ def held_out_error(block: _Linear) -> float:
 
 def test_what_was_held_out_decides() -> None:
     block = _Linear(NMPattern(2, 4))
-    outcome = reconstruct([block.pruned], 3, block.module, block.inputs, block.targets)
+    outcome = reconstruct([block.pruned], 3, block, block.inputs, block.targets)
     assert (outcome.block, outcome.skipped) == (3, None)
     assert outcome.error_before is not None
     assert outcome.error_after is not None
@@ -95,7 +99,7 @@ def test_what_was_held_out_decides() -> None:
     block = _Linear(NMPattern(4, 4))
     before = block.module.weight.clone()
     contrary = [-Y if i < 14 else Y for i, Y in enumerate(block.targets)]
-    outcome = reconstruct([block.pruned], 0, block.module, block.inputs, contrary)
+    outcome = reconstruct([block.pruned], 0, block, block.inputs, contrary)
     assert outcome.error_before is not None
     assert (outcome.epochs, outcome.error_after) == (0, outcome.error_before)
     assert torch.equal(block.module.weight, before)
@@ -106,7 +110,7 @@ def test_gradients_of_float16_do_not_vanish() -> None:
     block = _Linear(NMPattern(2, 4))
     inputs, targets = ([(500 * T).half().repeat(1, 64, 1) for T in of] for of in (block.inputs, block.targets))
     block.module.half()
-    outcome = reconstruct([block.pruned], 0, block.module, inputs, targets)
+    outcome = reconstruct([block.pruned], 0, block, inputs, targets)
     assert outcome.error_before is not None
     assert outcome.error_after is not None
     assert outcome.error_after < 0.95 * outcome.error_before
@@ -115,15 +119,15 @@ def test_gradients_of_float16_do_not_vanish() -> None:
 def test_one_batch_is_left_alone() -> None:
     block = _Linear(NMPattern(2, 4))
     before = block.module.weight.clone()
-    outcome = reconstruct([block.pruned], 0, block.module, block.inputs[:1], block.targets[:1])
+    outcome = reconstruct([block.pruned], 0, block, block.inputs[:1], block.targets[:1])
     assert (outcome.skipped, outcome.error_before, outcome.epochs) == ("too-few-batches", None, 0)
     assert torch.equal(block.module.weight, before)
-    assert reconstruct([], 0, block.module, block.inputs, block.targets).skipped == "nothing-pruned"
+    assert reconstruct([], 0, block, block.inputs, block.targets).skipped == "nothing-pruned"
 
 
 def test_an_error_that_is_not_finite_is_not_told() -> None:
     block = _Linear(NMPattern(2, 4))
-    outcome = reconstruct([block.pruned], 0, block.module, block.inputs, [Y * 0 for Y in block.targets])
+    outcome = reconstruct([block.pruned], 0, block, block.inputs, [Y * 0 for Y in block.targets])
     assert (outcome.skipped, outcome.error_before, outcome.error_after, outcome.epochs) == (None, None, None, 0)
 
 

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.skeleton import Skeleton
-from eggs_core.stream import BlockCall, BlockStream
+from eggs_core.stream import MAX_BATCH_TOKENS, BlockCall, BlockStream
 from tests.tiny_models import MakeModel
 
 
@@ -20,7 +21,7 @@ def test_attention_of_all_blocks_is_not_held(make_model: MakeModel) -> None:
     def visit(index: int, block: nn.Module, call: BlockCall) -> None:
         nonlocal hidden
         hidden = [call(states) for states in hidden]
-        returned.append(call.output)
+        returned.extend(call.outputs)
 
     hidden = stream.embed()
     stream.run(visit)
@@ -29,3 +30,28 @@ def test_attention_of_all_blocks_is_not_held(make_model: MakeModel) -> None:
     with torch.no_grad():
         expected = AutoModelForCausalLM.from_pretrained(skeleton.checkpoint.folder)(torch.arange(1, 33)[None])
     torch.testing.assert_close(stream.logits(0, hidden[0]), expected.logits)
+
+
+@torch.no_grad()
+def test_what_dense_states_leave_for_later_blocks_is_kept_apart(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MAX_BATCH_TOKENS, "cpu", 20)
+    tokens = torch.randint(1, 300, (3, 20), generator=torch.Generator().manual_seed(1))
+    stream = BlockStream(Skeleton(Checkpoint(make_model("gemma4_text")), torch.device("cpu")), tokens)
+    dense = stream.embed()
+    hidden = [states * 2 for states in dense]
+    expected = list(dense)
+
+    def alone(index: int, block: nn.Module, call: BlockCall) -> None:
+        expected[:] = [call(states, i) for i, states in enumerate(expected)]
+
+    def beside_others(index: int, block: nn.Module, call: BlockCall) -> None:
+        dense[:] = [call(states, i, dense=True) for i, states in enumerate(dense)]
+        hidden[:] = [call(states, i) for i, states in enumerate(hidden)]
+        assert call.leaves == (index < 2)
+
+    stream.run(alone)
+    stream.run(beside_others)
+    assert all(map(torch.equal, dense, expected))
+    assert not any(map(torch.equal, hidden, expected))

@@ -1145,7 +1145,7 @@ class PruneSpec(Answer):
         description="Reorders channels within a block first, so that fewer important weights compete in one group; what the dense model computes stays the same. null means true for method `eggs` and false for the others.",
     )
     ignore: list[str] = Field(
-        default=["*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*shared_expert_gate"],
+        default=["*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*shared_expert_gate", "*.altup.*"],
         description="Layers left dense: shell patterns over module names. Only layers inside decoder blocks are ever pruned, so embeddings and the output head stay dense in any case.",
     )
     calibration: CalibrationSpec = Field(
