@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 from contextlib import suppress
 from functools import cache
@@ -51,6 +52,9 @@ def make_worker(settings: Settings, presence: Presence) -> Celery:
     def prune(job_id: str) -> None:
         if stopping.is_set():
             return  # a message that came meanwhile; the dispatcher rings again
+        # Whoever stops a service may tell all of its processes; this one hears it from the worker. No SIG_IGN, which
+        # programs that it starts would inherit.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         # The message only says that there is work; whose turn it is the database knows.
         run_next(settings, sessions(), stopping, presence.at)
 

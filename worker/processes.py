@@ -43,7 +43,11 @@ def prune(
         threads = max(1, (os.cpu_count() or 1) // settings.processes)
         environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | settings.environment()
         with subprocess.Popen(  # noqa: S603 - this very interpreter and module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # what stops the worker's group of processes, they hear from this one
         ) as torchrun:
             assert torchrun.stdin is not None
             assert torchrun.stdout is not None

@@ -138,6 +138,27 @@ def test_a_worker_told_to_stop_hands_its_job_back_in_time(
     assert read_job(sessions, job_id).attempt == 2
 
 
+@pytest.mark.parametrize(("database_url", "broker"), INSTALLATIONS[:1], indirect=True)
+@pytest.mark.parametrize(("processes", "by"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_worker_hands_its_job_back_where_all_its_processes_are_told_to_stop(
+    start_worker: StartWorker,
+    sessions: sessionmaker[Session],
+    settings: Settings,
+    job_id: str,
+    processes: int,
+    by: signal.Signals,
+) -> None:
+    """As systemd and supervisord do it, and a terminal where Ctrl+C is pressed."""
+    settings.processes = processes
+    settings.lease_seconds = 60
+    worker = start_worker()
+    wait_for(lambda: read_job(sessions, job_id).progress > 0.1)
+    os.killpg(worker.pid, by)
+    worker.wait(10)
+    job = read_job(sessions, job_id)
+    assert (job.state, job.workers_lost) == ("queued", 0)
+
+
 @everywhere
 def test_a_job_ends_with_its_worker(
     start_worker: StartWorker, sessions: sessionmaker[Session], job_id: str
