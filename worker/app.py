@@ -27,13 +27,31 @@ _MOST_SECONDS = 8.0
 logger = logging.getLogger(__name__)
 
 
+class Flag:
+    """Set once, for all processes that are forked from this one.
+
+    An event has a lock: a process that is killed while it asks would leave all others waiting for it.
+    """
+
+    def __init__(self) -> None:
+        self._value = get_context("fork").RawValue("b", 0)
+
+    def is_set(self) -> bool:
+        """Whether any of the processes has set it."""
+        return bool(self._value.value)
+
+    def set(self) -> None:
+        """Sets it."""
+        self._value.value = 1
+
+
 def make_worker(settings: Settings, presence: Presence) -> Celery:
     """The Celery app that consumes doorbell messages and runs jobs, and tells `presence` of them.
 
     Told to stop, it hands the job at hand back.
     """
     celery = make_celery(settings)
-    stopping = get_context("fork").Event()  # shared with the pool's processes, which are forked from this one
+    stopping = Flag()  # shared with the pool's processes, which are forked from this one
 
     def stop(**_: Any) -> None:
         last = threading.Timer(_MOST_SECONDS, _end, [presence])
@@ -52,8 +70,8 @@ def make_worker(settings: Settings, presence: Presence) -> Celery:
     def prune(job_id: str) -> None:
         if stopping.is_set():
             return  # a message that came meanwhile; the dispatcher rings again
-        # Whoever stops a service may tell all of its processes; this one hears it from the worker. No SIG_IGN, which
-        # programs that it starts would inherit.
+        # Whoever stops a service may tell all of its processes; this one hears it from the worker. No SIG_IGN,
+        # which programs that it starts would inherit.
         signal.signal(signal.SIGTERM, lambda *_: None)
         # The message only says that there is work; whose turn it is the database knows.
         run_next(settings, sessions(), stopping, presence.at)
