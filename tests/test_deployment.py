@@ -26,7 +26,7 @@ OURS = {name: service for name, service in SERVICES.items() if "build" in servic
 # How many numbers make a full version of what images are made from.
 NUMBERS = {"chrislusf/seaweedfs": 2, "postgres": 2, "python": 3, "redis": 3}
 # What the images and the compose file set that is not the service's own.
-FOREIGN = {"PATH", "HOME", "HF_HOME", "EGGS_COMMIT", "PGPASSWORD", "AWS_ENDPOINT_URL_S3"}
+FOREIGN = {"PATH", "HOME", "HF_HOME", "TRITON_CACHE_DIR", "EGGS_COMMIT", "PGPASSWORD", "AWS_ENDPOINT_URL_S3"}
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
@@ -228,3 +228,12 @@ def test_the_volume_begins_with_the_folders_that_are_copied_into() -> None:
     for image in IMAGES:
         made = re.findall(r"install -d -o eggs -g eggs (.*)", "\n".join(rest for _, rest in instructions(image)))
         assert roots <= set(" ".join(made).split())
+
+
+def test_compiled_kernels_lie_where_they_may_be_loaded() -> None:
+    """Docker lets nothing of a tmpfs be run, and Triton's cache is in HOME by default, which is one."""
+    steps = dict(instructions("worker-cuda"))
+    environment = dict(pair.split("=", 1) for pair in shlex.split(steps["ENV"]))
+    cache = Path(environment["TRITON_CACHE_DIR"])
+    assert cache.is_relative_to(steps["VOLUME"])
+    assert not any(cache.is_relative_to(folder) for folder in SERVICES["worker-cuda"]["tmpfs"])
