@@ -63,6 +63,7 @@ def expire(session: Session, now: datetime) -> Sequence[str]:
     ).all()
 
 
-def ended(session: Session, job_ids: Collection[str]) -> set[str]:
-    """Those of these jobs that have ended."""
-    return set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.state.in_(_ENDED))))
+def ended(session: Session, job_ids: Collection[str], *, before: datetime) -> set[str]:
+    """Those of these jobs that ended before this moment."""
+    query = select(Job.id).where(Job.id.in_(job_ids), Job.state.in_(_ENDED), Job.finished_at < before)
+    return set(session.scalars(query))

@@ -13,7 +13,7 @@ from app.db import utcnow
 from app.settings import Settings
 from eggs_core.errors import StoreUnavailable
 
-# So long after a job's end no attempt that has lost its lease can still be writing.
+# So long after a job's end no attempt that has lost its lease can still be writing, and no tracker reading.
 _QUIET = timedelta(hours=1)
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def sweep_staging(sessions: sessionmaker[Session], settings: Settings) -> None:
     """Removes what attempts at jobs that have ended left on this machine when they ended in the middle."""
     staged = staging.job_ids(settings)
     with sessions() as session:
-        ended = repository.ended(session, set(staged.values()))
+        ended = repository.ended(session, set(staged.values()), before=utcnow() - _QUIET)
     for folder, job_id in staged.items():
         if job_id in ended:
             shutil.rmtree(folder, ignore_errors=True)

@@ -162,10 +162,14 @@ def test_nothing_is_forgotten_while_the_store_is_away(
 
 
 def test_staged_files_of_ended_jobs_are_removed(settings: Settings, sessions: Sessions) -> None:
-    waiting, ended = make_job(sessions), make_job(sessions)
-    with sessions.begin() as session:
-        leases.fail(session, must_claim(sessions, ended), {"title": "It failed"})
-    names = {f"{waiting}.attempt-1", f"{ended}.attempt-1", "job_of-another-installation.attempt-1", "notes"}
+    """But not of those that trackers may still be reading the files of."""
+    waiting, ended, just_ended = (make_job(sessions) for _ in range(3))
+    for job_id in (ended, just_ended):
+        with sessions.begin() as session:
+            leases.fail(session, must_claim(sessions, job_id), {"title": "It failed"})
+    let_pass(sessions, timedelta(hours=2), ended)
+    names = {f"{job_id}.attempt-1" for job_id in (waiting, ended, just_ended)}
+    names |= {"job_of-another-installation.attempt-1", "notes"}
     for name in names:
         (settings.staging_dir / name).mkdir(parents=True)
     with_sweeper = TestClient(create_app(settings))
