@@ -1,10 +1,10 @@
 """Checkpoints as folders of safetensors shards: read tensor by tensor, written shard by shard."""
 
-import errno
 import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,9 @@ from eggs_core.checksums import sha256
 from eggs_core.errors import BrokenCheckpoint
 from eggs_core.model_folder import CONFIG, INDEX, ModelFolder
 from eggs_core.safetensors_header import LENGTH_BYTES, header_length
+
+# How safetensors says it, which has no error of its own for it.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 class Checkpoint:
@@ -146,10 +149,10 @@ def _check_header(file: Path) -> None:
 
 
 def save(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Writes one safetensors file. Raises `OSError` where the disk is full."""
+    """Writes one safetensors file. Raises `OSError` where the system does not let it, as on a full disk."""
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"})
     except SafetensorError as error:
-        if "os error 28" in str(error):  # ENOSPC, which safetensors has no error of its own for
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise
+        if (found := _OS_ERROR.search(str(error))) is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error

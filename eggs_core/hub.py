@@ -139,6 +139,6 @@ def _reached(what: str) -> Iterator[None]:
     except EggsError:
         raise
     except Exception as error:  # of the HTTP library, which differs between versions, or of threads that upload
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
             raise
         raise HubUnavailable(f"The Hugging Face Hub could not be reached for {what}. Try again later.") from error

@@ -21,7 +21,7 @@ _MAPPED_FROM_BYTES = 4 << 20
 _LARGE_PAGE_BYTES = 2 << 20
 _MADV_HUGEPAGE = 14
 # How torch, safetensors and CUDA's libraries say it, which have no error of their own for it on a CPU.
-_RAN_OUT = ("DefaultCPUAllocator", "Cannot allocate memory", "std::bad_alloc", "os error 12", "ALLOC_FAILED")
+_RAN_OUT = ("DefaultCPUAllocator", "Cannot allocate memory", "std::bad_alloc", "(os error 12)", "ALLOC_FAILED")
 
 
 def map_large_tensors() -> None:

@@ -1,6 +1,8 @@
 """Reading and writing checkpoints, as far as whole runs do not show it."""
 
+import errno
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -11,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from eggs_core import checkpoint, memory
 from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.errors import BrokenCheckpoint, EggsError
 from eggs_core.model_folder import INDEX, MAX_HEADER_BYTES
@@ -37,6 +41,19 @@ def test_shards_appear_whole_and_are_read_back(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path)
     assert torch.equal(checkpoint.read(["a"])["a"], torch.arange(6.0).view(2, 3).T)
     assert checkpoint.elements_by_dtype() == {"F32": 6, "BF16": 2}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_as_one_and_not_as_too_little_memory(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match=os.strerror(number)) as raised, memory.explained():
+        checkpoint.save({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert raised.value.errno == number
 
 
 @pytest.mark.parametrize("index", [None, "without metadata", "beside older weights"])

@@ -1,5 +1,6 @@
 """The Hugging Face Hub, as far as a server on loopback can stand for it: the real client asks it."""
 
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from eggs_core import hub
 from eggs_core.model_folder import ModelFolder
 
 COMMIT = "c" * 40
@@ -118,6 +120,18 @@ def test_a_named_file_of_a_data_set(endpoint: str, tmp_path: Path) -> None:
         ask(endpoint, 'hub.dataset_file("hub:org/texts/data/test.parquet", "calibration", cache)', tmp_path)
     )
     assert path.read_bytes() == b"test"
+
+
+@pytest.mark.parametrize("full", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_is_full_is_no_hub_that_is_away(
+    full: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise OSError(full, os.strerror(full))
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    with pytest.raises(OSError, match=os.strerror(full)):
+        hub.model_folder("org/model", None, tmp_path)
 
 
 def test_a_hub_that_is_not_there(tmp_path: Path) -> None:
