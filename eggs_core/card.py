@@ -1,13 +1,17 @@
 """The model card that goes with a pruned checkpoint."""
 
-import json
-
 from eggs_core.report import Interval, Report, TextEvaluation
+from eggs_core.sources import packaged_from
 from eggs_core.spec import OutputFormat
 
 
 def model_card(report: Report) -> str:
-    """README.md in the form the Hugging Face Hub reads. Holds no times, so that it repeats to the byte."""
+    """README.md in the form the Hugging Face Hub reads.
+
+    Holds no times, so that it repeats to the byte, and of a model that is not on the Hub only a name: whoever
+    reads it has no business with paths and buckets.
+    """
+    published, name = _base_model(report)
     quality = ""
     if report.evaluation is not None:
         rows = "".join(_row(text) for text in report.evaluation.texts)
@@ -20,13 +24,12 @@ def model_card(report: Report) -> str:
     packed = _PACKED if report.spec.output.format is not OutputFormat.DENSE else ""
     notes = "".join(f"- {note}\n" for note in report.notes)
     return f"""---
-base_model: {json.dumps(report.model.reference)}
-library_name: transformers
+{published}library_name: transformers
 pipeline_tag: text-generation
 tags: [pruned, sparse, "{report.pattern}", eggs]
 ---
 
-# {report.model.reference}, pruned to {report.pattern}
+# {name}, pruned to {report.pattern}
 
 Pruned by {_code(report)} with method `{report.method}`: of every {report.pattern.m} consecutive
 input channels each row keeps {report.pattern.n} weights. {report.sparsity.model:.1%} of all weights are zero,
@@ -42,7 +45,7 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 {packed}{quality}
 ## How it was made
 
-- Base model `{report.model.reference}`{_revision(report)}, sha256 over config and weights
+- Base model `{name}`{_revision(report)}, sha256 over config and weights
   `{report.model.fingerprint}`.
 - Calibrated on {report.calibration.windows} windows of {report.calibration.sequence_length} tokens of
   `{report.calibration.source}`, seed {report.calibration.seed}, sha256 over their token ids
@@ -57,6 +60,15 @@ _PACKED = """
 Where config.json has a `quantization_config`, here or in the folder `packed`, weights are stored without their
 zeros, and `import eggs_core` comes first.
 """
+
+
+def _base_model(report: Report) -> tuple[str, str]:
+    """The line of the head for it, which the Hub takes for models of its own alone, and its name."""
+    reference = report.model.reference
+    on_hub = packaged_from(reference) if report.model.revision is None else reference
+    if on_hub is None:
+        return "", reference.rstrip("/").rpartition("/")[2]
+    return f"base_model: {on_hub}\n", on_hub
 
 
 def _revision(report: Report) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
+    BadRequestError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -111,6 +112,12 @@ def _pushing(push: HubPush) -> Iterator[None]:
                 raise
             raise PushRefused(
                 f"It answers {status} for {push.repo_id}. Check the name, and that the token may write there."
+            ) from error
+        except ValueError as error:
+            if not isinstance(error.__cause__, BadRequestError):
+                raise
+            raise PushRefused(
+                "It refuses the model card, README.md. Push the job's files yourself, with a card that it takes."
             ) from error
 
 

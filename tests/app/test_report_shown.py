@@ -1,5 +1,7 @@
 """A report as people read it: at the command line, and on the model card."""
 
+import pytest
+import yaml
 from rich.console import Console
 
 from app.cli.render import report_tables
@@ -35,6 +37,26 @@ def test_every_figure_of_a_text_is_told_with_its_interval() -> None:
     card = model_card(Report.model_validate(REPORT))
     assert "| 6.380 (6.110 to 6.660) | 1.8700 (1.7900 to 1.9500) | 45.0% (44.0% to 46.0%) |" in card
     assert "95% bootstrap intervals" in card
+
+
+@pytest.mark.parametrize(
+    ("reference", "revision", "base_model", "name"),
+    [
+        ("org/model", "0" * 40, "org/model", "org/model"),
+        ("smollm2-135m-instruct", None, "HuggingFaceTB/SmolLM2-135M-Instruct", None),
+        ("/home/me/secret/llama", None, None, "llama"),
+        ("secret/llama", None, None, "llama"),
+        ("s3://secret/llama/", None, None, "llama"),
+    ],
+)
+def test_a_card_names_its_base_model_as_the_hub_does_and_no_path(
+    reference: str, revision: str | None, base_model: str | None, name: str | None
+) -> None:
+    model = REPORT["model"] | {"reference": reference, "revision": revision}
+    card = model_card(Report.model_validate(REPORT | {"model": model}))
+    assert yaml.safe_load(card.split("---\n")[1]).get("base_model") == base_model
+    assert f"# {name or base_model}, pruned" in card
+    assert "secret" not in card
 
 
 def test_the_training_of_blocks_is_told_in_the_mean() -> None:

@@ -194,6 +194,19 @@ def test_a_push_that_fails_for_good_does_not_cost_the_result(
 
 
 @ON_ONE
+def test_a_card_that_the_hub_refuses_is_no_hub_that_is_away(
+    api: TestClient, settings: Settings, sessions: Sessions, request_body: dict[str, Any], hub: HubServer
+) -> None:
+    hub.fault = lambda method, path: 400 if path == "/api/validate-yaml" else None
+    job_id = submitted(api, request_body | {"hub_token": WRITE_TOKEN})
+    run_job(job_id, settings, sessions, Event())
+    job = api.get(f"/v1/jobs/{job_id}").json()
+    assert job["state"] == "succeeded"
+    assert job["push_to_hub"]["error"]["type"] == "urn:eggs:problem:push-refused"
+    assert "refuses the model card" in job["push_to_hub"]["error"]["detail"]
+
+
+@ON_ONE
 def test_a_worker_with_another_secret_key_says_so(
     api: TestClient, settings: Settings, sessions: Sessions, request_body: dict[str, Any], hub: HubServer
 ) -> None:
