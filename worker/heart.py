@@ -154,9 +154,13 @@ class Heart:
             return  # it has just come to its end
         except SQLAlchemyError:
             logger.warning("The job waits out its lease", exc_info=True)
+        except Exception:
+            logger.warning("Not all is done that follows the end of the job", exc_info=True)
         logger.info("The process of the job ends in the middle of a block")
-        spans.cut_short()
-        os._exit(0)
+        try:
+            spans.cut_short()
+        finally:
+            os._exit(0)
 
 
 def _resident_bytes() -> int:

@@ -1,6 +1,9 @@
 """One job in this process, on both databases."""
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -167,6 +170,35 @@ def test_cancel_stops_between_blocks(
     assert job.progress < 1
     assert not list(settings.staging_dir.iterdir())
     assert not settings.artifacts_dir.exists()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_job_beyond_its_limit_ends_whatever_follows_its_end(
+    settings: Settings, sessions: sessionmaker[Session]
+) -> None:
+    """Here the disk is full, when its trackers are to be told."""
+    job_id = make_job(sessions)
+    settings.job_seconds = 0.1
+    program = """
+import sys, threading
+from app.db import make_engine, make_sessions
+from app.jobs import leases
+from app.settings import Settings
+from worker.heart import Heart
+
+def ended():
+    raise OSError(28, "No space left on device")
+
+settings, never = Settings(), threading.Event()
+sessions = make_sessions(make_engine(settings.database_url))
+with sessions.begin() as session:
+    lease = leases.claim(session, sys.argv[1], 60, max_attempts=3, most_running=None)
+with Heart(sessions, lease, settings, never, ended):
+    never.wait()
+"""
+    command = [sys.executable, "-c", program, job_id]
+    subprocess.run(command, env=os.environ | settings.environment(), timeout=60, check=True)
+    assert read_job(sessions, job_id).state == "failed"
 
 
 def test_an_attempt_that_lost_its_lease_leaves_no_trace(
