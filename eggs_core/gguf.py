@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from eggs_core.checksums import sha256
@@ -18,31 +19,31 @@ def converted_folder(file: Path, cache_dir: Path) -> Path:
     """The checkpoint that `file` holds, dequantised to bfloat16, in `cache_dir` under the file's sha256.
 
     transformers reads the file whole, so this needs memory for the model once. The folder appears complete or
-    not at all; of two conversions at once one wins. Raises `BrokenCheckpoint`, or `UnsupportedModel` where its
-    config asks for far more than the file has weights for.
+    not at all. Raises `BrokenCheckpoint`, or `UnsupportedModel` where its config asks for far more than the file
+    has weights for.
     """
     header = read_header(file)
     folder = cache_dir / "gguf" / sha256(file)
     if folder.is_dir():
         return folder
+    partial = folder.with_suffix(".partial")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
-        model, tokenizer = _read(file, header)
-        # The weights are dequantised, so what the config says of their quantisation holds no more.
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.hf_quantizer = None
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+    with FileLock(folder.with_suffix(".lock")):  # of several processes one converts, and the others wait for it
+        if folder.is_dir():
+            return folder
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
         try:
+            model, tokenizer = _read(file, header)
+            # The weights are dequantised, so what the config says of their quantisation holds no more.
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.hf_quantizer = None
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
             partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-        return folder
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
 
 
 def _read(file: Path, header: Header) -> tuple[Any, Any]:

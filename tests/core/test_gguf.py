@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +41,34 @@ def test_smollm2_is_converted_once(tmp_path: Path) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert converted_folder(file, tmp_path) == folder
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
+
+
+def test_a_conversion_that_was_killed_leaves_nothing_once_the_next_one_has_ended(
+    small: Path, tmp_path: Path
+) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from eggs_core import gguf
+
+class Model:
+    config = None
+
+    def save_pretrained(self, folder):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"a part of it")
+        os._exit(0)
+
+gguf._read = lambda file, header: (Model(), None)
+gguf.converted_folder(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+    cache = tmp_path / "cache"
+    subprocess.run([sys.executable, "-c", program, str(small), str(cache)], check=True)
+    (left,) = (path for path in (cache / "gguf").iterdir() if path.is_dir())
+    folder = converted_folder(small, cache)
+    assert not left.exists()
+    assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
 
 
 def test_what_is_read_of_a_file(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -78,7 +107,7 @@ def test_broken_files_are_refused_without_a_trace(content: bytes, tmp_path: Path
     with pytest.raises(BrokenCheckpoint, match=r"^model\.gguf ") as raised:
         converted_folder(file, tmp_path / "cache")
     assert str(tmp_path) not in str(raised.value)
-    assert not list((tmp_path / "cache").glob("gguf/*"))
+    assert not [path for path in (tmp_path / "cache").glob("gguf/*") if path.suffix != ".lock"]
 
 
 def text(value: str | bytes) -> bytes:
@@ -193,7 +222,7 @@ def test_numbers_that_ask_for_any_amount(
     outcome, peak = limited(lambda: converted_folder(file, tmp_path / "cache"))
     assert outcome.startswith(("BrokenCheckpoint: ", "UnsupportedModel: "))
     assert peak < 256 << 20
-    assert not list((tmp_path / "cache").glob("gguf/*"))
+    assert not [path for path in (tmp_path / "cache").glob("gguf/*") if path.suffix != ".lock"]
 
 
 def test_a_file_that_lacks_weights(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
