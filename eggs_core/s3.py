@@ -144,6 +144,9 @@ def _fetched(
         if folder.is_dir():
             return folder
         partial.mkdir(exist_ok=True)
+        for broken_off in partial.iterdir():  # under a name of its own, of a process that was killed
+            if broken_off.name not in found:
+                broken_off.unlink()
         missing = {name: o for name, o in found.items() if not (partial / name).is_file()}
         needed = sum(o["Size"] for o in missing.values())
         if shutil.disk_usage(partial).free < needed + reserve:

@@ -95,6 +95,8 @@ def test_an_interrupted_fetch_is_gone_on_with(
     assert not [entry for entry in (tmp_path / "s3").iterdir() if entry.is_dir() and entry.suffix != ".partial"]
     way.fault = lambda method, path: None
     before = fetched(way)
+    (partial,) = (tmp_path / "s3").glob("*.partial")
+    (partial / "model.safetensors.6eF3b2aC").write_bytes(b"as boto3 names what a killed process has of a file")
     folder = model_at(f"s3://{bucket}/models/tiny", tmp_path)
     assert files_of(folder) == files_of(model)
     assert fetched(way) - before == len(files_of(model)) - 2
