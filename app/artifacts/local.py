@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from app.artifacts.store import StoredFile
 
 # What a file system says that cannot give a file a second name: another disk, none of its features, too many.
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+_INCOMING = ".incoming-"
 
 
 class LocalStore:
@@ -24,10 +25,11 @@ class LocalStore:
     def put(self, folder: Path, location: str, files: Sequence["StoredFile"], check: Callable[[], None]) -> None:
         """As `Store` says. The location appears in one step."""
         target = self.root / location
+        _remove_incoming(target.parent)  # of attempts before this one
         if target.is_dir():
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent, prefix=".incoming-") as incoming:
+        with TemporaryDirectory(dir=target.parent, prefix=_INCOMING) as incoming:
             whole = Path(incoming) / "whole"
             for file in files:
                 check()
@@ -54,10 +56,14 @@ class LocalStore:
         """As `Store` says."""
         target = self.root / location
         shutil.rmtree(target, ignore_errors=True)
-        for remnant in target.parent.glob(".incoming-*"):
-            shutil.rmtree(remnant, ignore_errors=True)
+        _remove_incoming(target.parent)
         if target.parent.is_dir() and not any(target.parent.iterdir()):
             target.parent.rmdir()
+
+
+def _remove_incoming(folder: Path) -> None:
+    for remnant in folder.glob(f"{_INCOMING}*"):
+        shutil.rmtree(remnant, ignore_errors=True)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

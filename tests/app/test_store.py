@@ -1,6 +1,8 @@
 """The stores of published files: a folder, and a real server that speaks S3, on a way to it with faults."""
 
+import errno
 import hashlib
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from app.jobs.leases import NewArtifact
 from app.settings import EmbeddedSettings
 from eggs_core import s3 as client
 from eggs_core.errors import StoreUnavailable
+from tests.conftest import files_of
 from tests.object_store import (
     Fault,
     ObjectStore,
@@ -99,6 +102,28 @@ def after(calls: int) -> Callable[[], None]:
             raise Interrupted
 
     return check
+
+
+def test_what_a_killed_attempt_left_in_a_folder_is_gone_with_the_next(finished: Finished, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "artifacts")
+    left = store.root / "job_1" / ".incoming-x" / "whole" / "large.bin"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"a part of it")
+    store.put(finished.folder, "job_1/a", finished.files, go_on)
+    assert files_of(store.root) == {f"job_1/a/{name}" for name in FILES}
+
+
+@pytest.mark.parametrize("why", [errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
+def test_files_are_copied_where_they_cannot_be_linked(
+    why: int, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(why, os.strerror(why))
+
+    monkeypatch.setattr(os, "link", fail)
+    store = LocalStore(tmp_path / "artifacts")
+    store.put(finished.folder, "job_1/a", finished.files, go_on)
+    assert all(read(store, "job_1/a", file) == FILES[file.name] for file in finished.files)
 
 
 def test_what_is_put_is_found_until_it_is_removed(store: Store, finished: Finished) -> None:
