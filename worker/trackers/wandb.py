@@ -82,7 +82,7 @@ class Run:
                 raise NoSpace("The disk has no room for the copy of the model that is kept for `wandb sync`.")
         model = wandb.Artifact(self._job.model_name, type="model")
         for file in files:
-            model.add_file(str(file), policy=policy)
+            model.add_file(str(file), policy=policy, skip_cache=True)  # or a copy of each would stay for ever
         self._run.log_artifact(model, aliases=[self._job.id])
 
 
