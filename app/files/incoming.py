@@ -22,7 +22,7 @@ from eggs_core.errors import NoSpace
 class Incoming:
     """A folder that only this upload knows of, with the file in it. `room`: what there is for it.
 
-    The folder is locked meanwhile, and the kernel lets go of the lock with the process: a folder that is neither
+    The folder is locked meanwhile, and the system lets go of the lock with the process: a folder that is neither
     locked nor in the database is what a crash has left (`app.files.service.sweep`).
     """
 
@@ -56,10 +56,10 @@ class Incoming:
     ) -> None:
         with suppress(OSError):  # what is buffered may not fit on the disk
             self._file.close()
-        if not self._kept:
-            shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
+        if not self._kept:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def write(self, data: bytes) -> None:
         """Takes more of the file. Raises a 413 `Problem` for too much of it, and a 507 one for a full disk."""
@@ -118,8 +118,12 @@ def disk_full() -> Problem:
 
 
 def lock(folder: Path) -> int | None:
-    """Locks a folder until the descriptor is closed; None where another process or upload has it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Locks a folder until the descriptor is closed; None where another process or upload has it.
+
+    By a file in it: on NFS other machines hear only of locks on files, and only of those opened for writing. Close
+    it before the folder is removed, as NFS keeps files that are open.
+    """
+    descriptor = os.open(folder / layout.LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -13,6 +13,7 @@ from eggs_core.spec import PruneSpec
 
 CONTENT = "content"
 MODEL = "model"
+LOCK = ".lock"
 
 
 def is_upload(reference: str) -> bool:

@@ -170,11 +170,11 @@ def sweep(sessions: sessionmaker[Session], settings: Settings) -> None:
         try:
             with sessions() as session:
                 left = folder.name != file_id or not repository.exists(session, file_id)
-            if left:
-                logger.info("%s was not uploaded to its end, or is deleted; its folder is removed", file_id)
-                shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(held)
+        if left:
+            logger.info("%s was not uploaded to its end, or is deleted; its folder is removed", file_id)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _plain(name: str) -> str:

@@ -1,5 +1,6 @@
 """Uploads over HTTP: what is taken, what is refused, and that nothing is left of the latter."""
 
+import fcntl
 import gzip
 import hashlib
 import io
@@ -283,7 +284,8 @@ def test_of_a_model_only_its_own_files_are_unpacked(remote: httpx.Client, settin
     assert files_of(unpacked) == {"config.json", "model.safetensors", "LICENSE"}
     assert {path.stat().st_mode & 0o7111 for path in unpacked.iterdir()} == {0}
     assert files_of(settings.files_dir / file["id"]) - {f"model/{name}" for name in files_of(unpacked)} == {
-        "content.tar"
+        "content.tar",
+        ".lock",
     }
 
 
@@ -434,6 +436,16 @@ def test_an_upload_that_falls_silent_leaves_nothing(
         assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
         wait_for(lambda: not connection.recv(65536))
     nothing_is_left(remote, settings)
+
+
+def test_an_upload_is_locked_by_a_file(settings: Settings) -> None:
+    """On NFS a lock on the folder would be seen by its own machine alone."""
+    with (
+        Incoming(settings, Room(100, ())) as incoming,
+        (incoming.folder / ".lock").open("r+b") as file,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_what_a_crash_left_is_removed_and_nothing_else(
