@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -68,6 +69,9 @@ def unpack(archive: Path, folder: Path, most: int, reserve: int) -> None:
         raise invalid_file("The archive holds no safetensors file. Pack the folder that a model was saved to.")
     if len(places) > 1 and places[0] != scratch:
         raise invalid_file("The archive holds more than one model. Send each by itself.")
+    if places[0] == scratch:
+        for folder_below in below:
+            shutil.rmtree(folder_below)
     places[0].rename(folder)
 
 

@@ -289,6 +289,13 @@ def test_of_a_model_only_its_own_files_are_unpacked(remote: httpx.Client, settin
     }
 
 
+def test_of_a_model_at_the_top_no_folder_below_is_kept(remote: httpx.Client, settings: Settings) -> None:
+    """It would be neither checked nor counted."""
+    file = uploaded(remote, "model.tar", tar(*MODEL, plain("sub/big.safetensors", bytes(1 << 20))))
+    unpacked = settings.files_dir / file["id"] / "model"
+    assert files_of(unpacked) == {member.name for member, _ in MODEL}
+
+
 def pieces(count: int, sent: list[int]) -> Iterator[bytes]:
     yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
     for number in range(count):
