@@ -190,4 +190,4 @@ def report(job_id: JobId, session: SessionDep, principal: PrincipalDep) -> JSONR
 def lineage(job_id: JobId, session: SessionDep, principal: PrincipalDep) -> Lineage:
     """Base model and revision, the data's fingerprints, the code's versions, and the checksums of the result."""
     job, report = service.succeeded(session, principal.project, job_id)
-    return Lineage.of(job, Report.model_validate(report), artifacts.of_job(session, job))
+    return Lineage.of(job, report, artifacts.of_job(session, job))

@@ -1,14 +1,15 @@
 """What led to a job's checkpoint: enough to find the same inputs again, and to recognise the output."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from app.artifacts.models import Artifact
 from app.examples import JOB_ID, REPORT, example
 from app.jobs.models import Job
+from app.problems import Problem
 from eggs_core.pattern import NMPattern
 from eggs_core.report import ModelInfo, Report, TextInfo
 from eggs_core.spec import Effort, Method
@@ -63,9 +64,22 @@ class Lineage(BaseModel):
     finished_at: datetime
 
     @classmethod
-    def of(cls, job: Job, report: Report, artifacts: Sequence[Artifact]) -> Self:
-        """That of a job that has succeeded."""
+    def of(cls, job: Job, stored: Mapping[str, Any], artifacts: Sequence[Artifact]) -> Self:
+        """That of a job that has succeeded, by its stored report.
+
+        Raises a 409 `Problem` for one that another version of the service has written and that lacks what is told
+        here.
+        """
         assert job.finished_at is not None
+        try:
+            report = Report.model_validate(stored, extra="ignore")
+        except ValidationError as error:
+            raise Problem(
+                "report-of-another-version",
+                "The report is another version's",
+                409,
+                f"This one cannot read it. GET /v1/jobs/{job.id}/report gives it as it was written.",
+            ) from error
         weights = {a.name: a.sha256 for a in artifacts if a.name.endswith(".safetensors")}
         return cls(
             job_id=job.id,

@@ -232,7 +232,10 @@ class JobResource(BaseModel):
             finished_at=job.finished_at,
             artifacts_expire_at=job.artifacts_expire_at,
             verdict=None if job.verdict is None else Verdict(job.verdict),
-            push_to_hub=None if job.push_to_hub is None else PushResource.model_validate(job.push_to_hub),
+            # Another version of the service may have stored more.
+            push_to_hub=None
+            if job.push_to_hub is None
+            else PushResource.model_validate(job.push_to_hub, extra="ignore"),
             cancel_requested_at=job.cancel_requested_at,
             estimated_seconds_left=_seconds_left(job),
             links=JobLinks(

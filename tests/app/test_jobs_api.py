@@ -295,3 +295,25 @@ def test_the_lineage_names_what_led_to_the_checkpoint(
     assert lineage["versions"] == REPORT["versions"]
     assert lineage["checkpoint"] == {"files": {"model.safetensors": "a" * 64}, "pushed_to": None}
     assert lineage["finished_at"] == job["finished_at"]
+
+
+@pytest.mark.parametrize("lacking", [False, True])
+def test_what_another_version_has_stored_is_told_as_far_as_it_is_known(
+    client: TestClient, sessions: sessionmaker[Session], lacking: bool
+) -> None:
+    """While a service is updated, its workers go first."""
+    job_id = make_job(sessions)
+    report = REPORT | {"unknown": 1, "model": REPORT["model"] | {"unknown": 1}}
+    if lacking:
+        del report["calibration"]
+    lease = must_claim(sessions, job_id)
+    with sessions.begin() as session:
+        session.get_one(Job, job_id).push_to_hub = {"repo_id": "acme/tiny", "unknown": 1}
+        leases.succeed(session, lease, report=report, artifacts=[], artifacts_dir="x")
+    (job_of_list,) = client.get("/v1/jobs").json()["data"]
+    assert job_of_list["push_to_hub"]["repo_id"] == "acme/tiny"
+    lineage = client.get(f"/v1/jobs/{job_id}/lineage")
+    if lacking:
+        assert (lineage.status_code, code(lineage)) == (409, "report-of-another-version")
+    else:
+        assert lineage.json()["base_model"] == REPORT["model"]
