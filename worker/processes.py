@@ -64,9 +64,11 @@ def _follow(output: IO[bytes], progress: ProgressCallback, check: Callable[[], N
     kind: str = ""
     value: Any = None
     for line in _lines(output.fileno(), check):
-        ((kind, value),) = json.loads(line).items()
-        if kind == "progress":
-            progress(ProgressEvent(**value))
+        ((said, what),) = json.loads(line).items()
+        if said == "progress":
+            progress(ProgressEvent(**what))
+        elif not kind:  # what follows on an error comes of it
+            kind, value = said, what
     if kind == "report":
         return Report.model_validate(value)
     if kind == "error":
@@ -121,7 +123,7 @@ def main(request: Path, out: Path) -> None:
     os.dup2(2, 1)  # what a library prints belongs into the log
 
     def say(kind: str, value: Any) -> None:
-        if first or kind == "error":
+        if first or kind in ("error", "os_error"):
             lines.write(json.dumps({kind: value}) + "\n")
 
     from eggs_core.distributed import joined

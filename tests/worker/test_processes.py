@@ -1,5 +1,6 @@
 """A worker that prunes in two processes: it publishes, tells mistakes and stops as it does in one."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.app.build import make_job, read_job
 from tests.conftest import wait_for
 from tests.tiny_models import MakeModel
 from tests.worker.test_runner import in_progress, in_thread, run_and_cancel
+from worker import processes
 from worker.runner import run_job
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -82,6 +84,33 @@ def test_a_process_that_dies_fails_the_job(
     assert job.state == "failed"
     assert job.error is not None
     assert job.error["type"] == "urn:eggs:problem:internal-error"
+
+
+@pytest.mark.usefixtures("database_url")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_is_told_by_whichever_process_meets_it(rank: int, tmp_path: Path) -> None:
+    request = tmp_path / "spec.json"
+    request.write_text(PruneSpec(model="none").model_dump_json())
+    program = """
+import contextlib, sys
+from pathlib import Path
+from eggs_core import distributed
+from worker import processes
+
+def fail(*_, **__):
+    raise OSError(28, "No space left on device")
+
+distributed.joined, processes._prune = contextlib.nullcontext, fail
+processes.main(Path(sys.argv[1]), Path("out"))
+"""
+    environment = os.environ | {"RANK": str(rank)}
+    command = [sys.executable, "-c", program, str(request)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+        assert process.stdout is not None
+        with pytest.raises(OSError, match="No space left on device") as raised:
+            processes._follow(process.stdout, lambda event: None, lambda: None)
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_processes_end_with_the_worker(settings: Settings, request_body: dict[str, Any], tmp_path: Path) -> None:
