@@ -1,6 +1,7 @@
 """Requests that may be sent twice and are meant once, by their `Idempotency-Key`."""
 
 import hashlib
+import hmac
 import json
 from collections.abc import Callable
 from datetime import datetime
@@ -41,17 +42,20 @@ class IdempotencyKey(Base):
 
 
 def once(
-    session: Session, project: str, key: str | None, body: BaseModel, make: Callable[[], str]
+    session: Session, project: str, key: str | None, body: BaseModel, make: Callable[[], str], secret: str = ""
 ) -> tuple[str, bool]:
     """The id of what `make` makes, or of what the same body with the same key made before: then also True.
+
+    The same body has the same `secret` in it.
 
     Raises a 422 `Problem` where the key came with another body, and what `make` raises: then roll back.
     """
     if key is None:
         return make(), False
+    fingerprint = _fingerprint(body, secret)
     if (record := session.get(IdempotencyKey, (project, key))) is None:
         record = IdempotencyKey(
-            project=project, key=key, fingerprint=_fingerprint(body), resource_id="", created_at=utcnow()
+            project=project, key=key, fingerprint=fingerprint, resource_id="", created_at=utcnow()
         )
         try:
             # Before all else: the same request, sent twice at once, waits here for the end of the other one.
@@ -63,7 +67,7 @@ def once(
         else:
             record.resource_id = make()
             return record.resource_id, False
-    if record.fingerprint != _fingerprint(body):
+    if record.fingerprint != fingerprint:
         raise Problem(
             "idempotency-key-reused",
             "This Idempotency-Key belongs to another request",
@@ -80,5 +84,7 @@ def answer(request: Request, response: Response, route: str, replayed: bool, **p
         response.headers["Idempotent-Replayed"] = "true"
 
 
-def _fingerprint(body: BaseModel) -> str:
-    return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+def _fingerprint(body: BaseModel, secret: str) -> str:
+    """Without defaults, to which the next version of the service may add some."""
+    sent = json.dumps(body.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return hmac.new(secret.encode(), sent.encode(), hashlib.sha256).hexdigest()

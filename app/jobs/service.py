@@ -40,15 +40,17 @@ def submit(
     jobs as it may, before anything is stored.
     """
 
+    hub_token = None if body.hub_token is None else body.hub_token.get_secret_value()
+
     def make() -> str:
         check_references(session, settings, principal.project, body)
         if body.output.push_to_hub is not None:
             _check_push(settings, body)
         take_places(session, settings, principal)
-        token = None if body.hub_token is None else secrets.encrypt(body.hub_token.get_secret_value())
+        token = None if hub_token is None else secrets.encrypt(hub_token)
         return create(session, project=principal.project, key_id=principal.key_id, body=body, hub_token=token).id
 
-    job_id, replayed = once(session, principal.project, idempotency_key, body, make)
+    job_id, replayed = once(session, principal.project, idempotency_key, body, make, hub_token or "")
     return get(session, principal.project, job_id), replayed
 
 

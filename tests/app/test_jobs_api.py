@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
+from pydantic import BaseModel
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.examples import REPORT
+from app.idempotency import _fingerprint
 from app.jobs import leases
 from app.jobs.leases import NewArtifact
 from app.jobs.models import Job
@@ -94,6 +96,32 @@ def test_an_idempotency_key_is_not_for_another_request(client: TestClient) -> No
     assert other.status_code == 422
     assert code(other) == "idempotency-key-reused"
     assert "Use a new key" in other.json()["detail"]
+
+
+def test_a_request_with_another_token_is_another_request(client: TestClient, settings: Settings) -> None:
+    settings.allow_hub = True
+    push = {"output": {"push_to_hub": {"repo_id": "acme/tiny"}}}
+
+    def submit(token: str) -> Response:
+        return client.post(
+            "/v1/jobs", json=BODY | push | {"hub_token": token}, headers={"Idempotency-Key": "once"}
+        )
+
+    first, again, other = submit("hf_mine"), submit("hf_mine"), submit("hf_theirs")
+    assert (first.status_code, again.json()["id"]) == (201, first.json()["id"])
+    assert (other.status_code, code(other)) == (422, "idempotency-key-reused")
+
+
+def test_a_request_stays_the_same_where_the_next_version_takes_more() -> None:
+    class Older(BaseModel):
+        model: str
+        pattern: str = "2:4"
+
+    class Newer(Older):
+        layers: int | None = None
+
+    older, newer = (_fingerprint(body(model="m"), "") for body in (Older, Newer))
+    assert older == newer
 
 
 def test_an_idempotency_key_belongs_to_its_project(client: TestClient, sessions: Sessions) -> None:
