@@ -38,7 +38,7 @@ class Beat:
         secrets: Secrets,
     ) -> None:
         self._parts = (
-            Dispatcher(readers, celery, settings.dispatch_interval_seconds),
+            Dispatcher(readers, celery, settings.dispatch_interval_seconds, settings.max_running_per_key),
             Sweeper(sessions, settings, store),
             Couriers(readers, sessions, secrets, Sender(allow_private=settings.webhook_allow_private)),
         )

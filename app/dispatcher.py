@@ -17,10 +17,13 @@ MOST_PER_ROUND = 100
 logger = logging.getLogger(__name__)
 
 
-def dispatch(readers: sessionmaker[Session], celery: Celery, queued_for: timedelta) -> list[str]:
+def dispatch(
+    readers: sessionmaker[Session], celery: Celery, queued_for: timedelta, most_running: int | None = None
+) -> list[str]:
     """One round; returns the jobs that it rang for.
 
-    It rings only as often as there are more claimable jobs than messages, for the oldest of them. However long
+    It rings only as often as there are more jobs than messages that could start, for the oldest that wait: those
+    that wait for another one of their key, of which `most_running` may run, start after that one. However long
     every worker is busy, or gone, the queue so never grows beyond the number of jobs.
     """
     waiting = waiting_messages(celery)
@@ -28,7 +31,7 @@ def dispatch(readers: sessionmaker[Session], celery: Celery, queued_for: timedel
         logger.warning("The broker cannot be reached; jobs wait until it can")
         return []
     with readers.begin() as session:
-        missing = min(repository.count_claimable(session, utcnow()) - waiting, MOST_PER_ROUND)
+        missing = min(repository.count_startable(session, utcnow(), most_running) - waiting, MOST_PER_ROUND)
         jobs = reoffer_candidates(session, missing, queued_for=queued_for) if missing > 0 else []
     return [job_id for job_id in jobs if ring(celery, job_id)]
 
@@ -36,6 +39,12 @@ def dispatch(readers: sessionmaker[Session], celery: Celery, queued_for: timedel
 class Dispatcher(Rounds):
     """Runs a round every `interval` seconds: jobs whose message was lost start only while it does."""
 
-    def __init__(self, readers: sessionmaker[Session], celery: Celery, interval: float) -> None:
+    def __init__(
+        self,
+        readers: sessionmaker[Session],
+        celery: Celery,
+        interval: float,
+        most_running: int | None = None,
+    ) -> None:
         queued_for = timedelta(seconds=interval)
-        super().__init__("dispatcher", interval, lambda: dispatch(readers, celery, queued_for))
+        super().__init__("dispatcher", interval, lambda: dispatch(readers, celery, queued_for, most_running))

@@ -356,6 +356,22 @@ def count_pruned_blocks(session: Session, since: datetime) -> int:
     return session.scalars(query).one()
 
 
-def count_claimable(session: Session, now: datetime) -> int:
-    """How many jobs a worker could take."""
-    return session.scalars(select(func.count()).select_from(Job).where(claimable(now))).one()
+def count_startable(session: Session, now: datetime, most_running: int | None) -> int:
+    """How many jobs workers could take now, if there were enough of them; see `startable`."""
+    query = (
+        select(
+            ApiKey.max_running_jobs,
+            func.count(case((and_(claimable(now), Job.state == JobState.QUEUED), 1))),
+            func.count(case((and_(claimable(now), lease_lost(now)), 1))),
+            func.count(case((Job.state == JobState.RUNNING, 1))),
+        )
+        .join(ApiKey, ApiKey.id == Job.key_id)
+        .where(Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
+        .group_by(ApiKey.id)
+    )
+    count = 0
+    for own_limit, waiting, lost, running in session.execute(query):
+        limits = [limit for limit in (own_limit, most_running) if limit is not None]
+        places = max(0, min(limits) - running) if limits else waiting
+        count += min(waiting, places) + lost
+    return count

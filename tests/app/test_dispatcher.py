@@ -6,14 +6,16 @@ import pytest
 from celery import Celery
 from fastapi.testclient import TestClient
 from kombu import Exchange, Queue
+from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.dispatcher import Dispatcher, dispatch
 from app.jobs.models import Job
+from app.keys.models import ApiKey
 from app.main import create_app
 from app.queue import make_celery, ring, waiting_messages
 from app.settings import Settings
-from tests.app.build import make_job
+from tests.app.build import make_job, read_job
 from tests.app.test_leases import must_claim
 from tests.conftest import wait_for
 
@@ -57,6 +59,24 @@ def test_the_queue_never_grows_beyond_the_number_of_jobs(sessions: Sessions, set
     for _ in range(3):
         assert dispatch(sessions, celery, AT_ONCE) == []
     assert waiting_messages(celery) == 5
+
+
+def test_jobs_that_their_keys_limit_keeps_waiting_are_not_offered(sessions: Sessions, settings: Settings) -> None:
+    celery = make_celery(settings)
+    jobs = [make_job(sessions) for _ in range(5)]
+    key_id = read_job(sessions, jobs[0]).key_id
+    with sessions.begin() as session:
+        session.execute(update(Job).values(key_id=key_id))
+    must_claim(sessions, jobs[0])
+    assert dispatch(sessions, celery, AT_ONCE, most_running=1) == []
+    assert dispatch(sessions, celery, AT_ONCE, most_running=3) == jobs[1:3]
+    drain(celery, settings)
+    must_claim(sessions, jobs[1], lease_seconds=-1)
+    assert dispatch(sessions, celery, AT_ONCE, most_running=1) == [jobs[1]], "its worker was lost"
+    drain(celery, settings)
+    with sessions.begin() as session:
+        session.get_one(ApiKey, key_id).max_running_jobs = 3
+    assert dispatch(sessions, celery, AT_ONCE) == jobs[1:3]
 
 
 def test_a_broker_that_is_down_ends_the_round(sessions: Sessions, settings: Settings) -> None:
