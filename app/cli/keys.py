@@ -5,18 +5,17 @@ With `--url` they ask a service instead, as whoever has a key with the scope `ad
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 from sqlalchemy.orm import Session
 
 from app.cli import options
 from app.cli.connection import connect
 from app.cli.exit_codes import ExitCode
-from app.cli.render import console, show_error, write_json
+from app.cli.render import age, console, listing, show_error, time_left, write_json
 from app.db import utcnow
 from app.keys import service
 from app.keys.limits import MOST, KeyLimits
@@ -120,14 +119,13 @@ def list_keys(url: Url = None, key: Key = "", as_json: options.Json = False) -> 
     if as_json:
         write_json(found)
         return
-    table = Table()
-    for heading in ("Key", "Project", "Name", "Scopes", "Limits", "Created", "Last used", "Expires", "Revoked"):
-        table.add_column(heading, no_wrap=heading == "Key")
+    headings = ("Key", "Age", "Used", "Ends", "Name", "Project", "Scopes", "Limits")
+    table = listing(*headings, whole=("Key", "Age", "Used", "Ends"))
     for one in found:
-        times = [(one[name] or "")[:16].replace("T", " ") for name in _MOMENTS]
         limits = [f"{name} {limit}" for name, limit in one["limits"].items() if limit is not None]
-        about = [" ".join(one["scopes"]), "\n".join(limits)]
-        table.add_row(one["id"], one.get("project", ""), escape(one["name"]), *about, *times)
+        times = [age(_moment(one["created_at"])), age(_moment(one["last_used_at"])), _end(one)]
+        about = [one.get("project", ""), " ".join(one["scopes"]), ", ".join(limits)]
+        table.add_row(one["id"], *times, escape(one["name"]), *about)
     console.print(table)
 
 
@@ -155,11 +153,19 @@ def revoke(
         console.print(f"{key_id} is revoked.", highlight=False)
 
 
-_MOMENTS = ("created_at", "last_used_at", "expires_at", "revoked_at")
-
-
 def _of_service(key: "KeyResource | CreatedKey") -> dict[str, Any]:
     return key.model_dump(mode="json", exclude={"token"})
+
+
+def _end(key: dict[str, Any]) -> str:
+    expires = _moment(key["expires_at"])
+    if key["revoked_at"]:
+        return "revoked"
+    return "expired" if expires is not None and expires <= utcnow() else time_left(expires)
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _of_database(key: ApiKey) -> dict[str, Any]:

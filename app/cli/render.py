@@ -3,8 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from datetime import datetime
+from collections.abc import Collection, Iterable, Iterator
+from datetime import UTC, datetime
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,21 @@ if TYPE_CHECKING:
 
 # Of the processes that torchrun starts, the first one speaks for all.
 _quiet = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
-console = Console(quiet=_quiet)
-errors = Console(stderr=True, quiet=_quiet)
+_NO_TERMINAL = 1000
 
+
+def _console(*, stderr: bool = False) -> Console:
+    made = Console(stderr=stderr, quiet=_quiet)
+    if not made.is_terminal:
+        made.width = _NO_TERMINAL  # whoever reads it has lines of its own, and could not put broken ones together
+    return made
+
+
+console = _console()
+errors = _console(stderr=True)
+
+_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+_MARKS = {"accepted": " [green]✓[/]", "rejected": " [red]✗[/]"}
 _STATE_COLOURS = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "red", "cancelled": "dim"}
 
 
@@ -214,22 +226,27 @@ def _between(interval: Interval | None, form: str = ".2f") -> str:
     return "" if interval is None else f"  ({interval.low:{form}} to {interval.high:{form}})"
 
 
+def listing(*headings: str, whole: Collection[str]) -> Table:
+    """A table to fill with an entry a line. On a narrow terminal the columns in `whole` stay, and others fold."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading in whole, overflow="fold")
+    return table
+
+
 def jobs_table(jobs: "Iterable[Job]") -> Table:
     """Jobs, one a line."""
-    table = Table()
-    for heading in ("Job", "State", "Done", "Model", "Pattern", "Method", "Name", "Created"):
-        table.add_column(heading, no_wrap=heading == "Job")
+    table = listing("Job", "State", "Run", "Age", "Model", "Name", whole=("Job", "State", "Run", "Age"))
     for job in jobs:
         spec = spec_of(job)
+        done = f" {job.progress:.0%}" if job.state == "running" else ""
         table.add_row(
             job.id,
-            state(job.state),
-            f"{job.progress:.0%}",
+            state(job.state) + done + _MARKS.get(job.verdict or "", ""),
+            f"{spec['pattern']} {spec['method']}",
+            age(job.created_at),
             escape(spec["model"]),
-            spec["pattern"],
-            spec["method"],
             escape(job.name or ""),
-            moment(job.created_at),
         )
     return table
 
@@ -244,8 +261,16 @@ def job_facts(job: "Job") -> Table:
     spec = spec_of(job)
     table.add_row("Model", escape(spec["model"]))
     table.add_row("Run", f"{spec['pattern']} by {spec['method']}")
+    if job.verdict:
+        table.add_row("Verdict", escape(job.verdict))
     if job.name:
         table.add_row("Name", escape(job.name))
+    if job.metadata:
+        table.add_row("Tags", escape("\n".join(f"{key}={value}" for key, value in job.metadata.items())))
+    if job.priority:
+        table.add_row("Priority", str(job.priority))
+    if job.attempt > 1:
+        table.add_row("Attempt", str(job.attempt))
     for label, at in (("Created", job.created_at), ("Started", job.started_at), ("Finished", job.finished_at)):
         if at:
             table.add_row(label, moment(at))
@@ -260,8 +285,24 @@ def spec_of(job: "Job") -> dict[str, Any]:
 
 
 def moment(at: datetime | None) -> str:
-    """A time in UTC, to the second."""
-    return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S}"
+    """A time to the second."""
+    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def age(at: datetime | None) -> str:
+    """How long ago it was, for a column."""
+    return "" if at is None else _rough((datetime.now(UTC) - at).total_seconds())
+
+
+def time_left(at: datetime | None) -> str:
+    """How long it is until then, for a column."""
+    return "" if at is None else f"in {_rough((at - datetime.now(UTC)).total_seconds())}"
+
+
+def _rough(seconds: float) -> str:
+    """In whole ones of the largest unit."""
+    unit, length = next((one for one in _UNITS if seconds >= one[1]), _UNITS[-1])
+    return f"{max(seconds, 0) // length:.0f} {unit}"
 
 
 def state(text: str) -> str:

@@ -12,7 +12,7 @@ from app.cli import options
 from app.cli.connection import connect
 from app.cli.exit_codes import ExitCode
 from app.cli.options import DEFAULT_URL
-from app.cli.render import console, moment, progress_bar, size, state, write_json
+from app.cli.render import age, console, listing, moment, progress_bar, size, state, write_json
 
 if TYPE_CHECKING:
     from eggs_client.models import SweepResource
@@ -89,18 +89,16 @@ def list_sweeps(
     if as_json:
         write_json(found)
         return
-    table = Table()
-    for heading in ("Sweep", "State", "Jobs", "Model", "Name", "Created"):
-        table.add_column(heading, no_wrap=heading == "Sweep")
+    table = listing("Sweep", "State", "Age", "Jobs", "Model", "Name", whole=("Sweep", "State", "Age"))
     for sweep in found:
         jobs = ", ".join(f"{count} {of}" for of, count in sweep.jobs.items())
         table.add_row(
             sweep.id,
             state(sweep.state),
+            age(sweep.created_at),
             jobs,
             escape(sweep.model),
             escape(sweep.name or ""),
-            moment(sweep.created_at),
         )
     console.print(table)
 

@@ -4,12 +4,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from app.cli import options
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_URL
-from app.cli.render import console, moment, write_json
+from app.cli.render import age, console, listing, time_left, write_json
 
 if TYPE_CHECKING:
     from eggs_client.models import DeliveryResource
@@ -30,9 +29,7 @@ def list_webhooks(key: options.Key, url: options.Url = DEFAULT_URL, as_json: opt
     if as_json:
         write_json(found)
         return
-    table = Table()
-    for heading in ("Webhook", "URL", "Events", "Description", "Enabled"):
-        table.add_column(heading, no_wrap=heading == "Webhook", overflow="fold")
+    table = listing("Webhook", "URL", "Events", "Description", "Enabled", whole=("Webhook",))
     for webhook in found:
         enabled = "yes" if webhook.enabled else f"no: {webhook.disabled_reason or 'by you'}"
         table.add_row(
@@ -98,19 +95,18 @@ def deliveries(
     if as_json:
         write_json(found)
         return
-    table = Table()
-    for heading in ("Message", "Type", "About", "State", "Tries", "Last try", "Answer", "Next try"):
-        table.add_column(heading, no_wrap=heading == "Message", overflow="fold")
+    headings = ("Message", "State", "Tries", "Last try", "Next try", "Answer", "Type", "About")
+    table = listing(*headings, whole=("Message", "State", "Last try", "Next try"))
     for delivery in found:
         table.add_row(
             delivery.id,
-            delivery.type,
-            delivery.job_id or delivery.sweep_id or "",
             delivery.state,
             str(delivery.attempts),
-            moment(delivery.last_attempt_at),
+            age(delivery.last_attempt_at),
+            time_left(delivery.next_attempt_at),
             escape(delivery.last_error or str(delivery.last_status or "")),
-            moment(delivery.next_attempt_at),
+            delivery.type,
+            delivery.job_id or delivery.sweep_id or "",
         )
     console.print(table)
 

@@ -1,12 +1,11 @@
 """The command on workers, which asks a service over HTTP."""
 
 from rich.markup import escape
-from rich.table import Table
 
 from app.cli import options
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_URL
-from app.cli.render import console, moment, size, write_json
+from app.cli.render import age, console, listing, size, write_json
 
 
 def workers(key: options.Key, url: options.Url = DEFAULT_URL, as_json: options.Json = False) -> None:
@@ -16,9 +15,8 @@ def workers(key: options.Key, url: options.Url = DEFAULT_URL, as_json: options.J
     if as_json:
         write_json(found)
         return
-    table = Table()
-    for heading in ("Host", "Process", "State", "Job", "Computes with", "Memory", "Version", "Last seen"):
-        table.add_column(heading, no_wrap=heading == "Job")
+    headings = ("Host", "Process", "State", "Job", "Computes with", "Memory", "Version", "Last seen")
+    table = listing(*headings, whole=("Process", "State", "Job"))
     for worker in found:
         table.add_row(
             escape(worker.hostname),
@@ -28,6 +26,6 @@ def workers(key: options.Key, url: options.Url = DEFAULT_URL, as_json: options.J
             escape(", ".join(worker.gpus)) or f"{worker.cpus} processors",
             size(worker.gpu_memory_bytes or worker.memory_bytes),
             worker.version,
-            moment(worker.last_seen_at),
+            f"{age(worker.last_seen_at)} ago" if worker.last_seen_at else "",
         )
     console.print(table)

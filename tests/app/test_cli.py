@@ -76,7 +76,6 @@ def eggs(server: RunningServer, tmp_path: Path) -> Eggs:
         "EGGS_URL": server.url,
         "EGGS_API_KEY": server.key,
         "EGGS_DATA_DIR": str(tmp_path / "client"),
-        "COLUMNS": "200",
     }
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -169,6 +168,22 @@ def test_from_submission_to_files(eggs: Eggs, sessions: Sessions, settings: Sett
     downloaded = eggs("download", job_id, "--out", str(out))
     assert downloaded.returncode == 0, downloaded.stderr
     assert {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+
+
+def test_lists_can_be_read_on_a_narrow_terminal_and_in_a_pipe(eggs: Eggs, sessions: Sessions) -> None:
+    job_id = make_job(sessions, name="nightly run of the team", method="ria")
+    sweep_id = eggs("sweeps", "submit", MODEL, "--vary", "method=ria,wanda", "--name", "wide").stdout.strip()
+    eggs("keys", "create", "--name", "laptop", "--expires-in-days", "9.5")
+    whole = {
+        "list": rf"{job_id} queued +2:4 ria +\d+ s +{MODEL} +nightly run of the team",
+        "sweeps list": rf"{sweep_id} queued +\d+ s +1 queued +{MODEL} +wide",
+        "keys list": r"key_\w{26} \d+ s +in 9 d +laptop +default +jobs:read jobs:write",
+    }
+    for command, line in whole.items():
+        assert re.search(line, eggs(*command.split()).stdout)
+        narrow = eggs(*command.split(), COLUMNS="80", TTY_COMPATIBLE="1", NO_COLOR="1", TERM="dumb").stdout
+        assert re.search(" +".join(line.split(" +")[:3]), narrow)
+        assert max(map(len, narrow.splitlines())) <= 80
 
 
 def test_watch_follows_a_job_to_its_end(eggs: Eggs, sessions: Sessions, settings: Settings) -> None:
@@ -370,9 +385,9 @@ def test_workers(eggs: Eggs, sessions: Sessions, admin_key: str) -> None:
     make_worker(sessions, job_id, hostname="gpu-1")
     make_worker(sessions, hostname="cpu-1", gpus="", gpu_memory_bytes=0, cpus=8, memory_bytes=64 * 10**9)
     shown = eggs("workers", EGGS_API_KEY=admin_key).stdout
-    rows = {line.split("│")[1].strip(): line for line in shown.splitlines() if line.startswith("│")}
-    assert re.search(rf"busy +│ {job_id} │ A GPU, Another +│ 68.72 GB ", rows["gpu-1"])
-    assert re.search(r"online +│ +│ 8 processors +│ 64 GB ", rows["cpu-1"])
+    rows = {line.split()[0]: line for line in shown.splitlines()}
+    assert re.search(rf"busy +{job_id} A GPU, Another +68.72 GB ", rows["gpu-1"])
+    assert re.search(r"online +8 processors +64 GB ", rows["cpu-1"])
     found = json.loads(eggs("workers", "--json", EGGS_API_KEY=admin_key).stdout)
     assert [(one["hostname"], one["state"], one["job_id"]) for one in found] == [
         ("gpu-1", "busy", job_id),
