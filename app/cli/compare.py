@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from app.cli import options
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_URL
-from app.cli.render import console, size, spec_of, state, write_json
+from app.cli.render import console, plain, size, spec_of, state, write_json
 from app.flat import flat
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def compare(
     table = Table()
     table.add_column("", style="bold", overflow="fold")
     for job in found:
-        table.add_column(escape(job.name or job.id), overflow="fold")
+        table.add_column(plain(job.name or job.id), overflow="fold")
     table.add_row("Job", *(job.id for job in found))
     table.add_row("State", *(state(job.state) for job in found), end_section=True)
     for name, values in differences.items():
@@ -58,7 +57,7 @@ def compare(
         table.add_row("Differences", *["none"] * len(found))
     table.add_section()
     for name, values in figures.items():
-        table.add_row(escape(name), *(_text(name, value) for value in values))
+        table.add_row(plain(name), *(_text(name, value) for value in values))
     console.print(table)
 
 
@@ -96,4 +95,4 @@ def _text(name: str, value: Any) -> str:
         return size(value)
     if isinstance(value, float):
         return f"{value:.4g}"
-    return escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    return plain(", ".join(map(str, value)) if isinstance(value, list) else str(value))

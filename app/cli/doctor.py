@@ -13,12 +13,11 @@ from typing import Literal
 
 import typer
 from pydantic import ValidationError
-from rich.markup import escape
 from rich.table import Table
 
 from app.cli import options
 from app.cli.exit_codes import ExitCode
-from app.cli.render import console, size, write_json
+from app.cli.render import console, plain, size, write_json
 from app.settings import Settings, get_settings
 
 State = Literal["ok", "warn", "fail"]
@@ -48,7 +47,7 @@ def doctor(as_json: options.Json = False) -> None:
         table.add_column(overflow="fold")
         for check in checks:
             text = check.found + (f"\n{check.advice}" if check.advice else "")
-            table.add_row(f"[{_COLOURS[check.state]}]{check.state}[/]", check.name, escape(text))
+            table.add_row(f"[{_COLOURS[check.state]}]{check.state}[/]", check.name, plain(text))
         console.print(table)
     if any(check.state == "fail" for check in checks):
         raise typer.Exit(ExitCode.REFUSED)

@@ -9,13 +9,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.markup import escape
 from sqlalchemy.orm import Session
 
 from app.cli import options
 from app.cli.connection import connect
 from app.cli.exit_codes import ExitCode
-from app.cli.render import age, console, listing, show_error, time_left, write_json
+from app.cli.render import age, console, listing, plain, show_error, time_left, write_json
 from app.db import utcnow
 from app.keys import service
 from app.keys.limits import MOST, KeyLimits
@@ -125,7 +124,7 @@ def list_keys(url: Url = None, key: Key = "", as_json: options.Json = False) -> 
         limits = [f"{name} {limit}" for name, limit in one["limits"].items() if limit is not None]
         times = [age(_moment(one["created_at"])), age(_moment(one["last_used_at"])), _end(one)]
         about = [one.get("project", ""), " ".join(one["scopes"]), ", ".join(limits)]
-        table.add_row(one["id"], *times, escape(one["name"]), *about)
+        table.add_row(one["id"], *times, plain(one["name"]), *about)
     console.print(table)
 
 

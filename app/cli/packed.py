@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from app.cli import options
-from app.cli.render import console, products_table, speed_table, write_json
+from app.cli.render import console, plain, products_table, speed_table, write_json
 
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="A folder with a model.", exists=True, file_okay=False)
@@ -44,7 +43,7 @@ def generate(
     if as_json:
         write_json({"prompt": prompt, "text": text, "tokens": added})
     else:
-        console.print(f"[dim]{escape(prompt)}[/]{escape(text)}", highlight=False)
+        console.print(f"[dim]{plain(prompt)}[/]{plain(text)}", highlight=False)
 
 
 @bench.command("runtime")

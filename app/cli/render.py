@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
@@ -34,14 +35,20 @@ def _console(*, stderr: bool = False) -> Console:
 console = _console()
 errors = _console(stderr=True)
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 _MARKS = {"accepted": " [green]✓[/]", "rejected": " [red]✗[/]"}
 _STATE_COLOURS = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "red", "cancelled": "dim"}
 
 
+def plain(text: str) -> str:
+    """Text of whoever wrote it, as it is: nothing in it is markup, or anything else that a terminal obeys."""
+    return escape(_CONTROLS.sub("", text))
+
+
 def show_error(title: str, detail: str) -> None:
     """Says on standard error what went wrong and what to do."""
-    errors.print(f"[bold red]{escape(title)}[/]\n{escape(detail)}", highlight=False)
+    errors.print(f"[bold red]{plain(title)}[/]\n{plain(detail)}", highlight=False)
 
 
 def progress_bar(title: str) -> "ProgressBar":
@@ -54,7 +61,7 @@ def progress_bar(title: str) -> "ProgressBar":
 def report_tables(report: Report) -> RenderableType:
     """A report as tables: what was run, what was lost, what it weighs, and how the masks expand."""
     facts = _facts("Report")
-    facts.add_row("Model", f"{report.model.reference} ({report.model.architecture})")
+    facts.add_row("Model", plain(f"{report.model.reference} ({report.model.architecture})"))
     effort = f", effort {report.effort}" if report.effort else ""
     degree = f", every input channel keeps {report.min_degree} edges or more" if report.min_degree else ""
     facts.add_row("Pruned", f"{report.pattern} by {report.method}{effort}{degree}")
@@ -66,7 +73,7 @@ def report_tables(report: Report) -> RenderableType:
             for check in report.acceptance.checks
             if not check.met
         ]
-        facts.add_row("Verdict", escape("\n".join([report.acceptance.verdict, *unmet])))
+        facts.add_row("Verdict", plain("\n".join([report.acceptance.verdict, *unmet])))
     facts.add_row(
         "Sparsity", f"{report.sparsity.pruned_layers:.1%} of pruned layers, {report.sparsity.model:.1%} of all"
     )
@@ -99,7 +106,7 @@ def report_tables(report: Report) -> RenderableType:
     for kind, sparsity in report.sparsity.by_layer_type.items():
         of_kind = [layer for layer in report.layers if layer.type == kind]
         layers.add_row(
-            escape(kind),
+            plain(kind),
             str(len(of_kind)),
             f"{sparsity:.1%}",
             _mean(layer.kept_importance for layer in of_kind),
@@ -110,7 +117,7 @@ def report_tables(report: Report) -> RenderableType:
     trained = [block for block in report.training if block.skipped is None]
     training = [_training_table(trained)] if trained else []
     return Group(
-        facts, *evaluated, layers, *training, expansion, *(f"Note: {escape(note)}" for note in report.notes)
+        facts, *evaluated, layers, *training, expansion, *(f"Note: {plain(note)}" for note in report.notes)
     )
 
 
@@ -130,8 +137,8 @@ def _evaluation_tables(report: Report, evaluation: Evaluation) -> Iterator[Table
             table.add_column(heading, justify="right")
         for result in evaluation.tasks:
             table.add_row(
-                escape(result.name),
-                escape(result.metric),
+                plain(result.name),
+                plain(result.metric),
                 f"{result.examples:,}",
                 _score(result.dense, result.dense_stderr),
                 _score(result.pruned, result.pruned_stderr),
@@ -142,13 +149,13 @@ def _evaluation_tables(report: Report, evaluation: Evaluation) -> Iterator[Table
         for heading in ("Held-out text", "Dense", "Pruned"):
             table.add_column(heading, overflow="fold", ratio=1)
         for said in evaluation.generations:
-            table.add_row(escape(said.prompt), escape(said.dense), escape(said.pruned))
+            table.add_row(plain(said.prompt), plain(said.dense), plain(said.pruned))
         yield table
 
 
 def _text_table(measured: TextEvaluation) -> Table:
     p = measured.perplexity
-    table = _facts(f"On {escape(measured.text.source)}, {p.tokens:,} tokens")
+    table = _facts(f"On {plain(measured.text.source)}, {p.tokens:,} tokens")
     table.add_row("Perplexity, dense", f"{p.dense:.2f}")
     table.add_row("Perplexity, pruned", f"{p.pruned:.2f}{_between(p.pruned_interval)}")
     if measured.over_seeds is not None:
@@ -173,7 +180,7 @@ def _compared_table(report: Report, evaluation: Evaluation) -> Table:
     table = Table(title="Methods compared", title_justify="left")
     table.add_column("Method")
     for text in evaluation.texts:
-        table.add_column(f"Perplexity, {escape(text.text.source)}", justify="right", overflow="fold")
+        table.add_column(f"Perplexity, {plain(text.text.source)}", justify="right", overflow="fold")
     table.add_column("Output error", justify="right")
     own = (f"{text.perplexity.pruned:.2f}" for text in evaluation.texts)
     table.add_row(
@@ -245,8 +252,8 @@ def jobs_table(jobs: "Iterable[Job]") -> Table:
             state(job.state) + done + _MARKS.get(job.verdict or "", ""),
             f"{spec['pattern']} {spec['method']}",
             age(job.created_at),
-            escape(spec["model"]),
-            escape(job.name or ""),
+            plain(spec["model"]),
+            plain(job.name or ""),
         )
     return table
 
@@ -255,18 +262,18 @@ def job_facts(job: "Job") -> Table:
     """One job in full."""
     table = _facts(job.id)
     table.add_row("State", state(job.state))
-    table.add_row("Progress", f"{job.progress:.1%}" + (f", {escape(job.stage)}" if job.stage else ""))
+    table.add_row("Progress", f"{job.progress:.1%}" + (f", {plain(job.stage)}" if job.stage else ""))
     if job.estimated_seconds_left is not None:
         table.add_row("Time left", f"about {job.estimated_seconds_left:.0f} s")
     spec = spec_of(job)
-    table.add_row("Model", escape(spec["model"]))
+    table.add_row("Model", plain(spec["model"]))
     table.add_row("Run", f"{spec['pattern']} by {spec['method']}")
     if job.verdict:
-        table.add_row("Verdict", escape(job.verdict))
+        table.add_row("Verdict", plain(job.verdict))
     if job.name:
-        table.add_row("Name", escape(job.name))
+        table.add_row("Name", plain(job.name))
     if job.metadata:
-        table.add_row("Tags", escape("\n".join(f"{key}={value}" for key, value in job.metadata.items())))
+        table.add_row("Tags", plain("\n".join(f"{key}={value}" for key, value in job.metadata.items())))
     if job.priority:
         table.add_row("Priority", str(job.priority))
     if job.attempt > 1:
@@ -275,7 +282,7 @@ def job_facts(job: "Job") -> Table:
         if at:
             table.add_row(label, moment(at))
     if job.error:
-        table.add_row("Error", escape(f"{job.error.get('title', '')}\n{job.error.get('detail', '')}"))
+        table.add_row("Error", plain(f"{job.error.get('title', '')}\n{job.error.get('detail', '')}"))
     return table
 
 

@@ -5,14 +5,13 @@ from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from app.cli import options
 from app.cli.connection import connect
 from app.cli.exit_codes import ExitCode
 from app.cli.options import DEFAULT_URL
-from app.cli.render import age, console, listing, moment, progress_bar, size, state, write_json
+from app.cli.render import age, console, listing, moment, plain, progress_bar, size, state, write_json
 
 if TYPE_CHECKING:
     from eggs_client.models import SweepResource
@@ -97,8 +96,8 @@ def list_sweeps(
             state(sweep.state),
             age(sweep.created_at),
             jobs,
-            escape(sweep.model),
-            escape(sweep.name or ""),
+            plain(sweep.model),
+            plain(sweep.name or ""),
         )
     console.print(table)
 
@@ -169,7 +168,7 @@ def _trials(sweep: "SweepResource") -> Table:
     table.add_column("Job", no_wrap=True)
     table.add_column("State")
     for source in sources:
-        table.add_column(f"Perplexity, {escape(source)}", justify="right", overflow="fold")
+        table.add_column(f"Perplexity, {plain(source)}", justify="right", overflow="fold")
         table.add_column("/ dense", justify="right")
     table.add_column("Packed", justify="right")
     table.add_column("Verdict")
@@ -181,7 +180,7 @@ def _trials(sweep: "SweepResource") -> Table:
             figures = [figure for pair in measured for figure in pair]
             figures += ["" if packed is None else size(packed), str(trial.figures.verdict or "")]
         best = "  [bold green]best[/]" if place == sweep.best else ""
-        table.add_row(escape(trial.label) + best, trial.job_id, state(trial.state), *figures)
+        table.add_row(plain(trial.label) + best, trial.job_id, state(trial.state), *figures)
     return table
 
 

@@ -3,12 +3,11 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from app.cli import options
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_URL
-from app.cli.render import age, console, listing, time_left, write_json
+from app.cli.render import age, console, listing, plain, time_left, write_json
 
 if TYPE_CHECKING:
     from eggs_client.models import DeliveryResource
@@ -33,7 +32,7 @@ def list_webhooks(key: options.Key, url: options.Url = DEFAULT_URL, as_json: opt
     for webhook in found:
         enabled = "yes" if webhook.enabled else f"no: {webhook.disabled_reason or 'by you'}"
         table.add_row(
-            webhook.id, escape(webhook.url), " ".join(webhook.events), escape(webhook.description), escape(enabled)
+            webhook.id, plain(webhook.url), " ".join(webhook.events), plain(webhook.description), plain(enabled)
         )
     console.print(table)
 
@@ -104,7 +103,7 @@ def deliveries(
             str(delivery.attempts),
             age(delivery.last_attempt_at),
             time_left(delivery.next_attempt_at),
-            escape(delivery.last_error or str(delivery.last_status or "")),
+            plain(delivery.last_error or str(delivery.last_status or "")),
             delivery.type,
             delivery.job_id or delivery.sweep_id or "",
         )

@@ -1,11 +1,9 @@
 """The command on workers, which asks a service over HTTP."""
 
-from rich.markup import escape
-
 from app.cli import options
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_URL
-from app.cli.render import age, console, listing, size, write_json
+from app.cli.render import age, console, listing, plain, size, write_json
 
 
 def workers(key: options.Key, url: options.Url = DEFAULT_URL, as_json: options.Json = False) -> None:
@@ -19,11 +17,11 @@ def workers(key: options.Key, url: options.Url = DEFAULT_URL, as_json: options.J
     table = listing(*headings, whole=("Process", "State", "Job"))
     for worker in found:
         table.add_row(
-            escape(worker.hostname),
+            plain(worker.hostname),
             str(worker.pid),
             worker.state.value,
             worker.job_id or "",
-            escape(", ".join(worker.gpus)) or f"{worker.cpus} processors",
+            plain(", ".join(worker.gpus)) or f"{worker.cpus} processors",
             size(worker.gpu_memory_bytes or worker.memory_bytes),
             worker.version,
             f"{age(worker.last_seen_at)} ago" if worker.last_seen_at else "",

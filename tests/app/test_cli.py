@@ -186,6 +186,14 @@ def test_lists_can_be_read_on_a_narrow_terminal_and_in_a_pipe(eggs: Eggs, sessio
         assert max(map(len, narrow.splitlines())) <= 80
 
 
+def test_what_others_have_written_is_shown_and_not_obeyed(eggs: Eggs, sessions: Sessions) -> None:
+    job_id = make_job(sessions, name="a\x1b]0;b\x07\x9b31m[red]c", metadata={"k\x1b[2J": "v"})
+    for shown in (eggs("list"), eggs("status", job_id), eggs("compare", job_id, job_id)):
+        assert "a]0;b31m[red]c" in shown.stdout
+        assert "\x1b" not in shown.stdout
+    assert "k[2J=v" in eggs("status", job_id).stdout
+
+
 def test_watch_follows_a_job_to_its_end(eggs: Eggs, sessions: Sessions, settings: Settings) -> None:
     job_id = make_job(sessions)
     with ThreadPoolExecutor() as pool:
