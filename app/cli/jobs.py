@@ -9,7 +9,16 @@ from app.cli import options
 from app.cli.connection import connect
 from app.cli.exit_codes import ExitCode
 from app.cli.options import DEFAULT_URL
-from app.cli.render import console, job_facts, jobs_table, progress_bar, report_tables, state, write_json
+from app.cli.render import (
+    console,
+    job_facts,
+    jobs_table,
+    progress_bar,
+    report_tables,
+    show_error,
+    state,
+    write_json,
+)
 from eggs_core.report import Report
 
 if TYPE_CHECKING:
@@ -240,6 +249,9 @@ def _waited(job: "Job", as_json: bool) -> "Job":
 
 def _end_by_verdict(job: "Job") -> None:
     if job.verdict is not None and job.verdict.value == "rejected":
+        show_error(
+            "The model is rejected", f"It does not keep to accept_if; how far it is off says: eggs report {job.id}"
+        )
         raise typer.Exit(ExitCode.REJECTED)
 
 

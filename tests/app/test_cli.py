@@ -139,7 +139,9 @@ def test_from_submission_to_files(eggs: Eggs, sessions: Sessions, settings: Sett
     listed = eggs("list")
     assert job_id in listed.stdout
     assert "mine" in listed.stdout
-    assert "queued" in eggs("status", job_id).stdout
+    status = eggs("status", job_id).stdout
+    for fact in (r"State +│ queued", r"Tags +│ team=research", r"Priority +│ -5", r"Created +│ [-\d]+ [:\d]+ UTC"):
+        assert re.search(fact, status)
     refused(eggs("report", job_id), "The job has no report yet", "Ask again when")
     refused(eggs("download", job_id, "--out", str(tmp_path / "out")), "The job has no files", "It is queued")
 
@@ -577,7 +579,13 @@ def test_a_pipeline_can_gate_on_the_verdict(
     assert ended.returncode == code, ended.stderr
     assert "Perplexity" in ended.stdout
     assert verdict in ended.stdout
-    assert eggs("watch", job_id).returncode == code
+    watched = eggs("watch", job_id)
+    assert watched.returncode == code
+    assert ("The model is rejected" in watched.stderr, f"eggs report {job_id}" in watched.stderr) == (
+        (code is ExitCode.REJECTED,) * 2
+    )
+    assert re.search(rf"succeeded {'✓' if code is ExitCode.DONE else '✗'}", eggs("list").stdout)
+    assert re.search(rf"Verdict +│ {verdict}", eggs("status", job_id).stdout)
 
 
 def _queued(sessions: Sessions) -> Sequence[str]:
