@@ -52,12 +52,12 @@ def compare(
     table.add_row("Job", *(job.id for job in found))
     table.add_row("State", *(state(job.state) for job in found), end_section=True)
     for name, values in differences.items():
-        table.add_row(name, *(_text(name, value) for value in values))
+        table.add_row(name, *map(_asked, values))
     if not differences:
         table.add_row("Differences", *["none"] * len(found))
     table.add_section()
     for name, values in figures.items():
-        table.add_row(plain(name), *(_text(name, value) for value in values))
+        table.add_row(plain(name), *(_figure(name, value) for value in values))
     console.print(table)
 
 
@@ -88,11 +88,13 @@ def _texts(report: "Report | None") -> "list[TextEvaluation]":
     return [] if report is None or report.evaluation is None else report.evaluation.texts
 
 
-def _text(name: str, value: Any) -> str:
+def _asked(value: Any) -> str:
     if value is None:
         return "–"
-    if name.startswith("Bytes"):
-        return size(value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
     return plain(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _figure(name: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    return size(value) if name.startswith("Bytes") else f"{value:.4g}"

@@ -264,7 +264,8 @@ def test_waiting_leaves_only_json_on_standard_output(eggs: Eggs, sessions: Sessi
 
 
 def test_compare(eggs: Eggs, sessions: Sessions, settings: Settings) -> None:
-    done = make_job(sessions, pattern="4:8", name="wide", calibration={"samples": 3})
+    accept = {"perplexity_ratio": 1.00014}
+    done = make_job(sessions, pattern="4:8", name="wide", calibration={"samples": 3}, accept_if=accept)
     publish(sessions, settings, must_claim(sessions, done), {})
     queued = make_job(sessions, evaluation=None)
     shown = eggs("compare", done, queued)
@@ -272,6 +273,7 @@ def test_compare(eggs: Eggs, sessions: Sessions, settings: Settings) -> None:
     rows = {line.split("│")[1].strip(): line for line in shown.stdout.splitlines() if line.startswith("│")}
     assert re.search(r"4:8 +│ 2:4 ", rows["pattern"])
     assert re.search(r"3 +│ 32 ", rows["calibration.samples"])
+    assert re.search(r"1\.00014 +│ – ", rows["accept_if.perplexity_ratio"])
     assert re.search(r"succeeded +│ queued ", rows["State"])
     assert re.search(r"130\.1 +│ – ", rows["Perplexity, pruned, pydocs"])
     assert "model" not in rows
