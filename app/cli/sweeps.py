@@ -155,6 +155,8 @@ def _put(request: dict[str, Any], field: str, value: Any) -> None:
     *parents, last = field.split(".")
     for parent in parents:
         request = request.setdefault(parent, {})
+        if not isinstance(request, dict):
+            raise typer.BadParameter(f"{parent} is given a value of its own, and one for {field}. Leave one out.")
     request[last] = value
 
 

@@ -350,6 +350,8 @@ def test_sweeps(eggs: Eggs, sessions: Sessions) -> None:
     refused(eggs("sweeps", "show", "sweep_x"), "No such sweep")
     refused(eggs("sweeps", "submit", MODEL, "--vary", "method=ria"), "at least 2")
     assert eggs("sweeps", "submit", MODEL, "--vary", "method").returncode == ExitCode.USAGE
+    twice = ["--set", "calibration=3", "--set", "calibration.samples=4"]
+    refused(eggs("sweeps", "submit", MODEL, "--vary", "method=ria", *twice), "Leave one", code=ExitCode.USAGE)
 
 
 def test_webhooks(eggs: Eggs, settings: Settings, receiver: Receiver, admin_key: str) -> None:
