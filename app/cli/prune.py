@@ -1,6 +1,8 @@
 """Commands that need no service: prune here and now, and list the models that are here."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,9 +46,10 @@ def prune(
     as_json: options.Json = False,
 ) -> None:
     """Prune a model on this machine, without a service; started by torchrun, in several processes."""
+    settings = get_settings()
     spec = PruneSpec.model_validate(
         options.request(
-            model=model,
+            model=_meant(model, settings.model_roots),
             revision=revision,
             pattern=pattern,
             method=method,
@@ -72,7 +75,6 @@ def prune(
             speed=speed,
         )
     )
-    settings = get_settings()
     with nullcontext() if as_json else progress_bar(model) as bar:
 
         def show(event: ProgressEvent) -> None:
@@ -113,6 +115,14 @@ def models(as_json: options.Json = False) -> None:
     for model in offered:
         table.add_row(model.id, model.description, _path(model) or "")
     console.print(table)
+
+
+def _meant(name: str, roots: Sequence[Path]) -> str:
+    """The path of what `eggs models` lists under this name, unless there is one of this name here."""
+    if Path(name).exists():
+        return name
+    paths = {model.id: _path(model) for model in offered_models(roots)}
+    return paths.get(name) or name
 
 
 def _path(model: ModelRef) -> str | None:

@@ -481,6 +481,17 @@ def test_what_is_refused(eggs: Eggs) -> None:
     assert eggs("submit", MODEL, "--method", "obd").returncode == 2
 
 
+def test_a_model_of_the_list_is_pruned_by_its_name(eggs: Eggs, make_model: MakeModel, tmp_path: Path) -> None:
+    folder = tmp_path / "client" / "models" / "tiny"
+    shutil.copytree(make_model("llama"), folder)
+    assert "tiny" in [model["id"] for model in json.loads(eggs("models", "--json").stdout)]
+    options = ["--method", "magnitude", "--evaluation", "none", "--calibration-samples", "1"]
+    options += ["--sequence-length", "32", "--json"]
+    pruned = eggs("prune", "tiny", "--out", str(tmp_path / "out"), *options)
+    assert pruned.returncode == 0, pruned.stderr
+    assert json.loads(pruned.stdout)["model"]["reference"] == str(folder)
+
+
 def test_what_is_refused_without_a_service(eggs: Eggs, tmp_path: Path) -> None:
     refused(
         eggs("prune", MODEL, "--out", str(tmp_path / "out"), "--pattern", "5:4"), "pattern", "5:4 is not an N:M"
