@@ -33,7 +33,7 @@ def compare(
     url: options.Url = DEFAULT_URL,
     as_json: options.Json = False,
 ) -> None:
-    """Show in what jobs differ, and what came of it: perplexities, sizes, time."""
+    """Show in what jobs differ, and what came of each. Has perplexities, sizes and times."""
     if len(jobs) < 2:
         raise typer.BadParameter("A comparison needs two jobs or more.")
     with connect(url, key) as client:

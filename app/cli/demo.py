@@ -32,7 +32,7 @@ def demo(
     effort: Annotated[Effort, typer.Option(help="How much method eggs does.")] = Effort.BALANCED,
     as_json: options.Json = False,
 ) -> None:
-    """Prune SmolLM2-135M to 2:4 through a service started for the purpose; writes demo-report.json."""
+    """Prune a small model through a service of its own. It is SmolLM2-135M at 2:4; writes demo-report.json."""
 
     def tell(text: str) -> None:
         if not as_json:

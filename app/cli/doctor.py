@@ -36,7 +36,10 @@ class Check:
 
 
 def doctor(as_json: options.Json = False) -> None:
-    """Check the installation, its database, broker and store, and what jobs run on; says what to do."""
+    """Check the installation, and say what to do.
+
+    Looks at its database, broker and store, and at what jobs run on.
+    """
     checks = list(_checks())
     if as_json:
         write_json([asdict(check) for check in checks])

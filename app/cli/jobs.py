@@ -183,7 +183,7 @@ def watch(
     url: options.Url = DEFAULT_URL,
     as_json: Annotated[bool, typer.Option("--json", help="Each event as JSON on a line of its own.")] = False,
 ) -> None:
-    """Follow a job to its end; ends with 0 only if it succeeds, and is not rejected by what it asked for."""
+    """Follow a job to its end. Ends with 0 only if it succeeds, and is not rejected by what it asked for."""
     with connect(url, key) as client:
         watched = client.jobs.get(job)
         if as_json:
@@ -226,7 +226,7 @@ def download(
     url: options.Url = DEFAULT_URL,
     as_json: options.Json = False,
 ) -> None:
-    """Download and verify a job's files; run again, it goes on where it broke off."""
+    """Download and verify a job's files. Run again, it goes on where it broke off."""
     with connect(url, key) as client:
         files = client.jobs.download(job, out, progress=False if as_json else progress_bar("Download"))
     if as_json:

@@ -1,14 +1,38 @@
 """`eggs`: the command line."""
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
 from app.cli import compare, demo, doctor, failures, jobs, keys, packed, prune, serve, sweeps, webhooks, workers
+from app.cli.render import console
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.print(version("eggs"), highlight=False)
+        raise typer.Exit
+
 
 app = typer.Typer(
-    help="Pruning as a service for large language models.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Pruning as a service for large language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
+
+
+@app.callback()
+def _everywhere(
+    shown: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("serve")(serve.serve)
 app.command("beat")(serve.beat)
 app.command("migrate")(serve.migrate)

@@ -16,7 +16,7 @@ bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 
 
 def unpack(folder: Folder, out: options.Out, as_json: options.Json = False) -> None:
-    """Write a packed model as the dense one that it was packed from, for tools that know nothing of packing."""
+    """Write a packed model as a dense one again. Tools that know nothing of packing can read it."""
     from eggs_core.checkpoint import Checkpoint
     from eggs_core.errors import OutputExists
     from eggs_core.packed_checkpoint import unpack_checkpoint
@@ -36,7 +36,7 @@ def generate(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 64,
     as_json: options.Json = False,
 ) -> None:
-    """Continue a text by greedy decoding, with a packed model or any other."""
+    """Continue a text by greedy decoding. Takes a packed model or any other."""
     from eggs_core.whole import continuation, load
 
     text, added = continuation(*load(folder), prompt, tokens)
@@ -93,7 +93,7 @@ def serve_model(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8001,
     as_json: options.Json = False,
 ) -> None:
-    """Serve a model, packed or not, under /v1/completions and /v1/chat/completions, as OpenAI's clients ask."""
+    """Serve a model as OpenAI's clients ask. Answers under /v1/completions and /v1/chat/completions."""
     from eggs_core.serving import check_installed, serve
 
     def listening(address: str) -> None:

@@ -45,7 +45,7 @@ def prune(
     offline: Annotated[bool, typer.Option("--offline", help="Take nothing from the Hugging Face Hub.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Prune a model on this machine, without a service; started by torchrun, in several processes."""
+    """Prune a model on this machine, without a service. Started by torchrun, in several processes."""
     settings = get_settings()
     spec = PruneSpec.model_validate(
         options.request(
@@ -103,7 +103,7 @@ def prune(
 
 
 def models(as_json: options.Json = False) -> None:
-    """List the models that are here without a download: a service takes the id, `eggs prune` the path too."""
+    """List the models that are here without a download. Jobs take the id, `eggs prune` the path too."""
     offered = offered_models(get_settings().model_roots)
     if as_json:
         write_json([{"id": model.id, "description": model.description, "path": _path(model)} for model in offered])

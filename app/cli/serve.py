@@ -45,9 +45,10 @@ def serve(
 
 
 def beat(as_json: options.Json = False) -> None:
-    """Do what recurs: offer jobs again, remove what has expired, send webhooks.
+    """Do what recurs beside the API.
 
-    `eggs serve` does so too. This goes on while the API is away, and beside any number of `eggs serve --no-beat`.
+    Offers jobs again, removes what has expired, sends webhooks. `eggs serve` does so too; this goes on while the
+    API is away, and beside any number of `eggs serve --no-beat`.
     """
     from app import beat
 
@@ -61,7 +62,7 @@ def beat(as_json: options.Json = False) -> None:
 
 
 def migrate(as_json: options.Json = False) -> None:
-    """Bring the database's schema up to date; `eggs serve` does so by itself."""
+    """Bring the database's schema up to date. `eggs serve` does so by itself."""
     from app.db import make_engine
     from app.migrate import upgrade
 

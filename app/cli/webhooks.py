@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eggs_client.requests import WebhookCreate
 
 app = typer.Typer(
-    help="Have addresses told of jobs and sweeps; needs a key with the scope admin.", no_args_is_help=True
+    help="Have addresses told of jobs and sweeps. Needs a key with the scope admin.", no_args_is_help=True
 )
 
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="The webhook's id.")]
@@ -52,7 +52,7 @@ def create(
     description: Annotated[str, typer.Option(help="What you know it by.")] = "",
     as_json: options.Json = False,
 ) -> None:
-    """Have an address told of jobs or sweeps; prints the webhook's id and, this once, the secret that signs."""
+    """Have an address told of jobs or sweeps. Prints the webhook's id and, this once, the secret that signs."""
     request: WebhookCreate = {"url": address, "description": description}
     if event:
         request["events"] = event  # type: ignore[typeddict-item]  # the service says which there are
@@ -68,7 +68,7 @@ def create(
 def delete(
     webhook: WebhookId, key: options.Key, url: options.Url = DEFAULT_URL, as_json: options.Json = False
 ) -> None:
-    """Remove a webhook and its log; what was still to be sent is not."""
+    """Remove a webhook and its log. What was still to be sent is not."""
     with connect(url, key) as client:
         client.webhooks.delete(webhook)
     if as_json:

@@ -7,7 +7,7 @@ from app.cli.render import age, console, listing, plain, size, write_json
 
 
 def workers(key: options.Key, url: options.Url = DEFAULT_URL, as_json: options.Json = False) -> None:
-    """List the workers of the installation; needs a key with the scope admin."""
+    """List the workers of the installation. Needs a key with the scope admin."""
     with connect(url, key) as client:
         found = list(client.workers.list())
     if as_json:

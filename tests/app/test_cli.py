@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -445,9 +446,31 @@ def test_every_command_speaks_json() -> None:
     assert without == []
 
 
-def test_completion(eggs: Eggs) -> None:
-    completed = eggs(_EGGS_COMPLETE="complete_bash", COMP_WORDS="eggs webh", COMP_CWORD="1")
-    assert "webhooks" in completed.stdout
+def test_help_names_every_option_in_full_on_a_narrow_terminal(eggs: Eggs) -> None:
+    shown = eggs("submit", "--help", COLUMNS="80").stdout
+    options = [
+        option
+        for parameter in dict(commands_of(get_command(app)))["eggs submit"].params
+        for option in parameter.opts
+    ]
+    assert "--evaluation-sequence-length" in options
+    assert [option for option in options if option not in shown] == []
+    assert "N:M, such as 2:4" in shown
+    for group in ([], ["keys"], ["sweeps"], ["webhooks"], ["bench"]):
+        commands = eggs(*group, "--help", COLUMNS="80").stdout.partition("Commands:")[2]
+        assert (commands != "", "..." in commands) == (True, False)
+
+
+def test_the_version(eggs: Eggs) -> None:
+    assert eggs("--version").stdout == f"{version('eggs')}\n"
+
+
+def test_completion() -> None:
+    """By the program itself: it is its name that the shell's request has."""
+    asked = {"_EGGS_COMPLETE": "complete_bash", "COMP_WORDS": "eggs webh", "COMP_CWORD": "1"}
+    program = Path(sys.executable).with_name("eggs")
+    completed = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, timeout=60)
+    assert completed.stdout.split() == ["webhooks"]
 
 
 def test_nothing_heavy_is_loaded_to_show_help() -> None:
