@@ -165,7 +165,7 @@ def cutter(server: RunningServer) -> Iterator[MakeCutter]:
         relay.close()
 
 
-Fault = Literal["lost", "502", "503", "429"]
+Fault = Literal["lost", "200", "502", "503", "429"]
 
 
 @dataclass
@@ -175,6 +175,7 @@ class Way:
     url: str
     faults: list[Fault] = field(default_factory=list)
     retry_after: str = "0"
+    content: bytes = b"busy"
     sent: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
 
@@ -194,7 +195,7 @@ def way(server: RunningServer) -> Iterator[Way]:
             proxy.sent.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
             fault = proxy.faults.pop(0) if proxy.faults else None
             if fault not in (None, "lost"):
-                self._answer(int(fault), {"Retry-After": proxy.retry_after}, b"busy")
+                self._answer(int(fault), {"Retry-After": proxy.retry_after}, proxy.content)
                 return
             connection = HTTPConnection(str(target.hostname), target.port)
             connection.request(self.command, self.path, body, dict(self.headers))

@@ -126,6 +126,23 @@ def test_something_else_at_the_address(make_client: MakeClient, way: Way) -> Non
         make_client(way.url, retries=NONE).jobs.get("job_x")
 
 
+@pytest.mark.parametrize(
+    "content", [b"<html>", b"[]", b"{}", b'{"data": 3}', b'{"data": [{}], "has_more": false}', b"\xff"]
+)
+def test_something_else_that_answers_in_good_order(make_client: MakeClient, way: Way, content: bytes) -> None:
+    eggs, way.content = make_client(way.url), content
+    for ask in (
+        lambda: eggs.jobs.get("job_x"),
+        lambda: list(eggs.jobs.list()),
+        lambda: eggs.jobs.submit(model=MODEL),
+        lambda: eggs.webhooks.update("whk_x", description="mine"),
+    ):
+        way.faults = ["200"]
+        with pytest.raises(eggs_client.ApiError, match="no eggs service") as error:
+            ask()
+        assert error.value.status == 200
+
+
 def test_a_download_goes_on_where_it_broke_off(
     make_client: MakeClient, cutter: MakeCutter, sessions: Sessions, settings: Settings, tmp_path: Path
 ) -> None:

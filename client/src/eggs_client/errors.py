@@ -177,13 +177,16 @@ def check(response: httpx.Response) -> None:
     try:
         problem = response.json()
         title, detail = str(problem["title"]), str(problem["detail"])
-    except (ValueError, KeyError, TypeError):
-        problem = {}
-        title, detail = (
-            "The answer cannot be understood",
-            f"{response.url.copy_with(query=None)} is no eggs service (HTTP {status}).",
-        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise not_understood(response) from error
     raise class_of(status)(status, title, detail, problem, response.headers)
+
+
+def not_understood(response: httpx.Response) -> ApiError:
+    """The error of an answer that no eggs service gives."""
+    status = response.status_code
+    detail = f"{response.url.copy_with(query=None)} is no eggs service (HTTP {status})."
+    return class_of(status)(status, "The answer cannot be understood", detail, {}, response.headers)
 
 
 def class_of(status: int) -> type[ApiError]:

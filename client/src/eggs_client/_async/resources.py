@@ -108,8 +108,7 @@ class AsyncWebhooks:
 
     async def update(self, webhook_id: str, **request: Unpack[WebhookUpdate]) -> WebhookResource:
         """Changes what is given."""
-        response = await self._transport.request("PATCH", path("webhooks", webhook_id), json=request)
-        return WebhookResource.model_validate_json(response.content)
+        return await self._transport.patch(WebhookResource, path("webhooks", webhook_id), json=request)
 
     async def delete(self, webhook_id: str) -> None:
         """Removes a webhook and its log; what was still to be sent is not."""

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from eggs_client._version import __version__
 from eggs_client.auth import KeyAuth
-from eggs_client.errors import ApiError, Damaged, check
+from eggs_client.errors import ApiError, Damaged, check, not_understood
 from eggs_client.local_files import is_whole, size
 from eggs_client.retries import Patience, Retries
 from eggs_client.waiting import async_sleep, to_thread
@@ -26,6 +26,22 @@ _CHUNK = 1 << 20
 def path(*parts: str) -> str:
     """A path below `/v1`, each part as one."""
     return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
+
+
+class Page(BaseModel, Generic[T]):
+    """A part of a list."""
+
+    data: list[T]
+    has_more: bool
+    last_id: str | None
+
+
+def understood(model: type[T], response: httpx.Response, content: bytes | str | None = None) -> T:
+    """The answer, or this content of it. Raises `ApiError` where it is none of an eggs service."""
+    try:
+        return model.model_validate_json(response.content if content is None else content)
+    except ValueError as error:
+        raise not_understood(response) from error
 
 
 class AsyncTransport:
@@ -69,17 +85,20 @@ class AsyncTransport:
 
     async def get(self, model: type[T], url: str, **arguments: Any) -> T:
         """The answer to a GET."""
-        return model.model_validate_json((await self.request("GET", url, **arguments)).content)
+        return understood(model, await self.request("GET", url, **arguments))
 
     async def post(self, model: type[T], url: str, **arguments: Any) -> T:
         """The answer to a POST."""
-        return model.model_validate_json((await self.request("POST", url, **arguments)).content)
+        return understood(model, await self.request("POST", url, **arguments))
+
+    async def patch(self, model: type[T], url: str, **arguments: Any) -> T:
+        """The answer to a PATCH."""
+        return understood(model, await self.request("PATCH", url, **arguments))
 
     async def submit(self, model: type[T], url: str, request: Any, idempotency_key: str | None) -> T:
         """The answer to a POST that may be sent again: the service knows it by its key."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        response = await self.request("POST", url, json=request, headers=headers, repeatable=True)
-        return model.model_validate_json(response.content)
+        return await self.post(model, url, json=request, headers=headers, repeatable=True)
 
     async def delete(self, url: str) -> None:
         """Deletes. What is not there any more at a second try was deleted by the first."""
@@ -103,13 +122,13 @@ class AsyncTransport:
         left = limit
         while left is None or left > 0:
             size = PAGE if left is None else min(left, PAGE)
-            page = (await self.request("GET", url, params=params | {"limit": size})).json()
-            for entry in page["data"]:
-                yield model.model_validate(entry)
-            if not page["has_more"]:
+            page = await self.get(Page[model], url, params=params | {"limit": size})  # type: ignore[valid-type]
+            for entry in page.data:
+                yield entry
+                left = None if left is None else left - 1
+            if not page.has_more:
                 return
-            left = None if left is None else left - len(page["data"])
-            params["after"] = page["last_id"]
+            params["after"] = page.last_id
 
     @asynccontextmanager
     async def stream(

@@ -11,7 +11,7 @@ import httpx
 from httpx_sse import EventSource, SSEError
 from pydantic import PrivateAttr
 
-from eggs_client._sync.transport import Transport, path
+from eggs_client._sync.transport import Transport, path, understood
 from eggs_client.errors import ApiError, JobCancelled, JobFailed, NoFiles, WaitedTooLong
 from eggs_client.local_files import place
 from eggs_client.models import (
@@ -204,7 +204,7 @@ class Jobs:
                         if not message.data:
                             yield None  # a keep-alive comment: httpx-sse makes an empty message of it
                             continue
-                        event = JobEventResource.model_validate_json(message.data)
+                        event = understood(JobEventResource, response, message.data)
                         after, ended = event.id, event.state in ENDED
                         yield event
                 # The service ends a stream with the job, or because it stops.

@@ -109,8 +109,7 @@ class Webhooks:
 
     def update(self, webhook_id: str, **request: Unpack[WebhookUpdate]) -> WebhookResource:
         """Changes what is given."""
-        response = self._transport.request("PATCH", path("webhooks", webhook_id), json=request)
-        return WebhookResource.model_validate_json(response.content)
+        return self._transport.patch(WebhookResource, path("webhooks", webhook_id), json=request)
 
     def delete(self, webhook_id: str) -> None:
         """Removes a webhook and its log; what was still to be sent is not."""

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from eggs_client._version import __version__
 from eggs_client.auth import KeyAuth
-from eggs_client.errors import ApiError, Damaged, check
+from eggs_client.errors import ApiError, Damaged, check, not_understood
 from eggs_client.local_files import is_whole, size
 from eggs_client.retries import Patience, Retries
 from eggs_client.waiting import call, sleep
@@ -27,6 +27,22 @@ _CHUNK = 1 << 20
 def path(*parts: str) -> str:
     """A path below `/v1`, each part as one."""
     return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
+
+
+class Page(BaseModel, Generic[T]):
+    """A part of a list."""
+
+    data: list[T]
+    has_more: bool
+    last_id: str | None
+
+
+def understood(model: type[T], response: httpx.Response, content: bytes | str | None = None) -> T:
+    """The answer, or this content of it. Raises `ApiError` where it is none of an eggs service."""
+    try:
+        return model.model_validate_json(response.content if content is None else content)
+    except ValueError as error:
+        raise not_understood(response) from error
 
 
 class Transport:
@@ -70,17 +86,20 @@ class Transport:
 
     def get(self, model: type[T], url: str, **arguments: Any) -> T:
         """The answer to a GET."""
-        return model.model_validate_json((self.request("GET", url, **arguments)).content)
+        return understood(model, self.request("GET", url, **arguments))
 
     def post(self, model: type[T], url: str, **arguments: Any) -> T:
         """The answer to a POST."""
-        return model.model_validate_json((self.request("POST", url, **arguments)).content)
+        return understood(model, self.request("POST", url, **arguments))
+
+    def patch(self, model: type[T], url: str, **arguments: Any) -> T:
+        """The answer to a PATCH."""
+        return understood(model, self.request("PATCH", url, **arguments))
 
     def submit(self, model: type[T], url: str, request: Any, idempotency_key: str | None) -> T:
         """The answer to a POST that may be sent again: the service knows it by its key."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        response = self.request("POST", url, json=request, headers=headers, repeatable=True)
-        return model.model_validate_json(response.content)
+        return self.post(model, url, json=request, headers=headers, repeatable=True)
 
     def delete(self, url: str) -> None:
         """Deletes. What is not there any more at a second try was deleted by the first."""
@@ -102,13 +121,13 @@ class Transport:
         left = limit
         while left is None or left > 0:
             size = PAGE if left is None else min(left, PAGE)
-            page = (self.request("GET", url, params=params | {"limit": size})).json()
-            for entry in page["data"]:
-                yield model.model_validate(entry)
-            if not page["has_more"]:
+            page = self.get(Page[model], url, params=params | {"limit": size})  # type: ignore[valid-type]
+            for entry in page.data:
+                yield entry
+                left = None if left is None else left - 1
+            if not page.has_more:
                 return
-            left = None if left is None else left - len(page["data"])
-            params["after"] = page["last_id"]
+            params["after"] = page.last_id
 
     @contextmanager
     def stream(self, url: str, headers: dict[str, str], *, timeout: Any = None) -> Iterator[httpx.Response]:
