@@ -498,7 +498,9 @@ def test_what_is_refused(eggs: Eggs) -> None:
     refused(eggs("submit", MODEL, "--pattern", "2-4"), "The request is not valid", "such as 2:4")
     refused(eggs("submit", MODEL, "--compare", "eggs:best"), "Compare with balanced")
     refused(eggs("submit", MODEL, "--compare", "eggs:"), "compare.0.effort", "'fast', 'balanced' or 'best'")
+    refused(eggs("submit", MODEL, "--accept-perplexity-ratio", "nan"), "The request cannot be sent", "JSON")
     refused(eggs("status", "job_x"), "No such job")
+    refused(eggs("status", ""), "'' is no id")
     refused(eggs("list", EGGS_API_KEY="eggs_wrong"), "The API key is not valid", "eggs keys create")
     assert eggs("list", "--nonsense").returncode == 2
     assert eggs("submit", MODEL, "--method", "obd").returncode == 2

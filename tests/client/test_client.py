@@ -171,6 +171,19 @@ def test_webhooks(admin: Any, receiver: Receiver) -> None:
     assert list(admin.webhooks.list()) == []
 
 
+def test_what_cannot_be_sent_is_said(eggs: Any) -> None:
+    for job_id in ("", ".", ".."):
+        with pytest.raises(eggs_client.InvalidRequest, match=f"'{job_id}' is no id"):
+            eggs.jobs.get(job_id)
+    for value in (float("nan"), float("inf"), object()):
+        with pytest.raises(eggs_client.InvalidRequest, match="JSON"):
+            eggs.jobs.submit(model=MODEL, accept_if={"perplexity_ratio": value})
+    for key in ("ключ", "a\nb"):
+        with pytest.raises(eggs_client.InvalidRequest, match="ASCII"):
+            eggs.jobs.submit(model=MODEL, idempotency_key=key)
+    assert list(eggs.jobs.list()) == []
+
+
 @pytest.mark.parametrize("kind", [Eggs, AsyncEggs])
 def test_what_cannot_be_right_is_said_at_once(
     kind: type[Eggs | AsyncEggs], monkeypatch: pytest.MonkeyPatch

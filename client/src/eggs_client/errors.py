@@ -21,6 +21,10 @@ class InvalidConfiguration(ClientError):
     """The address or the key cannot be right."""
 
 
+class InvalidRequest(ClientError):
+    """The request has no form in which it could be sent; nothing was."""
+
+
 class Unreachable(ClientError):
     """There was no answer. `sent` says whether the request may have arrived nevertheless."""
 

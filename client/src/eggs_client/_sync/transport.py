@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from eggs_client._version import __version__
 from eggs_client.auth import KeyAuth
-from eggs_client.errors import ApiError, Damaged, check, not_understood
+from eggs_client.errors import ApiError, Damaged, InvalidRequest, check, not_understood
 from eggs_client.local_files import is_whole, size
 from eggs_client.retries import Patience, Retries
 from eggs_client.waiting import call, sleep
@@ -25,7 +25,10 @@ _CHUNK = 1 << 20
 
 
 def path(*parts: str) -> str:
-    """A path below `/v1`, each part as one."""
+    """A path below `/v1`, each part as one. Raises `InvalidRequest` for what would lead elsewhere."""
+    for part in parts:
+        if part in ("", ".", ".."):
+            raise InvalidRequest("The request cannot be sent", f"{part!r} is no id.")
     return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
 
 
@@ -70,7 +73,7 @@ class Transport:
     def request(
         self, method: str, url: str, *, repeatable: bool | None = None, **arguments: Any
     ) -> httpx.Response:
-        """The answer, of 2xx. Raises `ApiError` or `Unreachable`.
+        """The answer, of 2xx. Raises `ApiError`, `Unreachable` or `InvalidRequest`.
 
         By default a POST is not repeatable: it is sent again only where it has surely not arrived.
         """
@@ -78,11 +81,17 @@ class Transport:
         patience = self.patience(self._retries.seconds)
         while True:
             try:
-                response = self.http.request(method, url, **arguments)
+                response = self.http.send(self._made(method, url, **arguments))
                 check(response)
                 return response
             except (httpx.TransportError, ApiError) as error:
                 sleep(patience.pause(error, repeatable=repeatable))
+
+    def _made(self, method: str, url: str, **arguments: Any) -> httpx.Request:
+        try:
+            return self.http.build_request(method, url, **arguments)
+        except (ValueError, TypeError) as error:  # NaN, and what JSON has no form for
+            raise InvalidRequest("The request cannot be sent", f"{error}.") from error
 
     def get(self, model: type[T], url: str, **arguments: Any) -> T:
         """The answer to a GET."""
@@ -98,7 +107,13 @@ class Transport:
 
     def submit(self, model: type[T], url: str, request: Any, idempotency_key: str | None) -> T:
         """The answer to a POST that may be sent again: the service knows it by its key."""
-        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        key = idempotency_key or uuid.uuid4().hex
+        if not (key.isascii() and key.isprintable()):
+            raise InvalidRequest(
+                "The request cannot be sent",
+                f"An Idempotency-Key has printable ASCII characters alone, unlike {key!r}.",
+            )
+        headers = {"Idempotency-Key": key}
         return self.post(model, url, json=request, headers=headers, repeatable=True)
 
     def delete(self, url: str) -> None:
