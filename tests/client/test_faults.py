@@ -120,6 +120,15 @@ def test_a_service_that_is_not_there(make_client: MakeClient) -> None:
         assert not error.value.sent
 
 
+def test_tls_that_fails_is_not_tried_again(make_client: MakeClient, way: Way) -> None:
+    started = time.monotonic()
+    eggs = make_client(way.url.replace("http:", "https:"), retries=Retries(seconds=300, first_pause=60))
+    with pytest.raises(eggs_client.Unreachable, match=r"SSL.*EGGS_URL") as error:
+        eggs.jobs.get("job_x")
+    assert not error.value.sent
+    assert time.monotonic() - started < 30
+
+
 def test_something_else_at_the_address(make_client: MakeClient, way: Way) -> None:
     way.faults = ["502"]
     with pytest.raises(eggs_client.Unavailable, match="no eggs service"):

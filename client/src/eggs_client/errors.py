@@ -28,11 +28,12 @@ class InvalidRequest(ClientError):
 class Unreachable(ClientError):
     """There was no answer. `sent` says whether the request may have arrived nevertheless."""
 
-    def __init__(self, url: str, *, sent: bool) -> None:
+    def __init__(self, url: str, cause: Exception, *, sent: bool) -> None:
         lost = " The request may have arrived: look before you send it again." if sent else ""
         super().__init__(
             "The service cannot be reached",
-            f"There is no answer from {url}. Is `eggs serve` running, and is the address (EGGS_URL) right?{lost}",
+            f"There is no answer from {url} ({str(cause) or type(cause).__name__}). "
+            f"Is `eggs serve` running, and is the address (EGGS_URL) right?{lost}",
         )
         self.sent = sent
 

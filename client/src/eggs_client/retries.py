@@ -1,6 +1,7 @@
 """When a request is tried again, and after which pause."""
 
 import random
+import ssl
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,7 +51,7 @@ class Patience:
             if error.status not in _MAY_PASS or not (repeatable or error.status == 429):
                 raise error
             seconds = max(seconds, _retry_after(error))
-        elif isinstance(error, httpx.UnsupportedProtocol) or not (repeatable or isinstance(error, _NEVER_SENT)):
+        elif _stays(error) or not (repeatable or isinstance(error, _NEVER_SENT)):
             raise self._unreachable(error) from error
         if time.monotonic() + seconds > self._deadline:
             raise error if isinstance(error, ApiError) else self._unreachable(error) from error
@@ -58,7 +59,14 @@ class Patience:
         return seconds
 
     def _unreachable(self, error: httpx.TransportError) -> Unreachable:
-        return Unreachable(self._url, sent=not isinstance(error, (*_NEVER_SENT, httpx.UnsupportedProtocol)))
+        return Unreachable(self._url, error, sent=not isinstance(error, (*_NEVER_SENT, httpx.UnsupportedProtocol)))
+
+
+def _stays(error: BaseException | None) -> bool:
+    """Whether it would come again, as where TLS fails, which httpx tells by the cause of its own error."""
+    if isinstance(error, (httpx.UnsupportedProtocol, ssl.SSLError)):
+        return True
+    return error is not None and _stays(error.__cause__ or error.__context__)
 
 
 def _retry_after(error: ApiError) -> float:
