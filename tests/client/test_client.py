@@ -218,6 +218,24 @@ def test_a_damaged_download_is_not_kept(eggs: Any, sessions: Sessions, settings:
     assert eggs.jobs.download(job_id, tmp_path / "out")[0].read_bytes() == b"right"
 
 
+def test_downloads_are_not_mixed(eggs: Any, sessions: Sessions, settings: Settings, tmp_path: Path) -> None:
+    jobs = [make_job(sessions) for _ in range(3)]
+    for job_id, files in zip(
+        jobs,
+        ({"a.bin": b"first", "b/c": b""}, {"a.bin": b"other", "b/c": b""}, {"new": b"", "b/c": b""}),
+        strict=True,
+    ):
+        publish(sessions, settings, must_claim(sessions, job_id), files)
+    out = tmp_path / "out"
+    eggs.jobs.download(jobs[0], out)
+    for job_id in jobs[1:]:
+        with pytest.raises(eggs_client.OutputExists, match=r"a\.bin"):
+            eggs.jobs.download(job_id, out)
+    assert {file.name for file in out.rglob("*")} == {"a.bin", "b", "c"}
+    (out / "a.bin").rename(out / "a.bin.part")
+    assert eggs.jobs.download(jobs[0], out)[0].read_bytes() == b"first"
+
+
 def test_an_upload_is_read_as_it_is_sent(eggs: Any, tmp_path: Path) -> None:
     large = tmp_path / "large.txt"
     large.write_text("An egg.\n" * 2_000_000)

@@ -1,6 +1,7 @@
 """What can go wrong, each as a class: the service's problems (RFC 9457), and what is wrong on the way to it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -36,6 +37,17 @@ class Unreachable(ClientError):
             f"Is `eggs serve` running, and is the address (EGGS_URL) right?{lost}",
         )
         self.sent = sent
+
+
+class OutputExists(ClientError):
+    """What a download would be mixed with, or would overwrite, is there already; nothing was changed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            "There is something else already",
+            f"{path} is not of this download. Name a new folder, or the one of the same download that broke off, "
+            "which then goes on.",
+        )
 
 
 class Damaged(ClientError):

@@ -1,9 +1,13 @@
 """Files on this side: where a download goes, and whether it is the right one."""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-from eggs_client.errors import UnsafeName
+from eggs_client.errors import OutputExists, UnsafeName
+
+PARTIAL = ".part"
+"""What is added to the name of a file that has not come whole."""
 
 
 def place(folder: Path, name: str) -> Path:
@@ -15,6 +19,14 @@ def place(folder: Path, name: str) -> Path:
     if path.is_absolute() or ".." in path.parts or not path.parts or any(c in name for c in "\\:\x00"):
         raise UnsafeName(name)
     return folder / path
+
+
+def check_free(folder: Path, names: Collection[str]) -> None:
+    """Raises `OutputExists` where the folder has files besides those of these names, whole or in part."""
+    for file in folder.rglob("*"):
+        name = file.relative_to(folder).as_posix()
+        if not file.is_dir() and name not in names and name.removesuffix(PARTIAL) not in names:
+            raise OutputExists(file)
 
 
 def sha256(path: Path) -> str:

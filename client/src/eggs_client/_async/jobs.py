@@ -12,7 +12,7 @@ from pydantic import PrivateAttr
 
 from eggs_client._async.transport import AsyncTransport, path, understood
 from eggs_client.errors import ApiError, JobCancelled, JobFailed, NoFiles, WaitedTooLong
-from eggs_client.local_files import place
+from eggs_client.local_files import check_free, place
 from eggs_client.models import (
     ArtifactResource,
     JobEventResource,
@@ -148,11 +148,12 @@ class AsyncJobs:
     ) -> Sequence[Path]:
         """Downloads a job's files into a folder and verifies each; run again, it goes on where it broke off.
 
-        Raises `NoFiles`, `Damaged` or `UnsafeName`.
+        The folder may hold nothing else. Raises `NoFiles`, `OutputExists`, `Damaged` or `UnsafeName`.
         """
         artifacts = await self.artifacts(job_id)
         if not artifacts:
             raise NoFiles((await self.get(job_id)).state)
+        check_free(Path(folder), {artifact.name for artifact in artifacts})
         total = sum(artifact.bytes for artifact in artifacts) or 1
         done = 0
         paths = []

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from eggs_client._version import __version__
 from eggs_client.auth import KeyAuth
-from eggs_client.errors import ApiError, Damaged, InvalidRequest, check, not_understood
-from eggs_client.local_files import is_whole, size
+from eggs_client.errors import ApiError, Damaged, InvalidRequest, OutputExists, check, not_understood
+from eggs_client.local_files import PARTIAL, is_whole, size
 from eggs_client.retries import Patience, Retries
 from eggs_client.waiting import async_sleep, to_thread
 
@@ -163,13 +163,15 @@ class AsyncTransport:
         """Downloads a file and verifies it; goes on with what is there already.
 
         `on_bytes` is called with the bytes of the file that are there, each time there are more. Raises `Damaged`,
-        `ApiError` or `Unreachable`.
+        `OutputExists`, `ApiError` or `Unreachable`.
         """
         if await to_thread(is_whole, target, checksum):
             on_bytes(total)
             return target
+        if target.exists():
+            raise OutputExists(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.part")
+        partial = target.with_name(f"{target.name}{PARTIAL}")
         patience = self.patience()
         while not partial.exists() or size(partial) < total:
             there = size(partial)
