@@ -50,8 +50,8 @@ def install(app: FastAPI) -> None:
 def _complete(document: dict[str, Any]) -> dict[str, Any]:
     for operations in document["paths"].values():
         for operation in operations.values():
-            if "requestBody" in operation:  # which may be unreadable, too slow, or too large
-                for status, answer in problems(400, 408, 413).items():
+            if "requestBody" in operation:  # which may be unreadable, too slow, too large, or of another type
+                for status, answer in problems(400, 408, 413, 415).items():
                     operation["responses"].setdefault(str(status), answer)
     schemas: dict[str, Schema] = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):

@@ -59,7 +59,7 @@ def answer_to(error: Exception) -> JSONResponse:
         case EggsError():
             return _answer(from_error(error))
         case RequestValidationError():
-            return _answer(_invalid_request(error))
+            return _answer(_not_valid(error))
         case HTTPException():
             status = error.status_code
             code, title, detail = _HTTP.get(
@@ -90,7 +90,19 @@ def _answer(content: dict[str, Any], headers: dict[str, str] | None = None) -> J
     return JSONResponse(content, content["status"], headers, media_type=MEDIA_TYPE)
 
 
-def _invalid_request(error: RequestValidationError) -> dict[str, Any]:
+def _not_valid(error: RequestValidationError) -> dict[str, Any]:
+    if isinstance(error.body, bytes):  # which FastAPI leaves as it came, unless its type says that it is JSON
+        return document(
+            "unsupported-media-type",
+            "The body is not sent as JSON",
+            415,
+            "Send it with the header `Content-Type: application/json`, which `curl -d` alone does not.",
+        )
+    for item in error.errors():
+        if item["type"] == "json_invalid":
+            return document(
+                "unreadable-body", _HTTP[400][1], 400, f"It is not JSON: {item['ctx']['error'].rstrip('.')}."
+            )
     errors = [_describe(item) for item in error.errors()]
     detail = " ".join(
         f"{where}: {item['message']}" if (where := _where(item)) else item["message"] for item in errors
@@ -100,8 +112,6 @@ def _invalid_request(error: RequestValidationError) -> dict[str, Any]:
 
 def _describe(item: dict[str, Any]) -> dict[str, str]:
     place, *path = item["loc"]
-    if item["type"] == "json_invalid":
-        return {"pointer": "", "message": f"The body is not valid JSON: {item['ctx']['error']}."}
     message = _message(item)
     if place == "body":
         return {"pointer": "".join(f"/{part}" for part in path), "message": message}

@@ -118,7 +118,22 @@ def test_a_missing_model(client: TestClient) -> None:
     assert response.json()["errors"] == [{"pointer": "/model", "message": "This field is required."}]
 
 
-@pytest.mark.parametrize("body", ["{", "", "[]", '"text"', "null", "\\"])
+@pytest.mark.parametrize("body", ["{", "\\", '{"model": "a",}', "model=a"])
+def test_a_body_that_is_no_json(client: TestClient, body: str) -> None:
+    response = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, code(response)) == (400, "unreadable-body")
+    assert "It is not JSON: " in response.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain"])
+def test_json_under_another_type(client: TestClient, kind: str) -> None:
+    """As `curl -d` sends it."""
+    response = client.post("/v1/jobs", content=json.dumps(BODY), headers={"Content-Type": kind})
+    assert (response.status_code, code(response)) == (415, "unsupported-media-type")
+    assert "Content-Type: application/json" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("body", ["", "[]", '"text"', "null"])
 def test_a_body_that_is_no_object(client: TestClient, body: str) -> None:
     response = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert (response.status_code, code(response)) == (422, "invalid-request")
