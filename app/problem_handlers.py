@@ -40,6 +40,8 @@ _HTTP = {
 _MESSAGES = {
     "missing": "This field is required.",
     "extra_forbidden": "There is no such field. Check its spelling, or leave it out.",
+    "too_short": "There should be {min_length} at least.",
+    "too_long": "There should be {max_length} at most.",
 }
 
 logger = logging.getLogger(__name__)
@@ -120,7 +122,7 @@ def _describe(item: dict[str, Any]) -> dict[str, str]:
 
 def _message(item: dict[str, Any]) -> str:
     if item["type"] in _MESSAGES:
-        return _MESSAGES[item["type"]]
+        return _MESSAGES[item["type"]].format_map(item.get("ctx", {}))
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, Exception):  # one of our own: it says all, where pydantic adds "Value error, "
         return str(cause)

@@ -349,7 +349,7 @@ def test_sweeps(eggs: Eggs, sessions: Sessions) -> None:
     assert f"is cancelled, ended {ended[:19].replace('T', ' ')}" in eggs("sweeps", "show", sweep["id"]).stdout
     refused(eggs("sweeps", "cancel", sweep["id"]), "no job left")
     refused(eggs("sweeps", "show", "sweep_x"), "No such sweep")
-    refused(eggs("sweeps", "submit", MODEL, "--vary", "method=ria"), "at least 2")
+    refused(eggs("sweeps", "submit", MODEL, "--vary", "method=ria"), "There should be 2 at least")
     assert eggs("sweeps", "submit", MODEL, "--vary", "method").returncode == ExitCode.USAGE
     twice = ["--set", "calibration=3", "--set", "calibration.samples=4"]
     refused(eggs("sweeps", "submit", MODEL, "--vary", "method=ria", *twice), "Leave one", code=ExitCode.USAGE)

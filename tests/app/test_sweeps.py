@@ -225,7 +225,7 @@ def test_a_sweep_is_its_projects_alone(client: TestClient, sessions: Sessions) -
 @pytest.mark.parametrize(
     ("request_body", "said"),
     [
-        ({"trials": [{}]}, "at least 2"),
+        ({"trials": [{}]}, "There should be 2 at least."),
         ({"trials": [{}, {"method": "eggs"}]}, "Trial 2 is the same run as trial 1"),
         ({"trials": [{}, {"method": "eggs", "effort": "balanced"}]}, "Trial 2 is the same run as trial 1"),
         ({"trials": [{}, {"method": "ria", "effort": "fast"}]}, "Trial 2: effort belongs to method eggs"),
