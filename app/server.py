@@ -26,6 +26,7 @@ from app.migrate import upgrade
 from app.protocol import BoundedProtocol
 from app.settings import Settings, get_settings
 from app.supervisor import WorkerSupervisor
+from eggs_core.listener import bound
 
 _SERVICE = "eggs-api"
 
@@ -52,6 +53,7 @@ def run(settings: Settings, *, with_worker: bool, listening: Callable[[str, str 
     """Serves until it is told to stop by a signal, then stops all that it has started.
 
     Calls `listening` with its address once requests can be sent there, and with the first key if it has made it.
+    Raises `CannotListen`.
     """
     logs.setup(settings.log_format)
     tracing.setup(_SERVICE)
@@ -61,8 +63,8 @@ def run(settings: Settings, *, with_worker: bool, listening: Callable[[str, str 
 
     for folder in (settings.data_dir, settings.artifacts_dir):
         folder.mkdir(parents=True, exist_ok=True)
-    # Ends the process where the port is taken, before there is a key to print.
-    listener = config("", settings.host, settings.port).bind_socket()
+    # Before there is a key to print, which would be lost where the port is taken.
+    listener = bound(settings.host, settings.port)
     key = prepare_database(settings)
     listener.listen()  # requests wait from now on
     host, port, *_ = listener.getsockname()

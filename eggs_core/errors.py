@@ -128,6 +128,11 @@ class ServingNotInstalled(EggsError):
         super().__init__("Serving needs the extra `serving`: pip install 'eggs[serving]'.")
 
 
+class CannotListen(EggsError):
+    code = "cannot-listen"
+    title = "The address cannot be listened on"
+
+
 class TooManyProcesses(EggsError):
     code = "too-many-processes"
     title = "More processes than there is work or GPUs for"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import SequenceTooLong, ServingNotInstalled
+from eggs_core.listener import bound
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -44,8 +45,9 @@ def serve(folder: Path, host: str, port: int, listening: Callable[[str], None]) 
     """Serves the model in `folder`, packed or not, until the process is told to stop.
 
     Calls `listening` with the address for clients once requests can be sent there. Raises `BrokenCheckpoint` where
-    the weights or their index cannot be read.
+    the weights or their index cannot be read, or `CannotListen`.
     """
+    listener = bound(host, port)
     Checkpoint(folder)  # of what is damaged transformers says nothing that helps
     from transformers.cli.serve import Serve
 
@@ -55,7 +57,6 @@ def serve(folder: Path, host: str, port: int, listening: Callable[[str], None]) 
             config = self.server.config
             config.app = _Front(config.app, folder)
             config.timeout_graceful_shutdown = _STOP_SECONDS  # what is being generated may take for ever
-            listener = config.bind_socket()
             listener.listen()
             host, port, *_ = listener.getsockname()
             listening(f"http://{host}:{port}/v1")

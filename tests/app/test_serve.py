@@ -15,6 +15,7 @@ import pytest
 from httpx_sse import connect_sse
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.cli.exit_codes import ExitCode
 from app.settings import Settings
 from tests.conftest import free_port, wait_for
 
@@ -249,16 +250,18 @@ def test_several_processes_end_with_the_one_that_started_them(start: Start) -> N
 
 def test_a_port_that_is_taken(start: Start, tmp_path: Path) -> None:
     port = start("--no-worker").url.rpartition(":")[2]
-    second = subprocess.run(
-        [*EGGS, "serve", "--port", port],
-        env=os.environ | Settings(data_dir=tmp_path / "other").environment() | {"EGGS_PORT": port},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert second.returncode != 0
-    assert "Address already in use" in second.stderr
-    assert "Traceback" not in second.stderr
+    environment = os.environ | Settings(data_dir=tmp_path / "other").environment()
+    elsewhere = ["--host", "nowhere.invalid", "--port", "0"]
+    for arguments, said in (
+        (["serve", "--port", port], f"Port {port} is taken. Stop what listens there, or take --port 0."),
+        (["serve", *elsewhere], "nowhere.invalid"),
+        (["serve-model", str(tmp_path), "--port", port], f"Port {port} is taken."),
+    ):
+        second = subprocess.run([*EGGS, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+        assert second.returncode == ExitCode.REFUSED
+        assert said in second.stderr
+        assert "Traceback" not in second.stderr
+        assert "eggs_" not in second.stdout
 
 
 def test_settings_survive_the_way_to_another_process(tmp_path: Path) -> None:
