@@ -95,3 +95,11 @@ def test_a_job_starts_from_another_one(page: Page, service: Service, jobs: dict[
     expect(page.locator(".title .state")).to_have_text("queued")
     made = read_job(service.sessions, page.url.rpartition("/")[2]).spec
     assert made == read_job(service.sessions, jobs["ria"]).spec | {"method": "wanda"}
+
+
+def test_what_another_job_has_by_default_is_shown(page: Page, jobs: dict[str, str]) -> None:
+    page.goto(f"/new?from={jobs['failed']}")
+    expect(page.get_by_label("Method").locator("option:checked")).to_have_text("eggs (default)")
+    page.get_by_text("Output", exact=True).first.click()
+    expect(page.get_by_label("Format").locator("option:checked")).to_have_text("both (default)")
+    shot(page, "new-from")

@@ -151,7 +151,8 @@ export function Field({ schema, at, form, required = false }) {
   if (one.enum || one.type === "boolean") {
     const choices = one.enum ?? [true, false];
     const standard = one.default ?? null;
-    control = html`<select ...${common} value=${value === undefined || value === null ? "" : String(value)} required=${required}
+    const left = !required && (value === undefined || value === null || value === standard); // to the default, which is one choice
+    control = html`<select ...${common} value=${left ? "" : String(value ?? "")} required=${required}
       onChange=${(event) => set(event.target.value === "" ? undefined : one.type === "boolean" ? event.target.value === "true" : event.target.value)}>
       ${!required && html`<option value="">${standard === null ? "as the method has it" : `${standard} (default)`}</option>`}
       ${choices.filter((choice) => required || choice !== standard).map((choice) => html`<option key=${choice} value=${String(choice)}>${one.type === "boolean" ? (choice ? "yes" : "no") : choice}</option>`)}</select>`;
