@@ -40,9 +40,12 @@ def test_a_job_is_followed_to_its_end(page: Page, service: Service) -> None:
         leases.confirm_cancelled(session, lease)
     expect(page.locator(".title .state")).to_have_text("cancelled")
     expect(page.locator(".live")).to_have_count(0)
-    page.get_by_role("button", name="Run again").click()
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    page.get_by_role("button", name="Run again").dblclick()
     expect(page.locator(".title .state")).to_have_text("queued")
     assert job_id not in page.url
+    assert sent == [f"{service.url}/v1/jobs"]
     again = page.url.rpartition("/")[2]
     assert read_job(service.sessions, again).spec == read_job(service.sessions, job_id).spec
 

@@ -104,6 +104,7 @@ export function Job({ id, session, token }) {
   const files = useLoaded((signal) => (job?.state === "succeeded" ? get(`${path}/artifacts`, { signal }) : null), [id, job?.state]);
   const [question, confirm] = useConfirm();
   const [failure, setFailure] = useState(null);
+  const [busy, setBusy] = useState(false);
   useTitle(job ? `${job.name ?? job.id}: ${job.state}` : "Job");
   const crumb = session && html`<p class="crumb"><a href="/jobs">← All jobs</a>${job?.sweep_id && html` · <a href=${`/sweeps/${job.sweep_id}`}>its sweep</a>`}</p>`;
   if (!job) return html`${crumb}<${Waiting} title="Job" error=${error} again=${again} lines=${6} label="Loading the job" />`;
@@ -122,12 +123,16 @@ export function Job({ id, session, token }) {
     if (!await confirm({ title: "Cancel this job?", text: "What it has done so far is lost. A job that runs stops after the block at hand.", yes: "Cancel the job" })) return;
     await attempt(async () => { await post(`${path}/cancel`); again(); });
   };
-  const repeat = () => attempt(async () => navigate(`/jobs/${(await post("/v1/jobs", requestOf(job))).id}`));
+  const repeat = async () => {
+    setBusy(true);
+    await attempt(async () => navigate(`/jobs/${(await post("/v1/jobs", requestOf(job))).id}`));
+    setBusy(false);
+  };
   const state = last && FINAL.includes(last.state) ? job.state : last?.state ?? job.state;
   return html`${crumb}
     <div class="title"><h1>${job.name ?? job.id}</h1><${State} state=${state} /><${Verdict} verdict=${job.verdict} />
       <div class="actions">${write && open && html`<button type="button" class="danger" disabled=${job.cancel_requested_at !== null} onClick=${cancel}>${job.cancel_requested_at ? "Cancelling…" : "Cancel"}</button>`}
-        ${write && !open && html`<button type="button" onClick=${repeat}>Run again</button>`}
+        ${write && !open && html`<button type="button" disabled=${busy} onClick=${repeat}>Run again</button>`}
         ${write && html`<a class="button" href=${`/new?from=${id}`}>Start from it</a>`}</div></div>
     <p class="sub">${job.spec.model} · ${pattern(job.spec.pattern)} · ${method(job.spec)} · submitted <${When} at=${job.created_at} />${
       job.started_at ? ` · ${open ? "running" : "ran"} for ${duration(secondsOf(job))}` : ""}${job.attempt > 1 ? ` · attempt ${job.attempt}` : ""} · <code>${job.id}</code></p>
