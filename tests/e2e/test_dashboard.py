@@ -53,6 +53,8 @@ def test_dark_and_narrow(page: Page, jobs: dict[str, str], name: str) -> None:
         ("/compare", "Nothing to compare"),
         ("/sweeps/sweep_00000000000000000000000000", "No such sweep"),
         ("/shared#eggs_share_nothing", "The link is over"),
+        ("/shared#eggs_sha", "The link is not whole"),
+        ("/shared", "The link is not whole"),
     ],
 )
 def test_what_is_not_there(page: Page, path: str, said: str) -> None:

@@ -278,6 +278,9 @@ def test_a_job_is_shared_by_a_link(
         stranger.set_viewport_size(PHONE)
         assert stranger.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         shot(stranger, "phone-shared")
+        stranger.goto("/shared#eggs_share_nothing")  # in the same page: only what is behind # has changed
+        expect(stranger.get_by_role("alert")).to_contain_text("The link is over")
+        expect(stranger.get_by_role("heading", name="smollm2 at 2:4")).to_have_count(0)
         stranger.goto(f"/jobs/{jobs['succeeded']}")
         expect(stranger.get_by_role("heading", name="Sign in")).to_be_visible()
         section.get_by_role("button", name="End share").click()

@@ -43,7 +43,11 @@ export const get = (path, options) => ask("GET", path, options);
 export const post = (path, body, options) => ask("POST", path, { body, ...options });
 
 export const signIn = (key) => ask("POST", "/v1/session", { headers: { Authorization: `Bearer ${key}` } });
-export const openLink = (token) => ask("POST", "/v1/shared", { headers: { Authorization: `Bearer ${token}` } });
+export const openLink = async (token) => {
+  // What else it may be, the service would take for a key.
+  if (!/^eggs_share_/.test(token)) throw new Refused(401, { title: "The link is not whole", detail: "A part of it is missing. Ask whoever sent it for it again." });
+  return ask("POST", "/v1/shared", { headers: { Authorization: `Bearer ${token}` } });
+};
 export const signOut = () => ask("DELETE", "/v1/session");
 
 let document_;

@@ -48,7 +48,11 @@ export function Links({ id }) {
 // The job of the link in the address. The part behind # stays in the browser.
 export function Shared({ children }) {
   const token = location.hash.slice(1);
-  const { data, error, again } = useLoaded(() => openLink(token), [token]);
+  return html`<${Opened} key=${token} token=${token}>${children}<//>`;
+}
+
+function Opened({ token, children }) {
+  const { data, error, again } = useLoaded(() => openLink(token), []);
   useTitle("A shared job");
   if (!data) return html`<${Waiting} title="A shared job" error=${error} again=${again} lines=${6} label="Opening the link" />`;
   return html`<p class="notice">You see this job by a link, which is good until ${moment(data.expires_at)}.</p>${children(data.job_id, token)}`;
