@@ -33,6 +33,11 @@ def test_a_job_is_followed_to_its_end(page: Page, service: Service) -> None:
     expect(page.locator(".log li").first).to_contain_text("Pruning, block 12 of 30")
     check_accessible(page)
     shot(page, "job-running")
+    told = "[...document.body.innerText.matchAll(/(?:running for|Elapsed)\\s+(\\d+) s/g)].map((found) => found[1])"
+    before = page.evaluate(told)
+    wait_for(lambda: page.evaluate(told)[0] != before[0])
+    title, below = page.evaluate(told)
+    assert title == below
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Cancel the job").click()
     expect(page.get_by_role("button", name="Cancelling…")).to_be_disabled()

@@ -8,9 +8,9 @@ export function size(bytes) {
   return `${Number(value.toPrecision(3))} ${units[0]}`;
 }
 
-export function duration(seconds) {
+export function duration(seconds, whole = Math.floor) {
   if (seconds === null || seconds === undefined) return "–";
-  if (seconds < 90) return `${Math.max(0, Math.ceil(seconds))} s`;
+  if (seconds < 90) return `${Math.max(0, whole(seconds))} s`;
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 

@@ -58,7 +58,6 @@ function useNow(on) {
 }
 
 function Live({ job, events, broken }) {
-  useNow(true);
   const last = events.at(-1);
   const progress = Math.max(job.progress, last?.progress ?? 0);
   const attempt = events.findLastIndex((event) => event.type === "job.running");
@@ -68,7 +67,7 @@ function Live({ job, events, broken }) {
   const elapsed = secondsOf(job);
   const left = progress > 0 && elapsed ? (elapsed * (1 - progress)) / progress : null;
   const facts = job.state === "queued" ? [["Waiting for", duration((Date.now() - new Date(job.created_at)) / 1000)]]
-    : [["Stage", (last?.stage ?? job.stage ?? "starting").replaceAll("_", " ")], ["Elapsed", duration(elapsed)], ["Left, about", duration(left)],
+    : [["Stage", (last?.stage ?? job.stage ?? "starting").replaceAll("_", " ")], ["Elapsed", duration(elapsed)], ["Left, about", duration(left, Math.ceil)],
       ["Blocks", blocks ? `${done} of ${blocks}` : "–"], ["Throughput", speed ? `${number(speed)} blocks/min` : "–"]];
   return html`<section class="card live"><h2>Progress</h2>
     <div class="bar"><${Progress} value=${progress} label="Progress of this job" /><strong>${percent(progress)}</strong></div>
@@ -105,6 +104,7 @@ export function Job({ id, session, token }) {
   const [question, confirm] = useConfirm();
   const [failure, setFailure] = useState(null);
   const [busy, setBusy] = useState(false);
+  useNow(job && !FINAL.includes(job.state));
   useTitle(job ? `${job.name ?? job.id}: ${job.state}` : "Job");
   const crumb = session && html`<p class="crumb"><a href="/jobs">← All jobs</a>${job?.sweep_id && html` · <a href=${`/sweeps/${job.sweep_id}`}>its sweep</a>`}</p>`;
   if (!job) return html`${crumb}<${Waiting} title="Job" error=${error} again=${again} lines=${6} label="Loading the job" />`;
