@@ -78,6 +78,13 @@ def test_more_jobs_than_fit_side_by_side(page: Page, service: Service) -> None:
     shot(page, "compare-many")
 
 
+def test_a_job_that_is_not_there_is_named(page: Page, jobs: dict[str, str]) -> None:
+    page.goto(f"/compare?job={jobs['succeeded']}&job=job_nothing")
+    expect(page.get_by_role("alert")).to_contain_text("job_nothing")
+    check_accessible(page)
+    shot(page, "compare-unknown")
+
+
 def test_jobs_without_a_report(page: Page, service: Service, jobs: dict[str, str]) -> None:
     page.goto(f"/compare?job={jobs['failed']}&job={jobs['queued']}")
     expect(page.get_by_role("row", name="No report yet")).to_be_visible()

@@ -55,6 +55,18 @@ def test_a_job_is_followed_to_its_end(page: Page, service: Service) -> None:
     assert read_job(service.sessions, again).spec == read_job(service.sessions, job_id).spec
 
 
+def test_a_page_whose_session_has_ended_elsewhere_asks_to_sign_in(page: Page, jobs: dict[str, str]) -> None:
+    """As after signing out in another tab: the stream ends, and the browser's next try is refused."""
+    ended = {"status": 200, "content_type": "text/event-stream", "body": "retry: 10\n\n"}
+    page.route("**/events", lambda route: route.fulfill(**ended))
+    page.goto(f"/jobs/{jobs['queued']}")
+    expect(page.get_by_role("heading", name="waits")).to_be_visible()
+    page.context.clear_cookies()
+    page.unroute("**/events")
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("Your session is over.")
+
+
 def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -> None:
     page.goto(f"/jobs/{jobs['succeeded']}")
     expect(page.get_by_role("heading", name="Report")).to_be_visible()

@@ -64,7 +64,10 @@ export function Compare() {
   useTitle("Compare jobs");
   const crumb = html`<p class="crumb"><a href="/jobs">← All jobs</a></p>`;
   const { data, error, again } = useLoaded(async (signal) => Promise.all(ids.map(async (id) => {
-    const job = await get(`/v1/jobs/${encodeURIComponent(id)}`, { signal });
+    const job = await get(`/v1/jobs/${encodeURIComponent(id)}`, { signal }).catch((refused) => {
+      if (refused.status === 404) refused.message = `\`${id}\`: ${refused.message}`;
+      throw refused;
+    });
     return { job, report: job.state === "succeeded" ? await get(`/v1/jobs/${encodeURIComponent(id)}/report`, { signal }) : null };
   })), [ids.join()]);
   if (ids.length < 2) return html`<div class="title"><h1>Compare jobs</h1></div><${Empty} title="Nothing to compare"><p>Select two or more <a href="/jobs">jobs</a>, then Compare.</p><//>`;

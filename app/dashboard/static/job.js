@@ -34,7 +34,11 @@ function useEvents(id) {
       if (FINAL.includes(event.state)) source.close();
     };
     for (const type of ["queued", "running", "progress", "cancel_requested", ...FINAL]) source.addEventListener(`job.${type}`, note);
-    source.onerror = () => setBroken(source.readyState !== EventSource.CLOSED);
+    source.onerror = () => {
+      const refused = source.readyState === EventSource.CLOSED;
+      setBroken(!refused);
+      if (refused) get(`/v1/jobs/${id}`).catch(() => {}); // which tells the page where the session is over, as the stream does not
+    };
     return () => { source.close(); clearTimeout(timer); };
   }, [id]);
   return { events, broken };
