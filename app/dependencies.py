@@ -6,7 +6,6 @@ Those that wait for nothing are coroutines, as FastAPI takes a turn in its threa
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from celery import Celery
 from fastapi import Depends, Request, Security
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
@@ -15,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.artifacts.store import Store
 from app.keys.service import Principal, Scope
 from app.problems import Problem
+from app.queue import Doorbell
 from app.secrets import Secrets
 from app.sessions.service import COOKIE, CSRF_HEADER
 from app.settings import Settings
@@ -40,8 +40,8 @@ async def _secrets(request: Request) -> Secrets:
     return request.app.state.secrets  # type: ignore[no-any-return]
 
 
-async def _celery(request: Request) -> Celery:
-    return request.app.state.celery
+async def _doorbell(request: Request) -> Doorbell:
+    return request.app.state.doorbell  # type: ignore[no-any-return]
 
 
 async def _session(request: Request) -> AsyncIterator[Session]:
@@ -120,7 +120,7 @@ ReadersDep = Annotated[sessionmaker[Session], Depends(_readers)]
 SessionsDep = Annotated[sessionmaker[Session], Depends(_sessions)]
 StoreDep = Annotated[Store, Depends(_store)]
 SecretsDep = Annotated[Secrets, Depends(_secrets)]
-CeleryDep = Annotated[Celery, Depends(_celery)]
+DoorbellDep = Annotated[Doorbell, Depends(_doorbell)]
 # scope="function": commits before the answer is sent, so that a failed commit is not answered with success.
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
 PrincipalDep = Annotated[Principal, Depends(_principal)]

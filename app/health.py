@@ -4,12 +4,13 @@ from collections.abc import MutableMapping
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from app.dependencies import CeleryDep, ReadersDep
+from app.dependencies import DoorbellDep, ReadersDep
 from app.examples import example
-from app.readiness import Readiness, look
+from app.readiness import Readiness, judge
 
 router = APIRouter(tags=["Health"])
 
@@ -28,7 +29,7 @@ class Health(BaseModel):
 
 
 @router.get("/healthz", summary="Is the process alive?")
-def healthz() -> Health:
+async def healthz() -> Health:
     """Answers as long as the process does; asks nothing else."""
     return Health()
 
@@ -38,8 +39,8 @@ def healthz() -> Health:
     summary="Can requests be served?",
     responses={503: {"model": Readiness, "description": "Not ready."}},
 )
-def readyz(response: Response, readers: ReadersDep, celery: CeleryDep) -> Readiness:
+async def readyz(response: Response, readers: ReadersDep, doorbell: DoorbellDep) -> Readiness:
     """200 where the database answers and its schema is current, else 503."""
-    readiness = look(readers, celery)
+    readiness = await run_in_threadpool(judge, readers, broker=await doorbell.reaches_broker())
     response.status_code = 200 if readiness.status == "ready" else 503
     return readiness

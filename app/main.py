@@ -25,7 +25,7 @@ from app.jobs.watch import Watch
 from app.keys import endpoints as keys
 from app.keys.middleware import KeyMiddleware
 from app.masks import endpoints as masks
-from app.queue import make_celery
+from app.queue import Doorbell, make_celery
 from app.request_id import RequestId
 from app.secrets import Secrets
 from app.security_headers import SecurityHeaders
@@ -86,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The rest is for what lets go of its connection by itself: keys, event streams, metrics, and what sends.
     app.state.turns = asyncio.Semaphore(CONNECTIONS * 3 // 4)
     app.state.watch = watch
-    app.state.celery = celery
+    app.state.doorbell = Doorbell(celery)
     app.state.store = store
     app.state.secrets = secrets
     app.state.resolvers = CapacityLimiter(4)

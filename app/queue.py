@@ -4,10 +4,13 @@ The database is the truth. A message may be lost, repeated or late and changes n
 database, and the dispatcher rings again for jobs that nobody has come for.
 """
 
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from contextvars import copy_context
+from typing import Any, TypeVar
 
 from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
@@ -16,6 +19,8 @@ from app.settings import Settings
 
 TASK_NAME = "eggs.prune"
 _TIMEOUT_SECONDS = 2
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +96,41 @@ def waiting_messages(celery: Celery) -> int | None:
         return None
 
 
+class Doorbell:
+    """The broker as requests ask it: in a thread of its own, and for no longer than a moment.
+
+    One that takes connections and never answers would come to hold all threads that requests share.
+    """
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._thread = ThreadPoolExecutor(1, "doorbell")
+
+    async def ring(self, job_id: str) -> None:
+        """As the function `ring`. What waits too long for those before it is not done."""
+        if await self._ask(ring, job_id) is None:
+            logger.warning("The broker does not answer; %s may have to be offered again", job_id)
+
+    async def reaches_broker(self) -> bool:
+        """Whether the broker answers."""
+        return await self._ask(waiting_messages) is not None
+
+    async def _ask(self, question: Callable[..., T], *arguments: Any) -> T | None:
+        asked = self._thread.submit(copy_context().run, question, self._celery, *arguments)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(asked), _TIMEOUT_SECONDS)
+        except TimeoutError:
+            return None
+
+
 @contextmanager
 def _connect(celery: Celery) -> Iterator[Any]:
     """A connection; all that can go wrong on it, in its transport's own exceptions, is raised as `BrokerDown`."""
     connection = celery.connection_for_write()
+    if connection.transport.driver_type == "amqp":
+        # RabbitMQ that is short of memory or disk takes what is published, and reads none of it. Not in
+        # `make_celery`: workers wait for messages, however long there are none.
+        connection.transport_options = {"read_timeout": _TIMEOUT_SECONDS, "write_timeout": _TIMEOUT_SECONDS}
     failures = (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
     try:
         with connection:

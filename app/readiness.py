@@ -28,7 +28,12 @@ class Readiness(BaseModel):
 
 
 def look(readers: sessionmaker[Session], celery: Celery) -> Readiness:
-    """Ready where the database answers and its schema is current."""
+    """Asks the database and the broker."""
+    return judge(readers, broker=waiting_messages(celery) is not None)
+
+
+def judge(readers: sessionmaker[Session], *, broker: bool) -> Readiness:
+    """Ready where the database answers and its schema is current. `broker`: whether that answers."""
     database: Literal["ok", "unreachable"] = "ok"
     migrations: Literal["current", "behind", "unknown"] = "unknown"
     try:
@@ -40,5 +45,5 @@ def look(readers: sessionmaker[Session], celery: Celery) -> Readiness:
         status="ready" if migrations == "current" else "not_ready",
         database=database,
         migrations=migrations,
-        broker="unreachable" if waiting_messages(celery) is None else "ok",
+        broker="ok" if broker else "unreachable",
     )

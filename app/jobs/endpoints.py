@@ -3,14 +3,13 @@
 import logging
 from typing import Annotated, Any
 
-from celery import Celery
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import StringConstraints
 
 from app import idempotency, logs
 from app.artifacts import service as artifacts
-from app.dependencies import CeleryDep, PrincipalDep, ReadersDep, SecretsDep, SessionDep, SettingsDep
+from app.dependencies import DoorbellDep, PrincipalDep, ReadersDep, SecretsDep, SessionDep, SettingsDep
 from app.idempotency import IdempotencyKeyHeader
 from app.jobs import service, sse
 from app.jobs.lineage import Lineage
@@ -28,7 +27,7 @@ from app.jobs.schemas import (
 )
 from app.openapi import problems
 from app.problems import Problem
-from app.queue import ring
+from app.queue import Doorbell
 from eggs_core.report import Report
 from eggs_core.spec import Method
 
@@ -49,7 +48,7 @@ def submit(
     settings: SettingsDep,
     principal: PrincipalDep,
     secrets: SecretsDep,
-    celery: CeleryDep,
+    doorbell: DoorbellDep,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> JobResource:
     """Checks the request and queues the job; a worker takes it as soon as one is free.
@@ -60,15 +59,15 @@ def submit(
     job, replayed = service.submit(session, settings, secrets, principal, body, idempotency_key)
     idempotency.answer(request, response, "get_job", replayed, job_id=job.id)
     if not replayed:
-        background.add_task(announce, celery, job.id)  # runs after the answer, and so after the commit
+        background.add_task(announce, doorbell, job.id)  # runs after the answer, and so after the commit
     return JobResource.of(job)
 
 
-def announce(celery: Celery, job_id: str) -> None:
+async def announce(doorbell: Doorbell, job_id: str) -> None:
     """Rings for a new job, once it is committed."""
     with logs.bound(job_id=job_id):
         logger.info("Submitted")
-        ring(celery, job_id)
+        await doorbell.ring(job_id)
 
 
 METADATA = "metadata."

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
 
 from app import idempotency
-from app.dependencies import CeleryDep, PrincipalDep, SessionDep, SettingsDep
+from app.dependencies import DoorbellDep, PrincipalDep, SessionDep, SettingsDep
 from app.idempotency import IdempotencyKeyHeader
 from app.jobs.endpoints import announce
 from app.jobs.schemas import SWEEP_ID_PATTERN
@@ -27,7 +27,7 @@ def submit(
     session: SessionDep,
     settings: SettingsDep,
     principal: PrincipalDep,
-    celery: CeleryDep,
+    doorbell: DoorbellDep,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> SweepResource:
     """Queues the jobs of several trials over one model: all of them, or none where one is refused."""
@@ -35,7 +35,7 @@ def submit(
     idempotency.answer(request, response, "get_sweep", replayed, sweep_id=sweep.id)
     if not replayed:
         for job_id in dict.fromkeys(trial["job_id"] for trial in sweep.trials):
-            background.add_task(announce, celery, job_id)
+            background.add_task(announce, doorbell, job_id)
     return comparison.resource(session, sweep)
 
 

@@ -119,4 +119,4 @@ def test_the_rounds_wait_for_no_writer(sessions: Sessions, settings: Settings) -
     with sessions.begin() as writer:
         assert writer.get(Job, job_id)
         with TestClient(app):
-            wait_for(lambda: waiting_messages(app.state.celery), seconds=25)  # a lock is waited for 30
+            wait_for(lambda: waiting_messages(make_celery(settings)), seconds=25)  # a lock is waited for 30

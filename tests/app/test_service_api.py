@@ -4,19 +4,24 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from kombu import Connection
 from sqlalchemy import text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.jobs.models import Job
 from app.main import create_app
+from app.queue import BrokerDown
 from app.settings import Settings
 from tests.app.build import make_key
+from tests.app.conftest import RunningServer
 from tests.app.test_jobs_api import code
 
 
@@ -66,6 +71,29 @@ def test_a_broker_that_is_down(tmp_path: Path, settings: Settings, sessions: ses
         headers = {"Authorization": f"Bearer {make_key(sessions)[1]}"}
         response = client.post("/v1/jobs", json={"model": "smollm2-135m-instruct"}, headers=headers)
         assert response.status_code == 201
+
+
+def test_a_broker_that_takes_connections_and_never_answers(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many jobs are submitted, no other request waits for it, and `/readyz` not for long."""
+    released = threading.Event()
+
+    def connect(_: Celery) -> Connection:
+        released.wait()
+        raise BrokerDown("It never answers.")
+
+    monkeypatch.setattr(Celery, "connection_for_write", connect)
+    try:
+        with server.client() as client:
+            for _ in range(45):  # requests share 40 threads
+                assert client.post("/v1/jobs", json={"model": "smollm2-135m-instruct"}).status_code == 201
+            assert client.get("/healthz").status_code == 200
+            assert len(client.get("/v1/jobs", params={"limit": 100}).json()["data"]) == 45
+            ready = client.get("/readyz")
+            assert (ready.status_code, ready.json()["broker"]) == (200, "unreachable")
+    finally:
+        released.set()
 
 
 def test_a_defect_of_ours_leaks_nothing(client: TestClient, sessions: sessionmaker[Session]) -> None:

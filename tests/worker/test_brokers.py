@@ -216,3 +216,17 @@ def test_no_job_is_lost_and_none_is_run_twice(
         assert types == ["job.queued", "job.running", "job.succeeded"]
         assert read_job(sessions, job_id).attempt == 1
     assert [worker.poll() for worker in workers] == [None, None]
+
+
+@pytest.mark.timeout(120)
+def test_rabbitmq_that_is_short_of_memory_is_not_waited_for(settings: Settings, tmp_path: Path) -> None:
+    """It takes connections then, and reads nothing of what is published on them."""
+    broker = rabbitmq(tmp_path)
+    with (tmp_path / "rabbitmq.conf").open("a") as conf:
+        conf.write("vm_memory_high_watermark.absolute = 1MB\n")
+    broker.start()
+    settings.broker_url = broker.url
+    try:
+        ring(make_celery(settings), "job_1")
+    finally:
+        broker.kill()
