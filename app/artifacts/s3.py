@@ -12,6 +12,8 @@ from eggs_core.errors import StoreUnavailable
 from eggs_core.s3 import bucket_and_key, explained, make_client
 
 if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
     from app.artifacts.store import StoredFile
 
 PART_BYTES = 16 * 2**20
@@ -19,6 +21,9 @@ PART_BYTES = 16 * 2**20
 _MOST_PARTS = 10_000
 _PARTS_AT_A_TIME = 4
 _URL_SECONDS = 900
+# Of reads, which requests wait for, where whoever publishes has time.
+_READ_SECONDS = 5
+_READ_TRIES = 2
 _SHA256 = "sha256"
 
 
@@ -33,6 +38,7 @@ class S3Store:
         self._bucket, prefix = bucket_and_key(url)
         self._prefix = f"{prefix}/" if prefix else ""
         self._client = make_client()
+        self._reader = _impatient(self._client)
         self._signer = make_client(public_endpoint_url) if public_endpoint_url else self._client
 
     def put(self, folder: Path, location: str, files: Sequence["StoredFile"], check: Callable[[], None]) -> None:
@@ -68,8 +74,8 @@ class S3Store:
         wanted = f"bytes={start}-{start + length - 1}"
         with explained("reading files"):
             try:
-                return self._client.get_object(Bucket=self._bucket, Key=key, Range=wanted)["Body"].read()
-            except self._client.exceptions.NoSuchKey as error:
+                return self._reader.get_object(Bucket=self._bucket, Key=key, Range=wanted)["Body"].read()
+            except self._reader.exceptions.NoSuchKey as error:
                 raise FileNotFoundError(key) from error
 
     def remove(self, location: str) -> None:
@@ -154,6 +160,19 @@ class S3Store:
         for page in pages:
             for upload in page.get("Uploads", []):
                 yield upload["Key"], upload["UploadId"]
+
+
+def _impatient(client: "S3Client") -> "S3Client":
+    """The same client, for who does not wait long."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=_READ_SECONDS,
+        read_timeout=_READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": _READ_TRIES},
+    )
+    return boto3.client("s3", config=client.meta.config.merge(config), endpoint_url=client.meta.endpoint_url)
 
 
 def _take(sending: dict[Future[Any], int], tags: dict[int, str]) -> None:

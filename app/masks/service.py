@@ -1,11 +1,11 @@
 """Rules on masks: they are read, a window at a time, from where the job's packed checkpoint is kept."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from app.artifacts import service as artifacts
 from app.artifacts.models import Artifact
@@ -30,31 +30,44 @@ class _Place:
     file: Artifact
 
 
-def of_job(session: Session, store: Store, project: str, job_id: str) -> tuple[Job, list[dict[str, Any]]]:
+@dataclass(frozen=True, slots=True)
+class _Pruned:
+    """A job that succeeded, with what the database has of it."""
+
+    job: Job
+    layers: Sequence[dict[str, Any]]
+    files: Mapping[str, Artifact]
+
+
+def of_job(
+    readers: sessionmaker[Session], store: Store, project: str, job_id: str
+) -> tuple[Job, list[dict[str, Any]]]:
     """A job that succeeded, and those layers of its report whose masks can be had.
 
     None of those that were left in dense form only, where a zero may be a weight that is kept; nor of experts that
     a model fuses into one parameter. Raises a 404 or 409 `Problem` as the report, or 410 where files were removed.
     """
-    job, report = jobs.succeeded(session, project, job_id)
-    places = _places(session, store, job)
-    return job, [layer for layer in report["layers"] if _find(places, layer["name"]) is not None]
+    pruned = _pruned(readers, project, job_id)
+    places = _places(store, pruned)
+    return pruned.job, [layer for layer in pruned.layers if _find(places, layer["name"]) is not None]
 
 
-def picture(session: Session, store: Store, project: str, job_id: str, layer: str, window: Window) -> bytes:
+def picture(
+    readers: sessionmaker[Session], store: Store, project: str, job_id: str, layer: str, window: Window
+) -> bytes:
     """A window of a layer's mask as a PNG, cut where it leaves the mask.
 
     Raises as `of_job` does, a 404 `Problem` where there is no such mask, and 422 for a window beside it.
     """
-    job, report = jobs.succeeded(session, project, job_id)
-    shapes = {each["name"]: each["shape"] for each in report["layers"]}
-    place = _find(_places(session, store, job), layer) if layer in shapes else None
+    pruned = _pruned(readers, project, job_id)
+    shapes = {each["name"]: each["shape"] for each in pruned.layers}
+    place = _find(_places(store, pruned), layer) if layer in shapes else None
     if place is None:
         raise Problem(
             "mask-not-found",
             "The job has no such mask",
             404,
-            f"GET /v1/jobs/{job.id}/masks lists those it has: of layers that were left in packed form.",
+            f"GET /v1/jobs/{job_id}/masks lists those it has: of layers that were left in packed form.",
         )
     rows, columns = shapes[layer]
     if window.row >= rows or window.column >= columns:
@@ -66,7 +79,7 @@ def picture(session: Session, store: Store, project: str, job_id: str, layer: st
         )
 
     def read(start: int, length: int) -> bytes:
-        return artifacts.read(store, job, place.file, start, length)
+        return artifacts.read(store, pruned.job, place.file, start, length)
 
     stored = read_header(read, place.file.name)[place.tensor]
     return draw(
@@ -74,16 +87,24 @@ def picture(session: Session, store: Store, project: str, job_id: str, layer: st
     )
 
 
-def _places(session: Session, store: Store, job: Job) -> Mapping[str, _Place]:
+def _pruned(readers: sessionmaker[Session], project: str, job_id: str) -> _Pruned:
+    # The connection is back before the store is asked, which may take long to answer.
+    with readers() as session:
+        job, report = jobs.succeeded(session, project, job_id)
+        return _Pruned(job, report["layers"], {file.name: file for file in artifacts.of_job(session, job)})
+
+
+def _places(store: Store, pruned: _Pruned) -> Mapping[str, _Place]:
     """Where masks are, by their layers' names in the checkpoint, and by those without their first part."""
-    files = {artifact.name: artifact for artifact in artifacts.of_job(session, job)}
     found: dict[str, _Place] = {}
     for folder in _FOLDERS:
-        if (index := files.get(folder + INDEX)) is None:
+        if (index := pruned.files.get(folder + INDEX)) is None:
             continue
-        for tensor, name in json.loads(artifacts.read(store, job, index, 0, index.bytes))["weight_map"].items():
+        for tensor, name in json.loads(artifacts.read(store, pruned.job, index, 0, index.bytes))[
+            "weight_map"
+        ].items():
             if tensor.endswith(_SUFFIX):
-                layer, place = tensor.removesuffix(_SUFFIX), _Place(tensor, files[folder + name])
+                layer, place = tensor.removesuffix(_SUFFIX), _Place(tensor, pruned.files[folder + name])
                 found[layer] = place
                 found.setdefault(_without_prefix(layer), place)
         if found:

@@ -2,7 +2,9 @@
 
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Semaphore
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from app.artifacts.local import LocalStore
 from app.examples import REPORT
 from app.jobs import leases
 from app.jobs.leases import NewArtifact
@@ -23,6 +26,7 @@ from eggs_core.pattern import NMPattern
 from eggs_core.pipeline import prune
 from eggs_core.spec import PruneSpec
 from tests.app.build import make_job
+from tests.app.conftest import RunningServer
 from tests.app.test_jobs_api import code
 from tests.app.test_leases import must_claim
 from tests.tiny_models import MakeModel
@@ -160,3 +164,25 @@ def test_what_has_no_mask(
         Path(file).unlink()
     gone = client.get(f"/v1/jobs/{job_id}/masks/{LAYER}")
     assert (gone.status_code, code(gone)) == (410, "artifact-gone")
+
+
+def test_a_store_that_does_not_answer_holds_up_no_other_request(
+    server: RunningServer, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answers = Semaphore(0), Event()
+
+    def read(*_: object) -> bytes:
+        asked.release()
+        answers.wait()
+        raise FileNotFoundError
+
+    monkeypatch.setattr(LocalStore, "read", read)
+    with server.client() as client, ThreadPoolExecutor(45) as pool:  # requests share 40 threads
+        try:
+            drawn = [pool.submit(client.get, f"/v1/jobs/{job_id}/masks/{LAYER}") for _ in range(45)]
+            for _ in range(8):
+                assert asked.acquire(timeout=60)
+            assert client.get("/v1/jobs").status_code == 200
+        finally:
+            answers.set()
+        assert {answer.result().status_code for answer in drawn} == {410}

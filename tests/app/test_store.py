@@ -251,6 +251,19 @@ def test_removing_takes_half_an_upload_and_leaves_others(bucket: str, finished: 
     assert keys_in(bucket) == {"theirs/job_1/a/sub dir/ä.txt"}
 
 
+def test_a_read_that_gets_no_answer_is_given_up_soon(
+    way: Way, bucket: str, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_READ_SECONDS", 1)
+    store = S3Store(f"s3://{bucket}")
+    store.put(finished.folder, "job_1/a", finished.files, go_on)
+    way.sent.clear()
+    way.fault = lambda method, path: "late"
+    with pytest.raises(StoreUnavailable, match="could not be used for reading"):
+        store.read("job_1/a", finished.files[0], 0, 1)
+    assert len(way.sent) == 2
+
+
 def test_a_store_that_is_not_there(object_store: ObjectStore, finished: Finished) -> None:
     with pytest.raises(StoreUnavailable, match="could not be used for publishing"):
         S3Store("s3://no-such-bucket").put(finished.folder, "job_1/a", finished.files, go_on)
