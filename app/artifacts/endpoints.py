@@ -54,6 +54,14 @@ def download(
     if not_modified(request.headers, artifact.sha256):
         return Response(status_code=304, headers={"ETag": f'"{artifact.sha256}"'})
     found = service.find(store, job, artifact)
+    if isinstance(found, str) and request.method == "HEAD":  # what a URL is signed for is GET alone
+        headers = {
+            "Content-Length": str(artifact.bytes),
+            "Accept-Ranges": "bytes",
+            "ETag": f'"{artifact.sha256}"',
+            "Cache-Control": "no-store",
+        }
+        return Response(media_type=artifact.media_type, headers=headers)
     if isinstance(found, str):
         return RedirectResponse(found, headers={"Cache-Control": "no-store"})
     return FileDownload(found, artifact, request.headers)

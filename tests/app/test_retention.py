@@ -188,6 +188,8 @@ def test_a_download_leads_to_the_store_and_needs_no_key_there(
         assert (answer.status_code, answer.content) == (307, b"")
         assert answer.headers["cache-control"] == "no-store"
         assert download(answer.headers["location"]) == FILES["sub dir/ä.txt"]
+        head = client.head(f"/v1/jobs/{job_id}/artifacts/sub dir/ä.txt", follow_redirects=False)
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(FILES["sub dir/ä.txt"])))
         assert client.get(f"/v1/jobs/{job_id}/artifacts/secret", follow_redirects=False).status_code == 404
         client.headers["Authorization"] = f"Bearer {make_key(sessions, 'another')[1]}"
         assert client.get(f"/v1/jobs/{job_id}/artifacts/empty", follow_redirects=False).status_code == 404
