@@ -99,6 +99,14 @@ async def _principal(request: Request, principal: KeyHolderDep) -> Principal:
     return _allowed(principal, Scope.JOBS_READ if _reads(request) else Scope.JOBS_WRITE)
 
 
+PrincipalDep = Annotated[Principal, Depends(_principal)]
+
+
+async def _sharer(principal: PrincipalDep) -> Principal:
+    """Whoever may change jobs and read them: a link lets others read, and nobody gives what they do not have."""
+    return _allowed(principal, Scope.JOBS_READ)
+
+
 async def _admin(principal: KeyHolderDep) -> Principal:
     return _allowed(principal, Scope.ADMIN)
 
@@ -123,5 +131,5 @@ SecretsDep = Annotated[Secrets, Depends(_secrets)]
 DoorbellDep = Annotated[Doorbell, Depends(_doorbell)]
 # scope="function": commits before the answer is sent, so that a failed commit is not answered with success.
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
-PrincipalDep = Annotated[Principal, Depends(_principal)]
+SharerDep = Annotated[Principal, Depends(_sharer)]
 AdminDep = Annotated[Principal, Depends(_admin)]

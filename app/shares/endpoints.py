@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from app.dependencies import KeyHolderDep, PrincipalDep, SessionDep
+from app.dependencies import KeyHolderDep, PrincipalDep, SessionDep, SharerDep
 from app.jobs.endpoints import JobId
 from app.openapi import problems
 from app.shares import service
@@ -16,10 +16,11 @@ _OF_A_JOB = "/v1/jobs/{job_id}/shares"
 
 
 @router.post(_OF_A_JOB, status_code=201, summary="Make a link to a job", responses=problems(403, 404))
-def create(job_id: JobId, body: ShareCreate, session: SessionDep, principal: PrincipalDep) -> CreatedShare:
+def create(job_id: JobId, body: ShareCreate, session: SessionDep, principal: SharerDep) -> CreatedShare:
     """A link that shows this job to whoever has it: how it stands, its events, report, masks and files.
 
-    It changes nothing, opens nothing else, and ends with the key that made it.
+    It changes nothing, opens nothing else, and ends with the key that made it, which needs the scope `jobs:read`
+    besides.
     """
     return CreatedShare.of_new(*service.create(session, principal, job_id, body.expires_at))
 

@@ -41,7 +41,6 @@ def test_a_key_opens_what_its_scope_says(scope: Scope, anonymous: TestClient, se
         ("POST", "/v1/sweeps"): Scope.JOBS_WRITE,
         ("POST", "/v1/estimates"): Scope.JOBS_WRITE,
         ("GET", f"/v1/jobs/{job_id}/shares"): Scope.JOBS_READ,
-        ("POST", f"/v1/jobs/{job_id}/shares"): Scope.JOBS_WRITE,
         ("DELETE", f"/v1/jobs/{job_id}/shares/share_unknown"): Scope.JOBS_WRITE,
         ("GET", "/v1/workers"): Scope.ADMIN,
         ("GET", "/v1/files"): Scope.JOBS_READ,
@@ -68,6 +67,14 @@ def test_a_key_opens_what_its_scope_says(scope: Scope, anonymous: TestClient, se
             assert response.status_code == 403, path
             if method != "HEAD":
                 assert (code(response), response.json()["scope"]) == ("scope-missing", wanted)
+
+
+@pytest.mark.parametrize("scope", service.DEFAULT_SCOPES)
+def test_a_link_takes_a_key_that_reads_and_writes(scope: Scope, anonymous: TestClient, sessions: Sessions) -> None:
+    path = f"/v1/jobs/{make_job(sessions)}/shares"
+    response = anonymous.post(path, json={}, headers=key_with(sessions, scope))
+    assert (response.status_code, code(response)) == (403, "scope-missing")
+    assert anonymous.post(path, json={}, headers=key_with(sessions, *service.DEFAULT_SCOPES)).status_code == 201
 
 
 def test_a_key_that_has_expired_opens_nothing(anonymous: TestClient, sessions: Sessions) -> None:
