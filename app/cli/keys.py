@@ -51,7 +51,10 @@ def create(
         list[service.Scope] | None,
         typer.Option(help="What it may be used for, several times if need be; by default jobs alone."),
     ] = None,
-    expires_in_days: Annotated[float | None, typer.Option(min=0, help="After so long it opens nothing.")] = None,
+    expires_in_days: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=36_500, help="After so long it opens nothing."),
+    ] = None,
     max_queued_jobs: Annotated[
         int | None,
         typer.Option(min=0, max=MOST, help="Jobs that may wait, beside those that may run."),

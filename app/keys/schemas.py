@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.examples import example, example_list
+from app.expiry import Expiry
 from app.keys.limits import NONE, KeyLimits
 from app.keys.models import ApiKey
 from app.keys.service import DEFAULT_SCOPES, Scope
@@ -29,14 +30,14 @@ class KeyCreate(BaseModel):
     """A key to be made, for the project of the key that asks."""
 
     model_config = ConfigDict(extra="forbid") | example(
-        {"name": "nightly pipeline", "scopes": ["jobs:read", "jobs:write"], "expires_at": "2027-05-04T00:00:00Z"}
+        {"name": "nightly pipeline", "scopes": ["jobs:read", "jobs:write"], "expires_at": "2099-05-04T00:00:00Z"}
     )
 
     name: str = Field("", max_length=128, pattern=r"^[^\x00]*$", description="What the key is for.")
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))] = Field(
         list(DEFAULT_SCOPES), description="What it may be used for."
     )
-    expires_at: AwareDatetime | None = Field(None, description="When it stops opening anything; never by default.")
+    expires_at: Expiry | None = Field(None, description="When it stops opening anything; never by default.")
     limits: KeyLimits = Field(
         NONE, description="What it may take, where that is less than the installation allows."
     )

@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.examples import JOB_ID, example, example_list
+from app.expiry import Expiry
 from app.pages import Page
 from app.shares.models import ShareLink
 
@@ -23,11 +24,9 @@ _CREATED = _SHARE | {"token": _TOKEN, "url": f"/shared#{_TOKEN}"}
 class ShareCreate(BaseModel):
     """A link to be made."""
 
-    model_config = ConfigDict(extra="forbid") | example({"expires_at": "2026-05-11T09:30:00Z"})
+    model_config = ConfigDict(extra="forbid") | example({"expires_at": "2099-05-11T09:30:00Z"})
 
-    expires_at: AwareDatetime | None = Field(
-        None, description="When it stops opening anything; in a week by default."
-    )
+    expires_at: Expiry | None = Field(None, description="When it stops opening anything; in a week by default.")
 
 
 class ShareResource(BaseModel):

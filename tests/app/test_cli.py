@@ -306,6 +306,8 @@ def test_keys_of_a_service(eggs: Eggs, server: RunningServer, admin_key: str) ->
     refused(eggs("keys", "list", "--url", server.url), "scope")
     refused(eggs("keys", "revoke", "key_x", *by_service), "No such key")
     assert eggs("keys", "create", "--project", "other", *by_service).returncode == ExitCode.USAGE
+    for days in ("0", "99999999999"):
+        assert eggs("keys", "create", "--expires-in-days", days).returncode == ExitCode.USAGE
 
 
 def test_sweeps(eggs: Eggs, sessions: Sessions) -> None:

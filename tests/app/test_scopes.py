@@ -16,6 +16,12 @@ from tests.app.test_jobs_api import code
 
 Sessions = sessionmaker[Session]
 BODY = {"model": "smollm2-135m-instruct"}
+NO_EXPIRY = (
+    "2020-01-01T00:00:00Z",
+    "0001-01-01T00:00:00+12:00",
+    "9999-12-31T23:59:59Z",
+    "9999-12-31T23:59:59-12:00",
+)
 
 
 def key_with(sessions: Sessions, *scopes: Scope, project: str = "default", **options: Any) -> dict[str, str]:
@@ -112,6 +118,7 @@ def test_keys_are_made_listed_and_ended(anonymous: TestClient, sessions: Session
         {"scopes": []},
         {"scopes": ["jobs:delete"]},
         {"expires_at": "2030-01-01T00:00:00"},
+        *({"expires_at": moment} for moment in NO_EXPIRY),
         {"name": "x" * 129},
         {"name": "nul \0"},
         {"project": "another"},

@@ -23,7 +23,7 @@ from tests.app.build import make_job
 from tests.app.test_artifacts_api import CONTENT, SHA256
 from tests.app.test_jobs_api import code
 from tests.app.test_leases import must_claim
-from tests.app.test_scopes import key_with
+from tests.app.test_scopes import NO_EXPIRY, key_with
 
 Sessions = sessionmaker[Session]
 READABLE = ("", "/events", "/report", "/lineage", "/artifacts", "/artifacts/model.safetensors", "/masks")
@@ -141,10 +141,9 @@ def test_a_link_ends(anonymous: TestClient, shared: Shared, sessions: Sessions, 
         assert code(anonymous.delete(f"{path}/{shared.link['id']}", headers=shared.owner)) == "share-not-found"
         assert anonymous.get(path, headers=shared.owner).json()["data"] == []
     elif end == "expired":
-        past = {"expires_at": (utcnow() - timedelta(seconds=1)).isoformat()}
         with sessions.begin() as session:
             session.execute(update(ShareLink).values(expires_at=utcnow() - timedelta(seconds=1)))
-        anonymous.post(path, headers=shared.owner, json=past)
+        anonymous.post(path, headers=shared.owner, json={})
         listed = anonymous.get(path, headers=shared.owner).json()["data"]
         assert shared.link["id"] not in [link["id"] for link in listed], "it was removed when another one was made"
     else:
@@ -153,6 +152,12 @@ def test_a_link_ends(anonymous: TestClient, shared: Shared, sessions: Sessions, 
     for sent in (shared.headers, {"Cookie": f"{COOKIE}={shared.link['token']}"}):
         answer = anonymous.get(shared.path, headers=sent)
         assert (answer.status_code, code(answer)) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("moment", NO_EXPIRY)
+def test_a_link_ends_some_day_that_is_to_come(anonymous: TestClient, shared: Shared, moment: str) -> None:
+    answer = anonymous.post(f"{shared.path}/shares", headers=shared.owner, json={"expires_at": moment})
+    assert (answer.status_code, code(answer)) == (422, "invalid-request")
 
 
 def test_what_is_stored_opens_nothing(anonymous: TestClient, shared: Shared, sessions: Sessions) -> None:
