@@ -123,6 +123,7 @@ def make_engine(database_url: str) -> Engine:
     if url.get_backend_name() != "sqlite":
         url = url.set(query={"connect_timeout": "5"} | dict(url.query))  # what the URL says goes before
         engine = create_engine(url, pool_size=CONNECTIONS, max_overflow=0)
+        event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "checkin", _note_use)
         event.listen(engine, "checkout", partial(_ping, engine.dialect))
         return engine
@@ -159,6 +160,14 @@ def _ping(
             dialect.do_ping(connection)
         except dialect.loaded_dbapi.Error as error:
             raise DisconnectionError from error  # and the pool takes another
+
+
+def _prepare_postgresql(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    # Whatever the server's own is: in one east of UTC the last hours of the year 9999 are no datetimes.
+    cursor = connection.cursor()
+    cursor.execute("SET TIME ZONE 'UTC'")
+    cursor.close()
+    connection.commit()
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
