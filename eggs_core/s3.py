@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 SCHEME = "s3://"
+_MOST_KEY_BYTES = 1024  # S3 keeps no longer ones
 # Of one request; in the standard mode boto3 waits longer from try to try, with jitter.
 _TRIES = 5
 _CONNECT_SECONDS = 5
@@ -39,7 +40,10 @@ def bucket_and_key(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError(f"{url!r} is not an S3 URL. Write s3://BUCKET or s3://BUCKET/KEY.")
-    return parts.netloc, parts.path.strip("/")
+    key = parts.path.strip("/")
+    if len(key.encode(errors="replace")) > _MOST_KEY_BYTES:
+        raise ValueError(f"The key of an S3 URL has {_MOST_KEY_BYTES} bytes at most.")
+    return parts.netloc, key
 
 
 def make_client(endpoint_url: str | None = None) -> S3Client:

@@ -298,3 +298,8 @@ def test_paths_that_are_not_there_and_methods_that_are_not_meant(client: TestCli
     wrong = client.put("/v1/jobs", json={})
     assert (wrong.status_code, code(wrong)) == (405, "method-not-allowed")
     assert wrong.headers["allow"] in ("GET", "POST")
+
+
+def test_a_key_that_s3_would_not_keep(client: TestClient, settings: Settings) -> None:
+    settings.s3_roots.append("s3://models")
+    assert "1024 bytes at most" in submit(client, model="s3://models/" + "ä" * 513)["detail"]
