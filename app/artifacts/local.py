@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ class LocalStore:
         target = self.root / location
         shutil.rmtree(target, ignore_errors=True)
         _remove_incoming(target.parent)
-        if target.parent.is_dir() and not any(target.parent.iterdir()):
+        with suppress(OSError):  # another one has removed the folder, or it is not empty
             target.parent.rmdir()
 
 

@@ -80,7 +80,8 @@ def _extract(archive: Path, folder: Path, most: int, reserve: int) -> bool:
     pickled = False
     # tarfile reads ahead a little after the last member.
     with _opened(archive) as file, tarfile.open(fileobj=cast(BinaryIO, _Bounded(file, most)), mode="r:") as tar:
-        seen: set[PurePosixPath] = set()
+        files: set[PurePosixPath] = set()
+        folders: set[PurePosixPath] = set()
         for count, member in enumerate(tar, 1):
             if count > MAX_MEMBERS:
                 raise invalid_file(
@@ -89,9 +90,14 @@ def _extract(archive: Path, folder: Path, most: int, reserve: int) -> bool:
             path = _path(member)
             if member.isdir():
                 continue
-            if path in seen:
+            if path in files:
                 raise invalid_file(f"The archive holds {str(path)[:256]!r} twice. Pack it anew.")
-            seen.add(path)
+            files.add(path)
+            folders.add(path.parent)
+            if path in folders or path.parent in files:
+                raise invalid_file(
+                    f"The archive has a file where {str(path)[:256]!r} needs a folder. Pack it anew."
+                )
             pickled = pickled or path.suffix in PICKLE_SUFFIXES
             if len(path.parts) > 2 or not is_model_file(path.name):
                 continue

@@ -78,7 +78,7 @@ def check_model(folder: Path) -> None:
         if not isinstance(weight_map, dict):
             raise invalid_file(f"{INDEX} has no weight_map. Save the model again.")
         for name in weight_map.values():
-            if name not in names:
+            if not isinstance(name, str) or name not in names:
                 raise invalid_file(f"{INDEX} names {str(name)[:256]!r}, which the archive lacks. Pack all shards.")
 
 

@@ -118,12 +118,15 @@ def disk_full() -> Problem:
 
 
 def lock(folder: Path) -> int | None:
-    """Locks a folder until the descriptor is closed; None where another process or upload has it.
+    """Locks a folder until the descriptor is closed; None where another process or upload has it, or has removed it.
 
     By a file in it: on NFS other machines hear only of locks on files, and only of those opened for writing. Close
     it before the folder is removed, as NFS keeps files that are open.
     """
-    descriptor = os.open(folder / layout.LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        descriptor = os.open(folder / layout.LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

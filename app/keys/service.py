@@ -116,7 +116,7 @@ def revoke(session: Session, key_id: str, *, project: str | None = None, by: str
 
     Raises `NoSuchKey`, also for one of another project where one is given.
     """
-    key = repository.get(session, key_id)
+    key = repository.get(session, key_id) if is_id("key", key_id) else None
     if key is None or project not in (None, key.project):
         raise NoSuchKey(key_id)
     if key.revoked_at is None:

@@ -63,7 +63,7 @@ def of_job(session: Session, project: str, job_id: str) -> Sequence[ShareLink]:
 def delete(session: Session, principal: Principal, job_id: str, link_id: str) -> None:
     """Ends a link at once. Raises a 404 `Problem` where the project has no such job, or the job no such link."""
     job = jobs.get(session, principal.project, job_id)
-    if not repository.remove(session, job.id, link_id):
+    if not is_id("share", link_id) or not repository.remove(session, job.id, link_id):
         raise Problem(
             "share-not-found",
             "No such link",

@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.files import content, endpoints, service
-from app.files.incoming import Incoming
+from app.files.incoming import Incoming, lock
 from app.files.room import Room
 from app.jobs import service as jobs
 from app.main import create_app
@@ -218,6 +218,8 @@ BEYOND = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1 << 40]}}
         (lambda: tar(special("config.json", tarfile.BLKTYPE), MODEL[1]), "invalid-file", "device"),
         (lambda: tar(special("config.json", tarfile.FIFOTYPE), MODEL[1]), "invalid-file", "device"),
         (lambda: tar(MODEL[0], *MODEL), "invalid-file", "twice"),
+        (lambda: tar(MODEL[0], plain("config.json/model.safetensors")), "invalid-file", "needs a folder"),
+        (lambda: tar(plain("config.json/model.safetensors"), MODEL[0]), "invalid-file", "needs a folder"),
         (lambda: tar(*[plain(f"{i}") for i in range(3000)], zipped=True), "invalid-file", "members"),
         (lambda: tar(plain("model.safetensors", bytes(9 << 20)), zipped=True), "file-too-large", "unpacks"),
         (lambda: tar(plain("skipped", bytes(9 << 20)), *MODEL, zipped=True), "file-too-large", "unpacks"),
@@ -244,6 +246,11 @@ BEYOND = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1 << 40]}}
         (lambda: tar(MODEL[0], plain("model.safetensors", safetensors({}, b""))), "invalid-file", "no tensor"),
         (lambda: tar(*MODEL, plain("model.safetensors.index.json", INDEX)), "invalid-file", "lacks"),
         (lambda: tar(*MODEL, plain("model.safetensors.index.json", b"{}")), "invalid-file", "weight_map"),
+        (
+            lambda: tar(*MODEL, plain("model.safetensors.index.json", b'{"weight_map": {"a": []}}')),
+            "invalid-file",
+            "lacks",
+        ),
         (lambda: tar(MODEL[1]), "invalid-file", "no config.json"),
         (lambda: tar(MODEL[1], plain("config.json", b"[" * 200)), "invalid-file", "not JSON"),
         (lambda: tar(MODEL[0]), "invalid-file", "no safetensors"),
@@ -520,3 +527,7 @@ def test_a_file_that_the_operator_removed(client: TestClient, settings: Settings
     (settings.files_dir / file["id"] / "content.txt").unlink()
     response = client.get(file["url"])
     assert (response.status_code, code(response)) == (410, "file-gone")
+
+
+def test_a_folder_that_another_sweep_has_removed_is_passed_over(tmp_path: Path) -> None:
+    assert lock(tmp_path / "removed") is None

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.artifacts import retention
 from app.artifacts.store import Store, open_store
+from app.files import service as files
 from app.jobs import leases
 from app.jobs.models import Job
 from app.main import create_app
@@ -217,3 +218,17 @@ def test_the_client_goes_on_with_a_download_at_the_store(
             client.jobs.download_artifact(artifact, folder, on_bytes=steps.append)
             assert artifact.name != "large.bin" or min(steps) > 1_000_000, "it was begun anew"
     assert {name: (folder / name).read_bytes() for name in files_of(folder)} == FILES
+
+
+def test_a_part_of_a_round_that_fails_keeps_no_other_from_it(
+    settings: Settings, sessions: Sessions, finished: Finished, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(settings)
+    job_id = publish(sessions, store, finished, keep_for=timedelta(0))
+
+    def fails(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(files, "sweep", fails)
+    sweep(sessions, settings, store)
+    assert read_job(sessions, job_id).artifacts_dir is None

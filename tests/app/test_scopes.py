@@ -110,6 +110,7 @@ def test_keys_are_made_listed_and_ended(anonymous: TestClient, sessions: Session
     assert (ended.status_code, ended.json()["revoked_at"] is not None) == (200, True)
     assert anonymous.get("/v1/jobs", headers=own).status_code == 401
     assert anonymous.post(f"/v1/keys/{key['id']}/revoke", headers=admin).json() == ended.json()
+    assert code(anonymous.post("/v1/keys/%00/revoke", headers=admin)) == "key-not-found"
 
 
 @pytest.mark.parametrize(

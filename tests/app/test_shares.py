@@ -139,6 +139,7 @@ def test_a_link_ends(anonymous: TestClient, shared: Shared, sessions: Sessions, 
     if end == "deleted":
         assert anonymous.delete(f"{path}/{shared.link['id']}", headers=shared.owner).json()["deleted"]
         assert code(anonymous.delete(f"{path}/{shared.link['id']}", headers=shared.owner)) == "share-not-found"
+        assert code(anonymous.delete(f"{path}/%00", headers=shared.owner)) == "share-not-found"
         assert anonymous.get(path, headers=shared.owner).json()["data"] == []
     elif end == "expired":
         with sessions.begin() as session:
