@@ -37,7 +37,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str | None]:
     """
     from alembic import command
 
-    with _exclusive(engine), engine.begin() as connection:
+    with exclusive(engine), engine.begin() as connection:
         before = _revision(connection)
         if not is_current(connection):
             command.upgrade(alembic_config(connection), "head")
@@ -64,7 +64,8 @@ def _revision(connection: Connection) -> str | None:
 
 
 @contextmanager
-def _exclusive(engine: Engine) -> Iterator[None]:
+def exclusive(engine: Engine) -> Iterator[None]:
+    """Has other processes that prepare this database wait."""
     if engine.dialect.name == "postgresql":
         with engine.connect() as connection:
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})

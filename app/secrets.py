@@ -42,6 +42,14 @@ class Secrets:
                 "EGGS_SECRET_KEY, or set the secret anew."
             ) from None
 
+    def can_decrypt(self, stored: str) -> bool:
+        """Whether `decrypt` can read this."""
+        try:
+            self.decrypt(stored)
+        except UnreadableSecret:
+            return False
+        return True
+
     @cached_property
     def _keys(self) -> MultiFernet:
         key = self._settings.secret_key

@@ -22,7 +22,7 @@ from app import logs, metrics, tracing
 from app.db import make_engine, make_sessions
 from app.keys.service import create_first
 from app.main import create_app
-from app.migrate import upgrade
+from app.migrate import exclusive, upgrade
 from app.protocol import BoundedProtocol
 from app.settings import Settings, get_settings
 from app.supervisor import WorkerSupervisor
@@ -104,7 +104,7 @@ def prepare_database(settings: Settings) -> str | None:
     engine = make_engine(settings.database_url)
     try:
         upgrade(engine)
-        with make_sessions(engine).begin() as session:
+        with exclusive(engine), make_sessions(engine).begin() as session:
             return create_first(session)
     finally:
         engine.dispose()

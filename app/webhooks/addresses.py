@@ -6,15 +6,19 @@ elsewhere.
 
 import socket
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from anyio import CapacityLimiter, fail_after, to_thread
 
 _SECONDS = 5
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
-# Public by its form alone: on machines in Azure it is the host's.
-_AZURE_HOST = IPv4Address("168.63.129.16")
+# Public by their form alone, or by what some versions of Python know of them.
+_NEARER = (
+    IPv4Network("168.63.129.16/32"),  # on machines in Azure it is the host's
+    IPv4Network("192.0.0.0/24"),  # for protocols between neighbours
+    IPv4Network("192.88.99.0/24"),  # relays of 6to4
+)
 
 
 class AddressRefused(Exception):
@@ -39,7 +43,7 @@ def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Whether this is an address in the Internet, and nowhere nearer."""
     if isinstance(address, IPv4Address):
-        return address.is_global and not address.is_multicast and address != _AZURE_HOST
+        return address.is_global and not address.is_multicast and not any(address in net for net in _NEARER)
     if (inner := _inner(address)) is not None:
         return is_public(inner)
     return address in _GLOBAL_UNICAST and address.is_global

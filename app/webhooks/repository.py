@@ -23,9 +23,9 @@ def get_in_project(session: Session, project: str, endpoint_id: str) -> WebhookE
 
 
 def enabled(session: Session, project: str) -> Sequence[WebhookEndpoint]:
-    """The endpoints of a project that are to be told of things; they stay until the transaction has ended."""
+    """The endpoints of a project that are to be told of things; they stay so until the transaction has ended."""
     query = select(WebhookEndpoint).where(WebhookEndpoint.project == project, WebhookEndpoint.enabled)
-    return session.scalars(query.order_by(WebhookEndpoint.id).with_for_update(read=True, key_share=True)).all()
+    return session.scalars(query.order_by(WebhookEndpoint.id).with_for_update(read=True)).all()
 
 
 def count(session: Session, project: str) -> int:
@@ -168,12 +168,13 @@ def next_due(
     return None if row is None else (row[0], row[1])
 
 
-def settle(session: Session, delivery_id: str, attempts: int, **values: Any) -> None:
+def settle(session: Session, delivery_id: str, attempts: int, retried: int, **values: Any) -> None:
     """Stores what became of an attempt, unless another one was made since `attempts` were counted.
 
-    What was given up meanwhile, as its endpoint was disabled, does not wait for another attempt.
+    What was given up meanwhile, as its endpoint was disabled, does not wait for another attempt; and what somebody
+    has asked for anew, so that it is not `retried` so often any more, is sent again.
     """
-    condition = WebhookDelivery.attempts == attempts
+    condition = (WebhookDelivery.attempts == attempts) & (WebhookDelivery.retries == retried)
     if values["state"] is DeliveryState.PENDING:
         condition &= WebhookDelivery.state == DeliveryState.PENDING
     session.execute(

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app.audit import service as audit
 from app.db import utcnow
 from app.ids import is_id, new_id
+from app.keys import repository as keys
 from app.keys.service import Principal
 from app.problems import Problem
 from app.secrets import Secrets
@@ -26,6 +27,7 @@ def create(
     session: Session, secrets: Secrets, principal: Principal, body: WebhookCreate
 ) -> tuple[WebhookEndpoint, str]:
     """A new webhook, and the secret it signs with. Raises a 409 `Problem` where the project has too many."""
+    keys.lock_project(session, principal.project)
     if repository.count(session, principal.project) >= MOST_PER_PROJECT:
         raise Problem(
             "too-many-webhooks",
@@ -103,10 +105,10 @@ def delete(session: Session, principal: Principal, webhook_id: str) -> None:
 def rotate(
     session: Session, secrets: Secrets, principal: Principal, webhook_id: str
 ) -> tuple[WebhookEndpoint, str]:
-    """Gives a webhook a new secret; for a while the old one signs too. Raises a 404 `Problem`."""
+    """Gives a webhook a new secret; a while the old one signs too, if readable. Raises a 404 `Problem`."""
     webhook = get(session, principal.project, webhook_id)
     secret = _new_secret()
-    webhook.previous_secret = webhook.secret
+    webhook.previous_secret = webhook.secret if secrets.can_decrypt(webhook.secret) else None
     webhook.previous_secret_until = utcnow() + OLD_SECRET_SIGNS_FOR
     webhook.secret = secrets.encrypt(secret)
     session.flush()

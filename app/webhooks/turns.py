@@ -115,6 +115,7 @@ def settle(session: Session, message: Message, outcome: Outcome, attempted_at: d
         session,
         message.id,
         message.attempts,
+        message.retries,
         state=state,
         retries=message.retries + (state is DeliveryState.PENDING),
         next_attempt_at=next_attempt_at,

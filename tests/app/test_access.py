@@ -1,6 +1,8 @@
 """Keys: nothing under /v1 without one, and what is stored does not let anyone in."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 
 import pytest
 from fastapi import FastAPI
@@ -11,6 +13,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.db import utcnow
 from app.keys import service
 from app.keys.models import ApiKey
+from app.server import prepare_database
+from app.settings import Settings
 from tests.app.build import make_key
 from tests.app.test_jobs_api import code
 
@@ -89,6 +93,17 @@ def test_the_first_key_is_made_once(sessions: Sessions) -> None:
         assert first is not None
         assert service.create_first(session) is None
         assert service.authenticate(session, first) is not None
+
+
+def test_of_several_that_start_at_once_one_makes_the_first_key(sessions: Sessions, settings: Settings) -> None:
+    together = Barrier(4)
+
+    def prepare(_: int) -> str | None:
+        together.wait()
+        return prepare_database(settings)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(key is not None for key in pool.map(prepare, range(4))) == 1
 
 
 def test_use_is_noted_at_most_once_a_minute(client: TestClient, sessions: Sessions) -> None:

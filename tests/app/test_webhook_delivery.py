@@ -4,7 +4,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
@@ -32,6 +32,7 @@ from app.settings import Settings
 from app.webhooks import outbox, repository, sender, service, turns
 from app.webhooks.courier import THREADS, Couriers
 from app.webhooks.models import DeliveryState, WebhookDelivery, WebhookEndpoint
+from app.webhooks.schemas import WebhookUpdate
 from app.webhooks.sender import Sender
 from tests.app.build import make_job, make_webhook, principal_of, read_job
 from tests.app.receiver import Receiver, Resolver, never, plain, receiving
@@ -366,6 +367,12 @@ def test_a_secret_that_cannot_be_read_is_told_to_its_owner(
     delivery = tried(sessions)
     assert (delivery.state, receiver.received) == (DeliveryState.PENDING, [])
     assert delivery.last_error == "The webhook's secret cannot be read. Rotate it."
+    principal = principal_of(sessions)
+    with sessions.begin() as session:
+        _, secret = service.rotate(session, Secrets(settings), principal, webhook_id)
+        service.redeliver(session, principal, webhook_id, delivery.id)
+    wait_for(lambda: receiver.received)
+    receiver.received[0].verified(secret)
 
 
 def test_a_name_that_leads_inside_later_is_not_followed_there(
@@ -563,3 +570,42 @@ def test_an_attempt_at_hand_does_not_take_back_what_was_given_up(settings: Setti
         turns.settle(session, message, sender.Outcome(error="The connection failed."), utcnow())
     (delivery,) = log(sessions)
     assert (delivery.state, delivery.last_error) == (DeliveryState.FAILED, "The webhook was disabled.")
+
+
+def test_what_is_asked_for_anew_during_the_last_attempt_is_sent_again(
+    settings: Settings, sessions: Sessions
+) -> None:
+    webhook_id, _ = make_webhook(sessions, settings, "http://127.0.0.1/")
+    ping(sessions, webhook_id)
+    with sessions.begin() as session:
+        session.execute(update(WebhookDelivery).values(retries=len(turns.PAUSES)))
+        turn = turns.take(session, webhook_id)
+        assert turn is not None
+        message = turns.next_message(session, turn)
+        assert message is not None
+    principal = principal_of(sessions)
+    with sessions.begin() as session:
+        service.redeliver(session, principal, webhook_id, message.id)
+    with sessions.begin() as session:
+        turns.settle(session, message, sender.Outcome(error="The connection failed."), utcnow())
+    (delivery,) = log(sessions)
+    assert (delivery.state, delivery.retries) == (DeliveryState.PENDING, 0)
+
+
+def test_what_happens_while_a_webhook_is_disabled_does_not_wait_until_it_is_enabled(
+    settings: Settings, sessions: Sessions
+) -> None:
+    webhook_id, _ = make_webhook(sessions, settings, "http://127.0.0.1/")
+    job_id, principal = make_job(sessions), principal_of(sessions)
+
+    def disable() -> None:
+        with sessions.begin() as session:
+            service.update(session, principal, webhook_id, WebhookUpdate(enabled=False))
+
+    with ThreadPoolExecutor(1) as pool:
+        with sessions.begin() as session:
+            leases.claim(session, job_id, 60, max_attempts=3, most_running=None)
+            disabling = pool.submit(disable)
+            wait([disabling], timeout=1)  # it waits for this transaction
+        disabling.result()
+    assert {delivery.state for delivery in log(sessions)} == {DeliveryState.FAILED}

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from ipaddress import ip_address
 from typing import Any
 
@@ -13,11 +14,14 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.keys.service import Scope
+from app.problems import Problem
+from app.secrets import Secrets
 from app.settings import Settings
 from app.webhooks import service
 from app.webhooks.addresses import is_public
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
-from tests.app.build import make_job, make_webhook
+from app.webhooks.schemas import WebhookCreate
+from tests.app.build import make_job, make_webhook, principal_of
 from tests.app.test_jobs_api import code
 from tests.app.test_scopes import key_with
 
@@ -94,6 +98,25 @@ def test_a_project_has_so_many_and_no_more(admin: TestClient, monkeypatch: pytes
     make(admin)
 
 
+def test_two_who_ask_at_once_do_not_make_one_too_many(
+    settings: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MOST_PER_PROJECT", 1)
+    secrets, principal = Secrets(settings), principal_of(sessions)
+    body = WebhookCreate.model_validate({"url": URL})
+
+    def make_another() -> None:
+        with sessions.begin() as session, pytest.raises(Problem, match="may have 1"):
+            service.create(session, secrets, principal, body)
+
+    with ThreadPoolExecutor(1) as pool:
+        with sessions.begin() as session:
+            service.create(session, secrets, principal, body)
+            another = pool.submit(make_another)
+            wait([another], timeout=1)  # it waits for this transaction
+        another.result()
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -139,6 +162,8 @@ INSIDE = [
     "224.0.0.1",
     "255.255.255.255",
     "192.0.2.1",
+    "192.0.0.192",
+    "192.88.99.1",
     "[::1]",
     "[::]",
     "[::ffff:127.0.0.1]",
