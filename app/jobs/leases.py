@@ -221,10 +221,8 @@ def confirm_cancelled(session: Session, lease: Lease) -> None:
 
 def hand_back(session: Session, lease: Lease) -> None:
     """Puts the job back into the queue, or ends it where the user has asked to cancel it. Raises `LeaseLost`."""
-    condition = repository.leased(lease.token)
-    asked = condition & Job.cancel_requested_at.is_not(None)
-    if transitions.cancelled(session, lease.job_id, asked) is None:
-        _kept(transitions.handed_back(session, lease.job_id, condition))
+    if transitions.handed_back(session, lease.job_id, repository.leased(lease.token)) is None:
+        confirm_cancelled(session, lease)
 
 
 def retry(
@@ -243,7 +241,9 @@ def retry(
         fail(session, lease, problem)
         return False
     pause = min(first_pause * 2 ** min(job.retries, 30), _LONGEST_PAUSE)
-    _kept(transitions.retried(session, lease.job_id, condition, problem=problem, pause=pause))
+    if transitions.retried(session, lease.job_id, condition, problem=problem, pause=pause) is None:
+        confirm_cancelled(session, lease)  # it was asked for only now
+        return False
     return True
 
 

@@ -63,11 +63,11 @@ def running(
 
 
 def handed_back(session: Session, job_id: str, condition: ColumnElement[bool]) -> Job | None:
-    """The job's worker was stopped, and waits for another one to go on."""
+    """The job's worker was stopped, and waits for another one to go on; not where it is to be cancelled."""
     return _advance(
         session,
         job_id,
-        condition,
+        condition & Job.cancel_requested_at.is_(None),
         event=JobEventType.QUEUED,
         message="The worker was stopped; another one will go on.",
         state=JobState.QUEUED,
@@ -83,11 +83,11 @@ def retried(
     problem: dict[str, Any],
     pause: timedelta,
 ) -> Job | None:
-    """A fault that may pass has stopped the attempt; another one goes on after the pause."""
+    """A fault that may pass has stopped the attempt; another one goes on after the pause, as above."""
     return _advance(
         session,
         job_id,
-        condition,
+        condition & Job.cancel_requested_at.is_(None),
         event=JobEventType.QUEUED,
         message=f"{problem['title']}; the job goes on in {pause.total_seconds():.0f} seconds.",
         data={"error": problem},

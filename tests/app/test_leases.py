@@ -1,6 +1,6 @@
 """Leases: of many workers one wins, a lost job comes back, and an attempt that was overtaken changes nothing."""
 
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from datetime import timedelta
 from multiprocessing import get_context
 from threading import Barrier
@@ -287,3 +287,26 @@ def test_candidates_are_queued_or_lost_jobs_oldest_first(sessions: Sessions) -> 
         assert leases.reoffer_candidates(session, 10) == [queued, lost]
         assert leases.reoffer_candidates(session, 1) == [queued]
         assert leases.reoffer_candidates(session, 10, queued_for=timedelta(minutes=1)) == []
+
+
+@pytest.mark.parametrize("again", ["handed back", "retried"])
+def test_a_cancellation_that_comes_while_a_job_is_put_back_is_not_forgotten(
+    sessions: Sessions, again: str
+) -> None:
+    job_id = make_job(sessions)
+    lease = must_claim(sessions, job_id)
+
+    def put_back() -> None:
+        with sessions.begin() as session:
+            if again == "handed back":
+                leases.hand_back(session, lease)
+            else:
+                leases.retry(session, lease, {"title": "A fault"}, first_pause=timedelta(0), max_retries=1)
+
+    with ThreadPoolExecutor(1) as pool:
+        with sessions.begin() as session:
+            service.cancel(session, "default", job_id)
+            putting = pool.submit(put_back)
+            wait([putting], timeout=1)  # it waits for this transaction
+        putting.result()
+    assert read_job(sessions, job_id).state is JobState.CANCELLED
