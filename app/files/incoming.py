@@ -118,7 +118,7 @@ def disk_full() -> Problem:
 
 
 def lock(folder: Path) -> int | None:
-    """Locks a folder until the descriptor is closed; None where another process or upload has it, or has removed it.
+    """Locks a folder until the descriptor is closed; None where another has it, or has removed it.
 
     By a file in it: on NFS other machines hear only of locks on files, and only of those opened for writing. Close
     it before the folder is removed, as NFS keeps files that are open.
