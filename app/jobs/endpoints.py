@@ -173,7 +173,9 @@ def events(
     job = service.get(session, principal.project, job_id)
     if sse.MEDIA_TYPE in request.headers.get("accept", ""):
         last = after if last_event_id is None else last_event_id
-        return sse.stream(readers, request.app.state.watch, principal.project, job_id, last)
+        return sse.stream(
+            readers, request.app.state.watch, request.state.authenticate, principal.project, job_id, last
+        )
     found, more = service.events(session, job, after=after, limit=limit)
     data = [JobEventResource.of(event) for event in found]
     return JobEventList.of(data, more=more)

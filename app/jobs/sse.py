@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 from fastapi.sse import format_sse_event
 from sqlalchemy.orm import Session, sessionmaker
@@ -13,6 +14,7 @@ from app.db import DATABASE_DOWN
 from app.jobs import service
 from app.jobs.schemas import JobEventResource
 from app.jobs.watch import Watch
+from app.problems import Problem
 
 MEDIA_TYPE = "text/event-stream"
 _KEEP_ALIVE_SECONDS = 15
@@ -22,33 +24,48 @@ logger = logging.getLogger(__name__)
 
 
 def stream(
-    readers: sessionmaker[Session], watch: Watch, project: str, job_id: str, after: int
+    readers: sessionmaker[Session],
+    watch: Watch,
+    authenticate: Callable[[], object],
+    project: str,
+    job_id: str,
+    after: int,
 ) -> StreamingResponse:
-    """Sends the events after number `after` as they come, until the job has ended or the server is stopping."""
+    """Sends the events after number `after` as they come, until the job has ended or the server is stopping, or
+    `authenticate` raises a `Problem`: the reader's key, session or link is over."""
     return StreamingResponse(
-        _lines(readers, watch, project, job_id, after),
+        _lines(readers, watch, authenticate, project, job_id, after),
         media_type=MEDIA_TYPE,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
 async def _lines(
-    readers: sessionmaker[Session], watch: Watch, project: str, job_id: str, after: int
+    readers: sessionmaker[Session],
+    watch: Watch,
+    authenticate: Callable[[], object],
+    project: str,
+    job_id: str,
+    after: int,
 ) -> AsyncIterator[bytes]:
     with watch.follow(job_id, after) as follower:
         follower.news.set()
         while True:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_KEEP_ALIVE_SECONDS):
                     await follower.news.wait()
-            except TimeoutError:
-                yield format_sse_event(comment="keep-alive")
-                continue
             if watch.stopped:
                 return
+            news = follower.news.is_set()
             follower.news.clear()
             try:
+                await run_in_threadpool(authenticate)
+                if not news:
+                    yield format_sse_event(comment="keep-alive")
+                    continue
                 events, more, ended = await run_in_threadpool(_read, readers, project, job_id, follower.after)
+            except Problem:
+                return
             except DATABASE_DOWN:
                 logger.exception("The event stream of %s is cut short; its reader will resume it", job_id)
                 return

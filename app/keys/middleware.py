@@ -1,6 +1,7 @@
 """Asks for an API key, a session or a link on everything under /v1, before any endpoint is looked for."""
 
 import logging
+from functools import partial
 
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
@@ -34,11 +35,13 @@ class KeyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection."""
         if scope["type"] == "http" and f"{scope['path']}/".startswith(f"{PROTECTED}/"):
+            authenticate = partial(self._authenticate, HTTPConnection(scope), scope["method"])
             try:
-                principal = await run_in_threadpool(self._authenticate, HTTPConnection(scope), scope["method"])
+                principal = await run_in_threadpool(authenticate)
             except (Problem, *DATABASE_DOWN) as error:
                 return await answer_to(error)(scope, receive, send)
-            scope.setdefault("state", {})["principal"] = principal
+            # An answer that takes long asks again whether it may go on.
+            scope.setdefault("state", {}).update(principal=principal, authenticate=authenticate)
         await self.app(scope, receive, send)
 
     def _authenticate(self, connection: HTTPConnection, method: str) -> Principal:

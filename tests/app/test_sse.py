@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.examples import REPORT
 from app.jobs import leases
 from app.jobs.leases import Lease
+from app.keys import service as keys
+from app.keys.models import ApiKey
 from tests.app.build import make_job
 from tests.app.conftest import RunningServer
 from tests.app.test_leases import must_claim
@@ -144,6 +146,26 @@ def test_streams_that_wait_are_looked_after_together(
             succeed(sessions, must_claim(sessions, job_id))
         assert {tuple(future.result()) for future in listening} == {("job.queued", "job.running", "job.succeeded")}
     assert "events" not in asked
+
+
+def test_a_stream_ends_with_its_key(server: RunningServer, sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    with (
+        server.client() as client,
+        connect_sse(client, "GET", f"/v1/jobs/{job_id}/events", headers=ACCEPT) as source,
+    ):
+        events = source.iter_sse()
+        assert next(events).event == "job.queued"
+        with sessions.begin() as session:
+            keys.revoke(session, must_authenticate(session, server.key).id)
+        must_claim(sessions, job_id)
+        assert [event.event for event in events] == [], "told of what came after"
+
+
+def must_authenticate(session: Session, token: str) -> ApiKey:
+    key = keys.authenticate(session, token)
+    assert key is not None
+    return key
 
 
 def test_a_server_that_stops_ends_its_streams(server: RunningServer, sessions: Sessions) -> None:
