@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.concurrency import contextmanager_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -121,6 +122,19 @@ def _allowed(principal: Principal, scope: Scope) -> Principal:
             scope=scope.value,
         )
     return principal
+
+
+async def known_parameters(request: Request) -> None:
+    """Refuses what no endpoint would look at: a list would be had whole where a filter was misspelt."""
+    route = request.scope["route"]
+    known = {field.alias for field in route.dependant.query_params}
+    # Objects, each of whose members is a parameter of its own.
+    prefixes = tuple(f"{one['name']}." for one in (route.openapi_extra or {}).get("parameters", ()))
+    unknown = [name for name in request.query_params if name not in known and not name.startswith(prefixes)]
+    if unknown:
+        raise RequestValidationError(
+            [{"type": "unknown_parameter", "loc": ("query", name), "msg": "", "input": None} for name in unknown]
+        )
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from anyio import CapacityLimiter
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app import health, metrics, openapi, problem_handlers, tracing
@@ -18,6 +18,7 @@ from app.body_limit import MAX_BODY_BYTES, BodyLimit
 from app.catalog import endpoints as catalog
 from app.dashboard import endpoints as dashboard
 from app.db import CONNECTIONS, make_engine, make_sessions
+from app.dependencies import known_parameters
 from app.estimates import endpoints as estimates
 from app.files import endpoints as files
 from app.jobs import endpoints as jobs
@@ -115,7 +116,11 @@ def create_app(settings: Settings) -> FastAPI:
         audit,
         workers,
     ):
-        app.include_router(domain.router, responses=openapi.problems(401, 403, 422, 500, 503))
+        app.include_router(
+            domain.router,
+            dependencies=[Depends(known_parameters)],
+            responses=openapi.problems(401, 403, 422, 500, 503),
+        )
     app.webhooks.include_router(webhooks.told)
     app.include_router(health.router)
     app.include_router(dashboard.router)

@@ -39,6 +39,7 @@ _HTTP = {
 }
 _MESSAGES = {
     "missing": "This field is required.",
+    "unknown_parameter": "There is no such parameter. Check its spelling, or leave it out.",
     "extra_forbidden": "There is no such field. Check its spelling, or leave it out.",
     "too_short": "There should be {min_length} at least.",
     "too_long": "There should be {max_length} at most.",

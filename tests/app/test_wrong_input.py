@@ -303,3 +303,21 @@ def test_paths_that_are_not_there_and_methods_that_are_not_meant(client: TestCli
 def test_a_key_that_s3_would_not_keep(client: TestClient, settings: Settings) -> None:
     settings.s3_roots.append("s3://models")
     assert "1024 bytes at most" in submit(client, model="s3://models/" + "ä" * 513)["detail"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs", "/v1/sweeps", "/v1/workers", "/v1/jobs/job_00000000000000000000000000/events"]
+)
+def test_a_misspelt_parameter_is_no_list_of_all(client: TestClient, path: str) -> None:
+    response = client.get(
+        path, params={"limit": 1, "stat": "failed"} if path != "/v1/workers" else {"stat": "failed"}
+    )
+    assert response.status_code == 422
+    assert response.json()["errors"] == [
+        {"parameter": "stat", "message": "There is no such parameter. Check its spelling, or leave it out."}
+    ]
+
+
+def test_metadata_are_filters_of_any_name(client: TestClient) -> None:
+    assert client.get("/v1/jobs", params={"metadata.team": "research"}).status_code == 200
+    assert client.get("/v1/jobs", params={"metadatateam": "research"}).status_code == 422
