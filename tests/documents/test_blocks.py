@@ -32,7 +32,7 @@ PRINTED = {
         r"^\d+\.\d+$",
         r"^1 0% ",
         r"^\d+ 100% ",
-        r"pruned/packed/config\.json$",
+        r"job_\w+/packed/config\.json$",
         r"^job_\w+ ",
         r"^/pattern 5:4 is not an N:M pattern",
     ],
