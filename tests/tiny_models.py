@@ -27,6 +27,16 @@ COMMON = {
     "eos_token_id": 0,
     "pad_token_id": 0,
 }
+# Of those whose blocks are given the text itself, and the keys and values of others.
+_GIVEN_THE_TEXT = {
+    "head_dim": 8,
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 16,
+}
 # What each family's config calls things differently, or wants besides.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -35,29 +45,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 8},
     "gemma2": {"head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8},
     "gemma3_text": {"head_dim": 8, "sliding_window": 16, "num_hidden_layers": 3, "sliding_window_pattern": 2},
-    # Whose blocks are given the text itself, and the keys and values of others.
     "gemma3n_text": {
-        "head_dim": 8,
-        "hidden_size_per_layer_input": 16,
-        "vocab_size_per_layer_input": VOCABULARY,
-        "num_hidden_layers": 4,
-        "num_kv_shared_layers": 2,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-        "sliding_window": 16,
+        **_GIVEN_THE_TEXT,
         "intermediate_size": [64] * 4,
         "activation_sparsity_pattern": [0.0] * 4,
         "laurel_rank": 8,
     },
-    "gemma4_text": {
-        "head_dim": 8,
-        "global_head_dim": 8,
-        "hidden_size_per_layer_input": 16,
-        "vocab_size_per_layer_input": VOCABULARY,
-        "num_hidden_layers": 4,
-        "num_kv_shared_layers": 2,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-        "sliding_window": 16,
-    },
+    "gemma4_text": {**_GIVEN_THE_TEXT, "global_head_dim": 8},
     "phi3": {},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_inner": 64},
     "gpt_neox": {},

@@ -25,7 +25,9 @@ def made(sessions: Sessions) -> list[str]:
             name=name,
             metadata={"team": "a" if name else "b", 'odd" key.$': "50%"},
         )
-        for model, method, name in product(["zeta", "alpha"], ["ria", "wanda"], ["Nightly_1", "nightly 2", None])
+        for model, method, name in product(
+            ["zeta", "alpha"], ["ria", "wanda"], ["Nightly_1", "Über nightly 2", None]
+        )
     ]
     make_job(sessions, project="another", model="zeta", method="ria", name="Nightly_1")
     return ids
@@ -49,6 +51,8 @@ def listed(client: TestClient, **query: Any) -> list[dict[str, Any]]:
         ({"state": "queued", "method": "wanda"}, 6),
         ({"state": "failed"}, 0),
         ({"q": "NIGHTLY"}, 8),
+        ({"q": "über"}, 4),
+        ({"q": "ÜBER"}, 4),
         ({"q": "y_1"}, 4),  # an underscore is one, not any letter
         ({"q": "%"}, 0),
         ({"q": "LPH"}, 6),
