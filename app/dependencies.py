@@ -127,7 +127,8 @@ def _allowed(principal: Principal, scope: Scope) -> Principal:
 async def known_parameters(request: Request) -> None:
     """Refuses what no endpoint would look at: a list would be had whole where a filter was misspelt."""
     route = request.scope["route"]
-    known = {field.alias for field in route.dependant.query_params}
+    # Clients may ask for a page of any list, also of those that have one alone.
+    known = {field.alias for field in route.dependant.query_params} | {"limit", "after"}
     # Objects, each of whose members is a parameter of its own.
     prefixes = tuple(f"{one['name']}." for one in (route.openapi_extra or {}).get("parameters", ()))
     unknown = [name for name in request.query_params if name not in known and not name.startswith(prefixes)]

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.cli import options
 from app.cli.connection import connect
 from app.cli.exit_codes import ExitCode
-from app.cli.render import age, console, listing, plain, show_error, time_left, write_json
+from app.cli.render import age, console, errors, listing, plain, show_error, time_left, write_json
 from app.db import utcnow
 from app.keys import service
 from app.keys.limits import MOST, KeyLimits
@@ -185,7 +185,13 @@ def _database() -> Iterator[Session]:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     engine = make_engine(settings.database_url)
     try:
-        upgrade(engine)
+        before, _ = upgrade(engine)
+        if before is None:
+            errors.print(
+                f"The database {plain(engine.url.render_as_string())} is new. A service that has another one "
+                "knows none of its keys: EGGS_DATA_DIR and EGGS_DATABASE_URL say which.",
+                highlight=False,
+            )
         with make_sessions(engine).begin() as session:
             yield session
     finally:

@@ -176,7 +176,8 @@ def test_from_submission_to_files(eggs: Eggs, sessions: Sessions, settings: Sett
 def test_lists_can_be_read_on_a_narrow_terminal_and_in_a_pipe(eggs: Eggs, sessions: Sessions) -> None:
     job_id = make_job(sessions, name="nightly run of the team", method="ria")
     sweep_id = eggs("sweeps", "submit", MODEL, "--vary", "method=ria,wanda", "--name", "wide").stdout.strip()
-    eggs("keys", "create", "--name", "laptop", "--expires-in-days", "9.5")
+    assert "is new. A service that has another one" in eggs("keys", "list").stderr
+    assert eggs("keys", "create", "--name", "laptop", "--expires-in-days", "9.5").stderr == ""
     whole = {
         "list": rf"{job_id} queued +2:4 ria +\d+ s +{MODEL} +nightly run of the team",
         "sweeps list": rf"{sweep_id} queued +\d+ s +1 queued +{MODEL} +wide",
