@@ -2,8 +2,8 @@
 
 The model's own forward drives: it waits at every decoder block until *all* windows have been through that block.
 So each block gets the very arguments (masks, rotary tables, per-layer choices) that its model computes for it, for
-any architecture. One forward tells them for all windows, but where they depend on the window, as those of Gemma 3n
-do: there every batch has a forward of its own, all of which wait side by side.
+any architecture. One forward tells them for all windows, and a second whether that is so, but where they depend on
+the window, as those of Gemma 3n do: there every batch has a forward of its own, all of which wait side by side.
 
 Shapes: tokens (windows, L) int64; hidden states are lists of batches (b, L, H).
 """
@@ -52,8 +52,8 @@ class BlockCall:
         self.leaves = False
         """Whether the block has left keys and values for later ones."""
         self.outputs: list[Any] = [None] * len(waiting)
-        """What the block last returned for each batch, or for any where their arguments are the same, as the model
-        expects it: a tensor, or a tuple that begins with it."""
+        """What the block last returned for each batch, or where their arguments are the same for the first and for
+        any other, as the model expects it: a tensor, or a tuple that begins with it."""
 
     def __call__(self, hidden: Tensor, batch: int = 0, *, dense: bool = False) -> Tensor:
         number = min(batch, len(self._waiting) - 1)
@@ -117,7 +117,8 @@ class BlockStream:
         forwards = [block.forward for block in blocks]
         self._forms = []
         with ExitStack() as ending:
-            forwarding = [self._calls(batch) for batch in (self.batches[:1] if self._alike else self.batches)]
+            # Of arguments that are alike at first a second forward shows whether they stay so.
+            forwarding = [self._calls(batch) for batch in (self.batches[:2] if self._alike else self.batches)]
             for calls in forwarding:
                 ending.enter_context(closing(calls))
             waiting = [next(calls) for calls in forwarding]
@@ -130,8 +131,14 @@ class BlockStream:
                 self._forms.append(_form(call.outputs[0]))
                 if index == len(blocks) - 1:
                     return
-                waiting = [calls.send(output) for calls, output in zip(forwarding, call.outputs, strict=True)]
-                given = zip(waiting, call.outputs, strict=True)
+                outputs = [call.outputs[0] if output is None else output for output in call.outputs]
+                waiting = [calls.send(output) for calls, output in zip(forwarding, outputs, strict=True)]
+                if self._alike and not all(_same(at[2:], waiting[0][2:]) for at in waiting):
+                    raise UnsupportedModel(
+                        "This model makes inputs of its decoder blocks of what blocks before them return, which "
+                        "block streaming does not carry."
+                    )
+                given = zip(waiting, outputs, strict=True)
                 if not all(_same_memory(at.states, _first(output)) for at, output in given):
                     raise UnsupportedModel(
                         "This model changes the hidden states between its decoder blocks, which block streaming "

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from eggs_core.checkpoint import Checkpoint
+from eggs_core.errors import UnsupportedModel
+from eggs_core.evaluate import perplexity
 from eggs_core.skeleton import Skeleton
 from eggs_core.stream import MAX_BATCH_TOKENS, BlockCall, BlockStream
 from tests.tiny_models import MakeModel
@@ -55,3 +57,14 @@ def test_what_dense_states_leave_for_later_blocks_is_kept_apart(
     stream.run(beside_others)
     assert all(map(torch.equal, dense, expected))
     assert not any(map(torch.equal, hidden, expected))
+
+
+def test_blocks_that_are_given_what_several_before_them_return_are_refused(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first one is given is the same for all windows."""
+    monkeypatch.setitem(MAX_BATCH_TOKENS, "cpu", 20)
+    folder = make_model("inkling2_text", head_dim=8, num_experts_per_tok=2, moe_intermediate_size=16)
+    tokens = torch.randint(1, 300, (3, 20), generator=torch.Generator().manual_seed(1))
+    with pytest.raises(UnsupportedModel, match="of what blocks before them return"):
+        perplexity(Skeleton(Checkpoint(folder), torch.device("cpu")), tokens)
