@@ -1,8 +1,9 @@
-"""Products of 16-bit tensors on a processor that has no instructions for them.
+"""Products of 16-bit tensors where torch's own are slow on a CPU.
 
-torch multiplies such tensors there element by element: on a processor with AVX2 alone a layer takes six times as
-long in bfloat16 as in float32. So the product is taken in float32 and rounded once, which is also what processors
-with such instructions give.
+With a few tokens a product is bound by reading the weights, which torch does at two thirds of the speed of memory:
+the compiled kernels take those. A processor without instructions for such tensors multiplies them element by
+element in torch: with AVX2 alone a layer takes six times as long in bfloat16 as in float32. There any product is
+taken in float32 and rounded once, which is also what processors with such instructions give.
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from eggs_core import kernels
+
+# Tokens up to which the kernels are faster: than torch's instructions for such tensors, and than float32.
+_FEW_TOKENS, _FEW_TOKENS_IN_FLOAT32 = 4, 16
+_SIXTEEN_BITS = torch.bfloat16, torch.float16
 # Weights that are in memory in float32 at once, in memory that is kept from tile to tile: fresh memory costs more.
 _TILE_WEIGHTS = 1 << 19
 
@@ -37,6 +43,9 @@ def dtype_of_products(x: Tensor) -> torch.dtype:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + bias, as `torch.nn.functional.linear`: x (..., C_in), weight (C_out, C_in), y (..., C_out)."""
+    if _few(x, weight, bias):
+        y = kernels.dense_linear(x.reshape(-1, x.shape[-1]).contiguous(), weight, bias)
+        return y.view(*x.shape[:-1], len(weight))
     if not _slow(x):
         return nn.functional.linear(x, weight, bias)
     rows = max(1, _TILE_WEIGHTS // weight.shape[1])
@@ -99,6 +108,17 @@ _PRODUCTS = {
     Tensor.bmm,
     Tensor.baddbmm,
 }
+
+
+def _few(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a product is one that the kernels have, and are faster at. Others may be none: torch will tell."""
+    of_kernels = x.device.type == "cpu" and x.dtype in _SIXTEEN_BITS and kernels.vectorised()
+    if not of_kernels or weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
+        return False
+    alike = all(other.dtype is x.dtype and other.is_contiguous() for other in (weight, bias) if other is not None)
+    fits = bias is None or bias.shape == weight.shape[:1]
+    tokens = x.numel() // max(1, x.shape[-1])
+    return alike and fits and tokens <= (_FEW_TOKENS if native(x.dtype) else _FEW_TOKENS_IN_FLOAT32)
 
 
 def _slow(x: Tensor) -> bool:

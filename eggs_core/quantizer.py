@@ -14,6 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
+from eggs_core.dense_linear import put_dense_layers
 from eggs_core.errors import BrokenPack
 from eggs_core.large_batches import choose_products
 from eggs_core.packed_linear import PackedLinear
@@ -51,6 +52,7 @@ class EggsQuantizer(HfQuantizer):
 
         packing = self.quantization_config.packing
         put_packed_layers(model, packing)
+        put_dense_layers(model)
         if checkpoint_files:  # None where the caller gives the tensors
             files = [Path(file) for file in checkpoint_files]
             check_tensors(model, Checkpoint(files[0].parent, [file.name for file in files]), packing)

@@ -2,10 +2,11 @@
 
 Shapes as in `eggs_core.packing`; x (tokens, C_in), bias (C_out,), y (tokens, C_out), all of the values' dtype.
 Scores and masks as in `eggs_core.masks`, problems as in `eggs_core.b_matching`. Everything lies on the CPU and is
-contiguous.
+contiguous; all rows of a packed mask may also be one, expanded.
 """
 
 from enum import IntEnum
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -50,6 +51,11 @@ def available() -> bool:
     return _compiled is not None
 
 
+def vectorised() -> bool:
+    """Whether the kernels were built, and have a level of their own for this processor."""
+    return _compiled is not None and _BEST != Level.PORTABLE
+
+
 def any_batch(dtype: torch.dtype) -> bool:
     """Whether `linear` is the fast way for any number of tokens in this dtype, not only for some."""
     return _BEST is not None and level_for(dtype) >= Level.AVX512_BF16
@@ -76,6 +82,20 @@ def linear(
             torch.get_num_threads(),
         )
     return y
+
+
+_DENSE = NMPattern(1, 1)
+
+
+def dense_linear(x: Tensor, W: Tensor, bias: Tensor | None, level: Level | None = None) -> Tensor:
+    """As `linear`, with a dense W (C_out, C_in): as a packed one of which everything is kept."""
+    rows, columns = W.shape
+    return linear(x, W, _whole_row(columns).expand(rows, -1), bias, _DENSE, level)
+
+
+@cache
+def _whole_row(columns: int) -> Tensor:
+    return torch.full((1, -(-columns // 8)), 0xFF, dtype=torch.uint8)
 
 
 def unpack_rows(
@@ -253,4 +273,5 @@ def _problems(P: Tensor, n: int, need: Tensor) -> tuple[int, ...]:
 def _numbers(values: Tensor, mask: Tensor, pattern: NMPattern) -> tuple[int, ...]:
     rows, kept = values.shape
     columns = kept // pattern.n * pattern.m
-    return values.data_ptr(), mask.data_ptr(), rows, columns, pattern.n, pattern.m, _DTYPES[values.dtype]
+    shape = mask.stride(0), rows, columns, pattern.n, pattern.m
+    return values.data_ptr(), mask.data_ptr(), *shape, _DTYPES[values.dtype]

@@ -12,11 +12,11 @@
 #include "pairs.h"
 
 static int matrix(const Py_ssize_t *n, eggs_packed *W) {
-    if (n[6] < EGGS_F32 || n[6] > EGGS_BF16) {
+    if (n[7] < EGGS_F32 || n[7] > EGGS_BF16) {
         PyErr_SetString(PyExc_ValueError, "no such dtype");
         return -1;
     }
-    *W = (eggs_packed){(const void *)n[0], (const uint8_t *)n[1], n[2], n[3], n[4], n[5], (eggs_dtype)n[6]};
+    *W = (eggs_packed){(const void *)n[0], (const uint8_t *)n[1], n[2], n[3], n[4], n[5], n[6], (eggs_dtype)n[7]};
     return 0;
 }
 
@@ -39,19 +39,19 @@ static PyObject *best_level(PyObject *self, PyObject *nothing) {
     if (matrix(n, &W)) return NULL;
 
 static PyObject *linear(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ_WITH_MATRIX(13)
+    READ_WITH_MATRIX(14)
     int failed;
     Py_BEGIN_ALLOW_THREADS
-    failed = eggs_linear(&W, (const void *)n[7], (const void *)n[8], (void *)n[9], n[10], (eggs_level)n[11], (int)n[12]);
+    failed = eggs_linear(&W, (const void *)n[8], (const void *)n[9], (void *)n[10], n[11], (eggs_level)n[12], (int)n[13]);
     Py_END_ALLOW_THREADS
     if (failed) return PyErr_NoMemory();
     Py_RETURN_NONE;
 }
 
 static PyObject *unpack(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-    READ_WITH_MATRIX(12)
+    READ_WITH_MATRIX(13)
     Py_BEGIN_ALLOW_THREADS
-    eggs_unpack(&W, n[7], n[8], (void *)n[9], (eggs_level)n[10], (int)n[11]);
+    eggs_unpack(&W, n[8], n[9], (void *)n[10], (eggs_level)n[11], (int)n[12]);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }

@@ -2,8 +2,9 @@
    register, zeros between them, and multiplied with as many inputs. So what is infinite or NaN in the input meets the
    zeros, as in a dense product. With one token the time is that of reading the packed bytes from memory.
 
-   A kernel takes a row at a time, so that memory is read in one stream, and TOKENS tokens, so that weights are spread once
-   for all of them. It keeps CHUNKS sums for each, of columns that follow each other, so that they need not wait. */
+   A kernel takes TOKENS tokens, so that weights are spread once for all of them, and ROWS rows: one with one token, so that
+   memory is read in one stream. It keeps CHUNKS sums for each, of columns that follow each other, so that they need not
+   wait. */
 
 #include "packed.h"
 
@@ -18,21 +19,23 @@
 #endif
 
 #define UNROLLED _Pragma("GCC unroll 8")
+#define MAX_ROWS 4
 #define MAX_TOKENS 8
 #define MAX_CHUNKS 4
 /* Rows worked on before the next tokens: their packed weights stay in the second-level cache meanwhile. */
-#define BLOCK_ROWS 16
+#define BLOCK_ROWS 24
 /* Tokens from which `eggs_linear_blocks` is faster: than these kernels with AMX; than torch without it. */
 #define FROM_WITH_AMX 5
 #define FROM 17
 
-/* Multiplies one row of W with as many tokens of x, (tokens, columns), as the kernel is for. x is float32, but for the
-   kernels of EGGS_AVX512_BF16, which take bfloat16 as it is. */
+/* Multiplies as many rows of W, from `row` on, with as many tokens of x, (tokens, columns), as the kernel is for, to
+   sums[r * tokens + t]. Rows beyond the last of W are the last once more. x is float32, but for the kernels of
+   EGGS_AVX512_BF16, which take bfloat16 as it is. */
 typedef void kernel(const eggs_packed *W, int64_t row, const void *x, float *sums);
 
 #define ARGUMENTS const eggs_packed *W, int64_t row, const void *x, float *sums
 
-/* ---- portable ---- */
+/* ---- portable: a row at a time ---- */
 
 static inline void portable(ARGUMENTS, const int tokens) {
     const float *X = x;
@@ -48,6 +51,21 @@ static inline void portable(ARGUMENTS, const int tokens) {
 
 #ifdef EGGS_X86
 
+/* Where the rows of a kernel have their masks, and, counted from the first of these rows on, their values. */
+#define FIND_ROWS                                                                                                     \
+    const void *values = values_of(W, row);                                                                           \
+    const uint8_t *mask[MAX_ROWS];                                                                                    \
+    int64_t i[MAX_ROWS], there = kept_of(W) * (W->rows - row);                                                        \
+    const int64_t ahead = rows == 1 ? AHEAD : rows * kept_of(W) * size_of(W->dtype);                                  \
+    UNROLLED for (int r = 0; r < rows; r++) {                                                                         \
+        int64_t real = least(r, W->rows - row - 1);                                                                   \
+        mask[r] = mask_of(W, row + real), i[r] = real * kept_of(W);                                                   \
+    }
+#define EVERY_SUM                                                                                                     \
+    UNROLLED for (int r = 0; r < rows; r++) UNROLLED for (int t = 0; t < tokens; t++)
+#define PREFETCH(FROM, BYTES)                                                                                         \
+    UNROLLED for (int line = 0; line < (BYTES); line += 64) _mm_prefetch((const char *)(FROM) + ahead + line, _MM_HINT_T1)
+
 /* ---- AVX2: eight columns at a time ---- */
 
 TARGET_AVX2 INLINE float sum_of_eight(__m256 v) {
@@ -56,159 +74,198 @@ TARGET_AVX2 INLINE float sum_of_eight(__m256 v) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-TARGET_AVX2 INLINE void avx2(ARGUMENTS, const int tokens, const int chunks, const eggs_dtype dtype) {
+TARGET_AVX2 INLINE void avx2(ARGUMENTS, const int rows, const int tokens, const int chunks, const eggs_dtype dtype) {
     const float *X = x;
-    const void *values = values_of(W, row);
-    const uint8_t *mask = mask_of(W, row);
-    __m256 acc[MAX_TOKENS][MAX_CHUNKS];
-    UNROLLED for (int t = 0; t < tokens; t++)
-        UNROLLED for (int k = 0; k < chunks; k++) acc[t][k] = _mm256_setzero_ps();
-    int64_t i = 0, c = 0, there = kept_of(W) * (W->rows - row); /* values of this row and those after it */
-    for (; c + 8 * chunks <= W->columns && i + 8 * chunks <= there; c += 8 * chunks) {
-        _mm_prefetch((const char *)values + i * size_of(dtype) + AHEAD, _MM_HINT_T1);
+    FIND_ROWS
+    __m256 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS];
+    EVERY_SUM UNROLLED for (int k = 0; k < chunks; k++) acc[r][t][k] = _mm256_setzero_ps();
+    int64_t c = 0;
+    for (; c + 8 * chunks <= W->columns && i[rows - 1] + 8 * chunks <= there; c += 8 * chunks) {
+        UNROLLED for (int r = 0; r < rows; r++)
+            PREFETCH((const char *)values + i[r] * size_of(dtype), 8 * chunks * size_of(dtype));
         UNROLLED for (int k = 0; k < chunks; k++) {
-            uint32_t bits = mask[c / 8 + k];
-            __m256 w = weights_of_8(values, i, bits, dtype);
-            i += __builtin_popcount(bits);
+            __m256 w[MAX_ROWS];
+            UNROLLED for (int r = 0; r < rows; r++) {
+                uint32_t bits = mask[r][c / 8 + k];
+                w[r] = weights_of_8(values, i[r], bits, dtype);
+                i[r] += __builtin_popcount(bits);
+            }
             UNROLLED for (int t = 0; t < tokens; t++) {
-                const float *at = X + t * W->columns + c + 8 * k;
-                acc[t][k] = _mm256_fmadd_ps(w, _mm256_loadu_ps(at), acc[t][k]);
+                __m256 inputs = _mm256_loadu_ps(X + t * W->columns + c + 8 * k);
+                UNROLLED for (int r = 0; r < rows; r++) acc[r][t][k] = _mm256_fmadd_ps(w[r], inputs, acc[r][t][k]);
             }
         }
     }
     for (; c < W->columns; c += 8) {
         int64_t columns = least(8, W->columns - c);
         __m256i inside = first_of_eight((int)columns);
-        uint32_t bits = bits_at(mask, c, columns);
-        int count = __builtin_popcount(bits);
-        __m256 w = in_their_columns(eight(values, i, count, dtype), bits);
-        i += count;
-        UNROLLED for (int t = 0; t < tokens; t++) {
-            __m256 inputs = _mm256_maskload_ps(X + t * W->columns + c, inside);
-            acc[t][0] = _mm256_fmadd_ps(w, inputs, acc[t][0]);
+        UNROLLED for (int r = 0; r < rows; r++) {
+            uint32_t bits = bits_at(mask[r], c, columns);
+            int count = __builtin_popcount(bits);
+            __m256 w = in_their_columns(eight(values, i[r], count, dtype), bits);
+            i[r] += count;
+            UNROLLED for (int t = 0; t < tokens; t++) {
+                __m256 inputs = _mm256_maskload_ps(X + t * W->columns + c, inside);
+                acc[r][t][0] = _mm256_fmadd_ps(w, inputs, acc[r][t][0]);
+            }
         }
     }
-    UNROLLED for (int t = 0; t < tokens; t++) {
-        UNROLLED for (int k = 1; k < chunks; k++) acc[t][0] = _mm256_add_ps(acc[t][0], acc[t][k]);
-        sums[t] = sum_of_eight(acc[t][0]);
+    EVERY_SUM {
+        UNROLLED for (int k = 1; k < chunks; k++) acc[r][t][0] = _mm256_add_ps(acc[r][t][0], acc[r][t][k]);
+        sums[r * tokens + t] = sum_of_eight(acc[r][t][0]);
     }
 }
 
 /* ---- AVX-512: sixteen columns at a time ---- */
 
-TARGET_AVX512 INLINE void avx512(ARGUMENTS, const int tokens, const int chunks, const eggs_dtype dtype) {
+TARGET_AVX512 INLINE void avx512(ARGUMENTS, const int rows, const int tokens, const int chunks, const eggs_dtype dtype) {
     const float *X = x;
-    const void *values = values_of(W, row);
-    const uint8_t *mask = mask_of(W, row);
-    __m512 acc[MAX_TOKENS][MAX_CHUNKS];
-    UNROLLED for (int t = 0; t < tokens; t++)
-        UNROLLED for (int k = 0; k < chunks; k++) acc[t][k] = _mm512_setzero_ps();
-    int64_t i = 0;
-    for (int64_t c = 0; c < W->columns; c += 16 * chunks) {
-        __builtin_prefetch((const char *)values + i * size_of(dtype) + AHEAD);
+    FIND_ROWS
+    __m512 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS];
+    EVERY_SUM UNROLLED for (int k = 0; k < chunks; k++) acc[r][t][k] = _mm512_setzero_ps();
+    int64_t c = 0;
+    for (; c + 16 * chunks <= W->columns && i[rows - 1] + 16 * chunks <= there; c += 16 * chunks) {
+        UNROLLED for (int r = 0; r < rows; r++)
+            PREFETCH((const char *)values + i[r] * size_of(dtype), 16 * chunks * size_of(dtype));
         UNROLLED for (int k = 0; k < chunks; k++) {
-            int64_t columns = least(16, W->columns - c - 16 * k);
-            if (columns <= 0) break;
-            __mmask16 inside = (__mmask16)((1u << columns) - 1);
-            uint32_t bits = bits_at(mask, c + 16 * k, columns);
-            int count = __builtin_popcount(bits);
-            __m512 w = _mm512_maskz_expand_ps((__mmask16)bits, sixteen(values, i, count, dtype));
-            i += count;
+            __m512 w[MAX_ROWS];
+            UNROLLED for (int r = 0; r < rows; r++) {
+                uint16_t bits;
+                memcpy(&bits, mask[r] + c / 8 + 2 * k, 2);
+                w[r] = weights_of_16(values, i[r], bits, dtype);
+                i[r] += __builtin_popcount(bits);
+            }
             UNROLLED for (int t = 0; t < tokens; t++) {
-                const float *at = X + t * W->columns + c + 16 * k;
-                acc[t][k] = _mm512_fmadd_ps(w, _mm512_maskz_loadu_ps(inside, at), acc[t][k]);
+                __m512 inputs = _mm512_loadu_ps(X + t * W->columns + c + 16 * k);
+                UNROLLED for (int r = 0; r < rows; r++) acc[r][t][k] = _mm512_fmadd_ps(w[r], inputs, acc[r][t][k]);
             }
         }
     }
-    UNROLLED for (int t = 0; t < tokens; t++) {
-        UNROLLED for (int k = 1; k < chunks; k++) acc[t][0] = _mm512_add_ps(acc[t][0], acc[t][k]);
-        sums[t] = _mm512_reduce_add_ps(acc[t][0]);
+    for (; c < W->columns; c += 16) {
+        int64_t columns = least(16, W->columns - c);
+        __mmask16 inside = (__mmask16)((1u << columns) - 1);
+        UNROLLED for (int r = 0; r < rows; r++) {
+            uint32_t bits = bits_at(mask[r], c, columns);
+            int count = __builtin_popcount(bits);
+            __m512 w = _mm512_maskz_expand_ps((__mmask16)bits, sixteen(values, i[r], count, dtype));
+            i[r] += count;
+            UNROLLED for (int t = 0; t < tokens; t++) {
+                __m512 inputs = _mm512_maskz_loadu_ps(inside, X + t * W->columns + c);
+                acc[r][t][0] = _mm512_fmadd_ps(w, inputs, acc[r][t][0]);
+            }
+        }
+    }
+    EVERY_SUM {
+        UNROLLED for (int k = 1; k < chunks; k++) acc[r][t][0] = _mm512_add_ps(acc[r][t][0], acc[r][t][k]);
+        sums[r * tokens + t] = _mm512_reduce_add_ps(acc[r][t][0]);
     }
 }
 
 /* ---- AVX-512 with VBMI2 and BF16: thirty-two columns at a time, bfloat16 only ---- */
 
-TARGET_BF16 INLINE __m512 add_product(__m512 acc, __m512i w, const uint16_t *x) {
-    return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)_mm512_loadu_si512(x));
-}
-
 /* Where m divides 32, every 32 columns keep `step` values, at most `width`. Takes them for as long as whole loads stay
-   within the row. Returns the columns done. */
-TARGET_BF16 INLINE int64_t by_steps(const eggs_packed *W, const uint16_t *values, const uint8_t *mask,
-                                    const uint16_t *X, __m512 acc[MAX_TOKENS][MAX_CHUNKS], const int tokens,
-                                    const int chunks, const int width) {
+   within the row, and moves i past them. Returns the columns done. */
+TARGET_BF16 INLINE int64_t by_steps(const eggs_packed *W, const uint16_t *values, const uint8_t *const *mask, int64_t *i,
+                                    const uint16_t *X, __m512 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS], const int rows,
+                                    const int tokens, const int chunks, const int width, int64_t ahead) {
     int64_t step = 32 * W->n / W->m, kept = kept_of(W);
     int64_t loads = kept < width ? 0 : least(W->columns / 32, (kept - width) / step + 1);
     int64_t whole = loads / chunks * chunks * 32;
-    for (int64_t c = 0; c < whole; c += 32 * chunks) {
-        const char *ahead = (const char *)values + AHEAD;
-        UNROLLED for (int line = 0; line < 2 * chunks * width; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T1);
-        _mm_prefetch((const char *)mask + c / 8 + AHEAD / 8, _MM_HINT_T1);
-        UNROLLED for (int k = 0; k < chunks; k++) {
-            __m512i w = weights_of_32(values + k * step, mask + c / 8 + 4 * k, width);
-            UNROLLED for (int t = 0; t < tokens; t++)
-                acc[t][k] = add_product(acc[t][k], w, X + t * W->columns + c + 32 * k);
+    for (int64_t c = 0, at = 0; c < whole; c += 32 * chunks, at += chunks * step) {
+        UNROLLED for (int r = 0; r < rows; r++) {
+            PREFETCH(values + i[r] + at, 2 * chunks * width);
+            _mm_prefetch((const char *)mask[r] + c / 8 + (rows == 1 ? AHEAD / 8 : rows * W->mask_apart), _MM_HINT_T1);
         }
-        values += chunks * step;
+        UNROLLED for (int k = 0; k < chunks; k++) {
+            __m512i w[MAX_ROWS];
+            UNROLLED for (int r = 0; r < rows; r++)
+                w[r] = weights_of_32(values + i[r] + at + k * step, mask[r] + c / 8 + 4 * k, width);
+            UNROLLED for (int t = 0; t < tokens; t++) {
+                __m512i inputs = _mm512_loadu_si512(X + t * W->columns + c + 32 * k);
+                UNROLLED for (int r = 0; r < rows; r++)
+                    acc[r][t][k] = _mm512_dpbf16_ps(acc[r][t][k], (__m512bh)w[r], (__m512bh)inputs);
+            }
+        }
     }
+    UNROLLED for (int r = 0; r < rows; r++) i[r] += whole / W->m * W->n;
     return whole;
 }
 
-TARGET_BF16 INLINE void avx512_bf16(ARGUMENTS, const int tokens, const int chunks) {
-    const uint16_t *X = x, *values = values_of(W, row);
-    const uint8_t *mask = mask_of(W, row);
-    __m512 acc[MAX_TOKENS][MAX_CHUNKS];
-    UNROLLED for (int t = 0; t < tokens; t++)
-        UNROLLED for (int k = 0; k < chunks; k++) acc[t][k] = _mm512_setzero_ps();
+TARGET_BF16 INLINE void avx512_bf16(ARGUMENTS, const int rows, const int tokens, const int chunks) {
+    const uint16_t *X = x;
+    FIND_ROWS
+    __m512 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS];
+    EVERY_SUM UNROLLED for (int k = 0; k < chunks; k++) acc[r][t][k] = _mm512_setzero_ps();
     int64_t done = 0;
-    if (32 % W->m == 0) {
-        done = 2 * W->n <= W->m ? by_steps(W, values, mask, X, acc, tokens, chunks, 16)
-                                : by_steps(W, values, mask, X, acc, tokens, chunks, 32);
-        values += done / W->m * W->n;
-    }
-    for (int64_t c = done; c < W->columns; c += 32) {
-        int64_t columns = least(32, W->columns - c);
-        __mmask32 inside = columns == 32 ? 0xffffffffu : (1u << columns) - 1;
-        __m512i w = next_weights(&values, mask, c, columns);
-        UNROLLED for (int t = 0; t < tokens; t++) {
-            __m512i inputs = _mm512_maskz_loadu_epi16(inside, X + t * W->columns + c);
-            acc[t][0] = _mm512_dpbf16_ps(acc[t][0], (__m512bh)w, (__m512bh)inputs);
+    (void)there;
+    if (32 % W->m == 0)
+        done = 2 * W->n <= W->m ? by_steps(W, values, mask, i, X, acc, rows, tokens, chunks, 16, ahead)
+                                : by_steps(W, values, mask, i, X, acc, rows, tokens, chunks, 32, ahead);
+    UNROLLED for (int r = 0; r < rows; r++) {
+        const uint16_t *next = (const uint16_t *)values + i[r];
+        for (int64_t c = done; c < W->columns; c += 32) {
+            int64_t columns = least(32, W->columns - c);
+            __mmask32 inside = columns == 32 ? 0xffffffffu : (1u << columns) - 1;
+            __m512i w = next_weights(&next, mask[r], c, columns);
+            UNROLLED for (int t = 0; t < tokens; t++) {
+                __m512i inputs = _mm512_maskz_loadu_epi16(inside, X + t * W->columns + c);
+                acc[r][t][0] = _mm512_dpbf16_ps(acc[r][t][0], (__m512bh)w, (__m512bh)inputs);
+            }
         }
     }
-    UNROLLED for (int t = 0; t < tokens; t++) {
-        UNROLLED for (int k = 1; k < chunks; k++) acc[t][0] = _mm512_add_ps(acc[t][0], acc[t][k]);
-        sums[t] = _mm512_reduce_add_ps(acc[t][0]);
+    EVERY_SUM {
+        UNROLLED for (int k = 1; k < chunks; k++) acc[r][t][0] = _mm512_add_ps(acc[r][t][0], acc[r][t][k]);
+        sums[r * tokens + t] = _mm512_reduce_add_ps(acc[r][t][0]);
     }
 }
 
-#define BY_DTYPE(NAME, TOKENS, CHUNKS)                                                                                \
+#define BY_DTYPE(NAME, ROWS, TOKENS, CHUNKS)                                                                          \
     switch (W->dtype) {                                                                                               \
-        case EGGS_F32: NAME(W, row, x, sums, TOKENS, CHUNKS, EGGS_F32); break;                                        \
-        case EGGS_F16: NAME(W, row, x, sums, TOKENS, CHUNKS, EGGS_F16); break;                                        \
-        case EGGS_BF16: NAME(W, row, x, sums, TOKENS, CHUNKS, EGGS_BF16); break;                                      \
+        case EGGS_F32: NAME(W, row, x, sums, ROWS, TOKENS, CHUNKS, EGGS_F32); break;                                  \
+        case EGGS_F16: NAME(W, row, x, sums, ROWS, TOKENS, CHUNKS, EGGS_F16); break;                                  \
+        case EGGS_BF16: NAME(W, row, x, sums, ROWS, TOKENS, CHUNKS, EGGS_BF16); break;                                \
     }
 
 #endif /* EGGS_X86 */
 
-/* A copy of each kernel for one, two, four and eight tokens; with AVX2 there are 16 registers for their sums. */
-#define COPIES(COPY) COPY(1, 4) COPY(2, 4) COPY(4, 2) COPY(8, 2)
-#define COPIES_AVX2(COPY) COPY(1, 4) COPY(2, 4) COPY(4, 2) COPY(8, 1)
-#define NAMES(LEVEL) {LEVEL##_1, LEVEL##_2, LEVEL##_4, LEVEL##_8}
+/* A copy of each kernel for one, two and four tokens, by rows and chunks. Rows, which divide BLOCK_ROWS, share the loads of x,
+   which comes from the second-level cache; with AVX2 there are 16 registers for all sums. Only where x takes half as much
+   are eight tokens at once faster than four and four. */
+#define COPIES_AVX2(COPY) COPY(1, 1, 4) COPY(2, 2, 2) COPY(4, 3, 1)
+#define COPIES_AVX512(COPY) COPY(1, 1, 4) COPY(2, 2, 2) COPY(4, 4, 1)
+#define COPIES_BF16(COPY) COPIES_AVX512(COPY) COPY(8, 3, 1)
 
-#define PORTABLE(TOKENS, CHUNKS) static void portable_##TOKENS(ARGUMENTS) { portable(W, row, x, sums, TOKENS); }
-COPIES(PORTABLE)
+#define PORTABLE(TOKENS, ROWS, CHUNKS) static void portable_##TOKENS(ARGUMENTS) { portable(W, row, x, sums, TOKENS); }
+COPIES_AVX512(PORTABLE)
 #ifdef EGGS_X86
-#define AVX2(TOKENS, CHUNKS) TARGET_AVX2 static void avx2_##TOKENS(ARGUMENTS) { BY_DTYPE(avx2, TOKENS, CHUNKS) }
-#define AVX512(TOKENS, CHUNKS) TARGET_AVX512 static void avx512_##TOKENS(ARGUMENTS) { BY_DTYPE(avx512, TOKENS, CHUNKS) }
-#define AVX512_BF16(TOKENS, CHUNKS)                                                                                   \
-    TARGET_BF16 static void avx512_bf16_##TOKENS(ARGUMENTS) { avx512_bf16(W, row, x, sums, TOKENS, CHUNKS); }
+#define AVX2(TOKENS, ROWS, CHUNKS)                                                                                    \
+    TARGET_AVX2 static void avx2_##TOKENS(ARGUMENTS) { BY_DTYPE(avx2, ROWS, TOKENS, CHUNKS) }
+#define AVX512(TOKENS, ROWS, CHUNKS)                                                                                  \
+    TARGET_AVX512 static void avx512_##TOKENS(ARGUMENTS) { BY_DTYPE(avx512, ROWS, TOKENS, CHUNKS) }
+#define AVX512_BF16(TOKENS, ROWS, CHUNKS)                                                                             \
+    TARGET_BF16 static void avx512_bf16_##TOKENS(ARGUMENTS) { avx512_bf16(W, row, x, sums, ROWS, TOKENS, CHUNKS); }
 COPIES_AVX2(AVX2)
-COPIES(AVX512)
-COPIES(AVX512_BF16)
-static kernel *const kernels[][4] = {NAMES(portable), NAMES(avx2), NAMES(avx512), NAMES(avx512_bf16)};
-#else
-static kernel *const kernels[][4] = {NAMES(portable)};
+COPIES_AVX512(AVX512)
+COPIES_BF16(AVX512_BF16)
 #endif
+
+/* By level and the logarithm of the tokens; the last one is not everywhere. */
+static const struct {
+    kernel *multiply;
+    int rows;
+} kernels[][4] = {
+#define ENTRY(LEVEL, TOKENS, ROWS) {LEVEL##_##TOKENS, ROWS},
+#define OF_PORTABLE(TOKENS, ROWS, CHUNKS) ENTRY(portable, TOKENS, 1)
+#define OF_AVX2(TOKENS, ROWS, CHUNKS) ENTRY(avx2, TOKENS, ROWS)
+#define OF_AVX512(TOKENS, ROWS, CHUNKS) ENTRY(avx512, TOKENS, ROWS)
+#define OF_BF16(TOKENS, ROWS, CHUNKS) ENTRY(avx512_bf16, TOKENS, ROWS)
+    {COPIES_AVX512(OF_PORTABLE)},
+#ifdef EGGS_X86
+    {COPIES_AVX2(OF_AVX2)},
+    {COPIES_AVX512(OF_AVX512)},
+    {COPIES_BF16(OF_BF16)},
+#endif
+};
 
 /* ---- choice ---- */
 
@@ -262,11 +319,16 @@ int eggs_linear(const eggs_packed *W, const void *x, const void *bias, void *y, 
         int64_t end = least((block + 1) * BLOCK_ROWS, W->rows);
         for (int64_t token = 0; token < tokens;) {
             int64_t left = tokens - token;
-            int log2 = left >= 8 ? 3 : left >= 4 ? 2 : left >= 2 ? 1 : 0, at_once = 1 << log2;
-            for (int64_t row = block * BLOCK_ROWS; row < end; row++) {
-                float sums[MAX_TOKENS], b = bias == NULL ? 0.0f : load(bias, row, W->dtype);
-                kernels[level][log2](W, row, (const char *)x + token * size_of_x, sums);
-                for (int t = 0; t < at_once; t++) store(y, (token + t) * W->rows + row, sums[t] + b, W->dtype);
+            int log2 = left >= 8 && kernels[level][3].rows ? 3 : left >= 4 ? 2 : left >= 2 ? 1 : 0;
+            int at_once = 1 << log2, rows = kernels[level][log2].rows;
+            for (int64_t row = block * BLOCK_ROWS; row < end; row += rows) {
+                float sums[MAX_ROWS * MAX_TOKENS];
+                kernels[level][log2].multiply(W, row, (const char *)x + token * size_of_x, sums);
+                for (int r = 0; r < rows && row + r < end; r++) {
+                    float b = bias == NULL ? 0.0f : load(bias, row + r, W->dtype);
+                    for (int t = 0; t < at_once; t++)
+                        store(y, (token + t) * W->rows + row + r, sums[r * at_once + t] + b, W->dtype);
+                }
             }
             token += at_once;
         }

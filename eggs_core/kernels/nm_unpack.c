@@ -3,14 +3,15 @@
 #include "packed.h"
 
 #ifdef EGGS_X86
-uint8_t eggs_spread[256][8], eggs_spread_16[256][16], eggs_spread_high[256][32];
+int32_t eggs_spread_32[256][8];
+uint8_t eggs_spread_16[256][16], eggs_spread_high[256][32];
 
 __attribute__((constructor)) static void fill_spread(void) {
     for (int byte = 0; byte < 256; byte++)
         for (int column = 0, kept = 0; column < 8; column++) {
             int here = byte >> column & 1;
             uint8_t low = (uint8_t)(here ? 2 * kept : NOTHING), high = (uint8_t)(here ? 2 * kept + 1 : NOTHING);
-            eggs_spread[byte][column] = (uint8_t)kept;
+            eggs_spread_32[byte][column] = here ? kept : NOTHING;
             memcpy(&eggs_spread_16[byte][2 * column], (uint8_t[]){low, high}, 2);
             memcpy(&eggs_spread_high[byte][4 * column], (uint8_t[]){NOTHING, NOTHING, low, high}, 4);
             kept += here;

@@ -86,7 +86,7 @@ static inline const void *values_of(const eggs_packed *W, int64_t row) {
 }
 
 static inline const uint8_t *mask_of(const eggs_packed *W, int64_t row) {
-    return W->mask + row * ((W->columns + 7) / 8);
+    return W->mask + row * W->mask_apart;
 }
 
 /* Mask bits of the columns from c on, `count` of them at most 32, where c is a multiple of 8. */
@@ -103,25 +103,25 @@ static inline uint32_t bits_at(const uint8_t *mask, int64_t c, int64_t count) {
 
 /* ---- AVX2: eight columns at a time ---- */
 
-/* For every byte of mask bits, where each of eight columns finds its value among those kept. */
-extern uint8_t eggs_spread[256][8];
-/* The same for the bytes of 16-bit values, NOTHING where a column has none: to 16 bits, and to the upper half of 32. */
+/* For every byte of mask bits, where each of eight columns finds its value among those kept, NOTHING where it has none: for
+   32-bit values; and for the bytes of 16-bit ones, to 16 bits, and to the upper half of 32. */
+extern int32_t eggs_spread_32[256][8];
 extern uint8_t eggs_spread_16[256][16], eggs_spread_high[256][32];
 #define NOTHING 0x80
 
 /* Up to eight values, of which this byte of the mask says the columns, as float32 with zeros between. */
 TARGET_AVX2 INLINE __m256 in_their_columns(__m256 packed, uint32_t bits) {
-    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    __m256i from = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)eggs_spread[bits]));
-    __m256i kept = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), bit), bit);
-    return _mm256_and_ps(_mm256_permutevar8x32_ps(packed, from), _mm256_castsi256_ps(kept));
+    __m256i from = _mm256_loadu_si256((const __m256i *)eggs_spread_32[bits]);
+    __m256 none = _mm256_castsi256_ps(_mm256_slli_epi32(from, 24)), spread = _mm256_permutevar8x32_ps(packed, from);
+    return _mm256_blendv_ps(spread, _mm256_setzero_ps(), none);
 }
 
 /* The weights of eight columns with these mask bits, from value i on, as float32. Reads eight values. */
 TARGET_AVX2 INLINE __m256 weights_of_8(const void *values, int64_t i, uint32_t bits, eggs_dtype dtype) {
     if (dtype == EGGS_F32) return in_their_columns(_mm256_loadu_ps((const float *)values + i), bits);
     __m128i packed = _mm_loadu_si128((const __m128i *)((const uint16_t *)values + i));
-    if (dtype == EGGS_F16) return in_their_columns(_mm256_cvtph_ps(packed), bits);
+    if (dtype == EGGS_F16)
+        return _mm256_cvtph_ps(_mm_shuffle_epi8(packed, _mm_loadu_si128((const __m128i *)eggs_spread_16[bits])));
     __m256i bytes = _mm256_loadu_si256((const __m256i *)eggs_spread_high[bits]);
     return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(packed), bytes));
 }
@@ -150,10 +150,24 @@ TARGET_AVX512 INLINE __m512 sixteen(const void *values, int64_t i, int count, eg
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
-/* ---- AVX-512 with VBMI2 and BF16: thirty-two columns at a time, 16-bit values only ---- */
-
 /* Keeps a load out of the instruction that spreads it: from memory that one is slow. */
 #define IN_REGISTER(v) __asm__("" : "+v"(v))
+
+/* The weights of 16 columns with these mask bits, from value i on, as float32. Reads 16 values. */
+TARGET_AVX512 INLINE __m512 weights_of_16(const void *values, int64_t i, uint16_t bits, eggs_dtype dtype) {
+    __m512 packed;
+    if (dtype == EGGS_F32) {
+        packed = _mm512_loadu_ps((const float *)values + i);
+        IN_REGISTER(packed);
+    } else {
+        __m256i halves = _mm256_loadu_si256((const __m256i *)((const uint16_t *)values + i));
+        packed = dtype == EGGS_F16 ? _mm512_cvtph_ps(halves)
+                                   : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+    }
+    return _mm512_maskz_expand_ps(bits, packed);
+}
+
+/* ---- AVX-512 with VBMI2 and BF16: thirty-two columns at a time, 16-bit values only ---- */
 
 /* The weights of 32 columns with these mask bits, from `width` values on: 16, or 32. */
 TARGET_BF16 INLINE __m512i weights_of_32(const uint16_t *values, const uint8_t *mask, const int width) {

@@ -51,7 +51,7 @@ static void check(int n, int m, int groups, int rows, int tokens, eggs_dtype dty
     void *values = malloc((size_t)(rows * kept * size)), *x = malloc((size_t)(tokens * columns * size));
     void *bias = malloc((size_t)(rows * size)), *y = malloc((size_t)(tokens * rows * size));
     void *dense = malloc((size_t)(rows * columns * size));
-    uint8_t *mask = calloc((size_t)(rows * stride), 1);
+    uint8_t *mask = calloc((size_t)(rows * stride), 1), *mask_of_all = malloc((size_t)stride);
     int *W = calloc((size_t)(rows * columns), sizeof(int)), *X = calloc((size_t)(tokens * columns), sizeof(int));
     for (int64_t r = 0, i = 0; r < rows; r++)
         for (int g = 0; g < groups; g++)
@@ -64,22 +64,27 @@ static void check(int n, int m, int groups, int rows, int tokens, eggs_dtype dty
                 }
     for (int64_t i = 0; i < tokens * columns; i++) put(x, i, X[i] = number(), dtype);
     for (int r = 0; r < rows; r++) put(bias, r, r % 5 - 2, dtype);
-    eggs_packed packed = {values, mask, rows, columns, n, m, dtype};
-    if (eggs_linear(&packed, x, tokens % 2 ? bias : NULL, y, tokens, level, 2)) exit(2);
-    for (int t = 0; t < tokens; t++)
-        for (int64_t r = 0; r < rows; r++) {
-            double sum = tokens % 2 ? r % 5 - 2 : 0;
-            for (int64_t c = 0; c < columns; c++) sum += W[r * columns + c] * X[t * columns + c];
-            double off = fabs(get(y, t * rows + r, dtype) - sum), allowed = dtype == EGGS_F32 ? 0 : fabs(sum) / 256;
-            if (off > allowed) {
-                fprintf(stderr, "%d:%d groups %d level %d dtype %d: %g for %g\n", n, m, groups, level, dtype,
-                        get(y, t * rows + r, dtype), sum);
-                exit(1);
-            }
-        }
+    eggs_packed packed = {values, mask, stride, rows, columns, n, m, dtype};
     eggs_unpack(&packed, 0, rows, dense, level, 2);
     for (int64_t i = 0; i < rows * columns; i++)
         if (get(dense, i, dtype) != W[i]) exit(3);
+    memset(mask_of_all, 0xff, (size_t)stride);
+    eggs_packed whole = {dense, mask_of_all, 0, rows, columns, 1, 1, dtype}, *both[] = {&packed, &whole};
+    for (int form = 0; form < 2; form++) {
+        if (eggs_linear(both[form], x, tokens % 2 ? bias : NULL, y, tokens, level, 2)) exit(2);
+        for (int t = 0; t < tokens; t++)
+            for (int64_t r = 0; r < rows; r++) {
+                double sum = tokens % 2 ? r % 5 - 2 : 0;
+                for (int64_t c = 0; c < columns; c++) sum += W[r * columns + c] * X[t * columns + c];
+                double off = fabs(get(y, t * rows + r, dtype) - sum), allowed = dtype == EGGS_F32 ? 0 : fabs(sum) / 256;
+                if (off > allowed) {
+                    fprintf(stderr, "%d:%d groups %d level %d dtype %d form %d: %g for %g\n", n, m, groups, level,
+                            dtype, form, get(y, t * rows + r, dtype), sum);
+                    exit(1);
+                }
+            }
+    }
+    free(mask_of_all);
     free(values), free(x), free(bias), free(y), free(dense), free(mask), free(W), free(X);
 }
 

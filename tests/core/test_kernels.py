@@ -82,6 +82,7 @@ def test_products_and_the_way_back(
     assert torch.equal(y, kernels.linear(x, values, mask, bias, pattern, level)), "the same from run to run"
     out = torch.empty(rows * columns, dtype=dtype)
     assert torch.equal(kernels.unpack_rows(values, mask, pattern, 0, rows, out, level), W)
+    assert_close(kernels.dense_linear(x, W, bias, level), x, W, bias)
     if rows > 2:
         part = kernels.unpack_rows(values, mask, pattern, 1, rows - 1, out, level)
         assert torch.equal(part, W[1 : rows - 1])

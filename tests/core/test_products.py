@@ -1,4 +1,5 @@
-"""Products in float32 for processors that have none in 16 bits; the processor at hand is taken for such a one."""
+"""Products of 16-bit tensors, of a few tokens by the kernels and else in float32, as on a processor that has no
+instructions for them."""
 
 import pytest
 import torch
@@ -17,10 +18,13 @@ def no_products_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_product_is_rounded_once(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bias: bool) -> None:
+@pytest.mark.parametrize("tokens", [3, 30])
+def test_a_product_is_rounded_once(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bias: bool, tokens: int
+) -> None:
     monkeypatch.setattr(products, "_TILE_WEIGHTS", 100)  # 13 rows and a part of as many
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 5, 7, generator=generator).to(dtype)
+    x = torch.randn(2, tokens, 7, generator=generator).to(dtype)
     W = torch.randn(31, 7, generator=generator).to(dtype)
     b = torch.randn(31, generator=generator).to(dtype) if bias else None
 
@@ -80,3 +84,22 @@ def test_what_the_processor_has_is_left_to_torch(monkeypatch: pytest.MonkeyPatch
     with products.fast_products(CPU) as mode:
         assert mode is None
         assert torch.equal(products.linear(x, W), nn.functional.linear(x, W))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4,), (1, 2, 4)])
+def test_a_few_tokens_keep_their_shape(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    monkeypatch.setattr(products, "native", lambda dtype: True)
+    x, W = torch.ones(shape).bfloat16(), torch.ones(3, 4).bfloat16()
+    assert torch.equal(products.linear(x, W), nn.functional.linear(x, W))
+
+
+@pytest.mark.parametrize(
+    ("W", "bias"), [((3, 5), None), ((3, 4), (2,)), ((3, 4), (5,))], ids=["columns", "short bias", "long bias"]
+)
+def test_what_does_not_fit_is_refused_by_torch(
+    monkeypatch: pytest.MonkeyPatch, W: tuple[int, int], bias: tuple[int] | None
+) -> None:
+    monkeypatch.setattr(products, "native", lambda dtype: True)
+    b = None if bias is None else torch.ones(bias).bfloat16()
+    with pytest.raises(RuntimeError, match=r"shape|size"):
+        products.linear(torch.ones(2, 4).bfloat16(), torch.ones(W).bfloat16(), b)
