@@ -33,19 +33,38 @@ static void unpack_row(const eggs_packed *W, int64_t row, void *dense) {
 
 #ifdef EGGS_X86
 /* Eight columns at a time for as long as whole loads stay within the row; then one by one. */
-TARGET_AVX2 static void unpack_row_of_16_bits_avx2(const eggs_packed *W, int64_t row, uint16_t *dense) {
-    const uint16_t *values = values_of(W, row), *end = values + kept_of(W);
+TARGET_AVX2 INLINE void unpack_row_avx2(const eggs_packed *W, int64_t row, char *dense, const int64_t size) {
+    const char *value = values_of(W, row), *end = value + kept_of(W) * size;
     const uint8_t *mask = mask_of(W, row);
     int64_t c = 0;
-    for (; c + 8 <= W->columns && end - values >= 8; c += 8) {
+    for (; c + 8 <= W->columns && end - value >= 8 * size; c += 8) {
         uint32_t bits = mask[c / 8];
-        _mm_prefetch((const char *)values + AHEAD, _MM_HINT_T1);
-        __m128i from = _mm_loadu_si128((const __m128i *)eggs_spread_16[bits]);
-        __m128i w = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)values), from);
-        _mm_storeu_si128((__m128i *)(dense + c), w);
-        values += __builtin_popcount(bits);
+        _mm_prefetch(value + AHEAD, _MM_HINT_T1);
+        if (size == 4) {
+            _mm256_storeu_ps((float *)dense + c, in_their_columns(_mm256_loadu_ps((const float *)value), bits));
+        } else {
+            __m128i from = _mm_loadu_si128((const __m128i *)eggs_spread_16[bits]);
+            __m128i w = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)value), from);
+            _mm_storeu_si128((__m128i *)((uint16_t *)dense + c), w);
+        }
+        value += __builtin_popcount(bits) * size;
     }
-    for (; c < W->columns; c++) dense[c] = mask[c / 8] >> c % 8 & 1 ? *values++ : 0;
+    for (; c < W->columns; c++) {
+        int kept = mask[c / 8] >> c % 8 & 1;
+        if (kept)
+            memcpy(dense + c * size, value, (size_t)size);
+        else
+            memset(dense + c * size, 0, (size_t)size);
+        value += kept * size;
+    }
+}
+
+TARGET_AVX2 static void unpack_row_of_16_bits_avx2(const eggs_packed *W, int64_t row, void *dense) {
+    unpack_row_avx2(W, row, dense, 2);
+}
+
+TARGET_AVX2 static void unpack_row_of_32_bits_avx2(const eggs_packed *W, int64_t row, void *dense) {
+    unpack_row_avx2(W, row, dense, 4);
 }
 
 /* By whole loads, where m divides 32 and they stay within the row. Returns the columns done. */
@@ -88,12 +107,13 @@ TARGET_BF16 void eggs_unpack_steps(const eggs_packed *W, int64_t row, int64_t fi
 
 static void unpack(const eggs_packed *W, int64_t row, void *dense, eggs_level level) {
 #ifdef EGGS_X86
-    if (level >= EGGS_AVX512_BF16 && W->dtype != EGGS_F32) {
-        unpack_row_of_16_bits(W, row, dense);
-        return;
-    }
-    if (level >= EGGS_AVX2 && W->dtype != EGGS_F32) {
-        unpack_row_of_16_bits_avx2(W, row, dense);
+    if (level >= EGGS_AVX2) {
+        if (W->dtype == EGGS_F32)
+            unpack_row_of_32_bits_avx2(W, row, dense);
+        else if (level >= EGGS_AVX512_BF16)
+            unpack_row_of_16_bits(W, row, dense);
+        else
+            unpack_row_of_16_bits_avx2(W, row, dense);
         return;
     }
 #else
