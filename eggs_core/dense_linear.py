@@ -12,11 +12,13 @@ from eggs_core import products
 
 
 class DenseLinear(nn.Linear):
-    """`nn.Linear`, with products from `eggs::linear` where nothing asks for a gradient."""
+    """`nn.Linear`, with products from `eggs::linear` where nothing asks for a gradient, and the weights are plain
+    ones: others may have quantized them since, or spread them over machines."""
 
     def forward(self, x: Tensor) -> Tensor:
         learning = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if x.device.type != "cpu" or learning or torch.is_autocast_enabled("cpu"):
+        plain = x.device.type == "cpu" and type(self.weight) is nn.Parameter
+        if learning or not plain or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         y: Tensor = torch.ops.eggs.linear(x, self.weight, self.bias)
         return y

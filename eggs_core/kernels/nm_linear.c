@@ -21,7 +21,7 @@
 #define UNROLLED _Pragma("GCC unroll 8")
 #define MAX_ROWS 4
 #define MAX_TOKENS 8
-#define MAX_CHUNKS 4
+#define MAX_CHUNKS 2
 /* Rows worked on before the next tokens: their packed weights stay in the second-level cache meanwhile. */
 #define BLOCK_ROWS 24
 /* Tokens from which `eggs_linear_blocks` is faster: than these kernels with AMX; than torch without it. */
@@ -61,8 +61,7 @@ static inline void portable(ARGUMENTS, const int tokens) {
         int64_t real = least(r, W->rows - row - 1);                                                                   \
         mask[r] = mask_of(W, row + real), i[r] = real * kept_of(W);                                                   \
     }
-#define EVERY_SUM                                                                                                     \
-    UNROLLED for (int r = 0; r < rows; r++) UNROLLED for (int t = 0; t < tokens; t++)
+#define EVERY_SUM UNROLLED for (int r = 0; r < rows; r++) UNROLLED for (int t = 0; t < tokens; t++)
 #define PREFETCH(FROM, BYTES)                                                                                         \
     UNROLLED for (int line = 0; line < (BYTES); line += 64) _mm_prefetch((const char *)(FROM) + ahead + line, _MM_HINT_T1)
 

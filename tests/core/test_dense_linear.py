@@ -66,6 +66,17 @@ def test_gradients_and_autocast_are_left_to_torch(calls: list[int]) -> None:
     assert calls == []
 
 
+def test_weights_of_another_kind_are_left_to_torch(calls: list[int]) -> None:
+    class Quantized(Tensor):
+        """As such libraries make them of a loaded model's weights."""
+
+    dense, x = layer(), inputs(3)
+    dense.weight = nn.Parameter(dense.weight.detach().as_subclass(Quantized), requires_grad=False)
+    with torch.no_grad():
+        assert torch.equal(dense(x), nn.functional.linear(x, dense.weight, dense.bias))
+    assert calls == []
+
+
 def test_it_is_compiled_in_one_graph() -> None:
     dense, x = layer(), inputs(3)
     torch.compiler.reset()
