@@ -6,9 +6,9 @@ Shapes as in `eggs_core.masks`, whose `top_n_mask` fills what the diagonals leav
 import torch
 from torch import Tensor
 
-from eggs_core.masks import check_fit, top_n_mask
+from eggs_core.masks import top_n_mask
 from eggs_core.matching import matching_mask
-from eggs_core.pattern import NMPattern
+from eggs_core.pattern import NMPattern, check_fit
 
 
 def diagonal_mask(S: Tensor, pattern: NMPattern, min_degree: int, layer: str = "the layer") -> Tensor:

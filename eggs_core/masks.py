@@ -9,28 +9,7 @@ import torch
 from torch import Tensor
 
 from eggs_core import kernels, memory
-from eggs_core.errors import MinDegreeImpossible, PatternDoesNotFit
 from eggs_core.pattern import NMPattern
-
-
-def check_fit(shape: tuple[int, int], pattern: NMPattern, min_degree: int, layer: str) -> None:
-    """Raises `PatternDoesNotFit` or `MinDegreeImpossible`, naming `layer`, where no such mask exists.
-
-    C_out rows keep N edges in each group of M channels, so every channel can have B exactly when M·B ≤ N·C_out.
-    """
-    rows, columns = shape
-    if columns % pattern.m:
-        raise PatternDoesNotFit(
-            f"{layer} has {columns} input channels, which {pattern.m} does not divide, so {pattern} does not fit. "
-            f'Choose another pattern, or leave the layer dense by adding "{layer}" to ignore.'
-        )
-    if min_degree * pattern.m > pattern.n * rows:
-        raise MinDegreeImpossible(
-            f"{layer} keeps {pattern.n} of {pattern.m} weights in each of {rows} rows, so its input channels can "
-            f"have at most {pattern.n * rows // pattern.m} edges each, and min_degree {min_degree} cannot be met. "
-            f'Lower min_degree, or leave the layer dense by adding "{layer}" to ignore.'
-        )
-
 
 # Scores ranked or added up at a time: few enough to stay in the cache from one pass over them to the next, and
 # enough that a pass outweighs its call.

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from eggs_core import kernels
 from eggs_core.b_matching import FIXED, UNITS, Problem
-from eggs_core.masks import check_fit, compiled, kept_score, nearest, top_n
-from eggs_core.pattern import NMPattern
+from eggs_core.masks import compiled, kept_score, nearest, top_n
+from eggs_core.pattern import NMPattern, check_fit
 
 # With B chosen by itself a mask may lose this share more importance than the best N of every group lose.
 DEFAULT_TOLERANCE = 0.0001

@@ -8,7 +8,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from eggs_core.errors import InvalidPattern
+from eggs_core.errors import InvalidPattern, MinDegreeImpossible, PatternDoesNotFit
 
 MAX_GROUP = 32
 
@@ -68,3 +68,22 @@ class NMPattern:
             "description": "N:M: of every M consecutive input channels, each row keeps exactly N weights.",
             "examples": ["2:4", "4:8"],
         }
+
+
+def check_fit(shape: tuple[int, int], pattern: NMPattern, min_degree: int, layer: str) -> None:
+    """Raises `PatternDoesNotFit` or `MinDegreeImpossible`, naming `layer`, where no such mask exists.
+
+    C_out rows keep N edges in each group of M channels, so every channel can have B exactly when M·B ≤ N·C_out.
+    """
+    rows, columns = shape
+    if columns % pattern.m:
+        raise PatternDoesNotFit(
+            f"{layer} has {columns} input channels, which {pattern.m} does not divide, so {pattern} does not fit. "
+            f'Choose another pattern, or leave the layer dense by adding "{layer}" to ignore.'
+        )
+    if min_degree * pattern.m > pattern.n * rows:
+        raise MinDegreeImpossible(
+            f"{layer} keeps {pattern.n} of {pattern.m} weights in each of {rows} rows, so its input channels can "
+            f"have at most {pattern.n * rows // pattern.m} edges each, and min_degree {min_degree} cannot be met. "
+            f'Lower min_degree, or leave the layer dense by adding "{layer}" to ignore.'
+        )

@@ -17,7 +17,7 @@ from eggs_core.distributed import ALONE, Group, deal
 from eggs_core.importance import importance
 from eggs_core.journal import Journal
 from eggs_core.layers import PrunableLayer, prunable_layers
-from eggs_core.masks import check_fit
+from eggs_core.pattern import check_fit
 from eggs_core.permute import Site, SiteFinder, apply, best_order
 from eggs_core.reconstruct import EPOCHS, MIN_BATCHES, reconstruct
 from eggs_core.report import BlockTraining, LayerReport

@@ -159,6 +159,10 @@ def _fetched(
         with _found(url, not_found):
             for name, o in missing.items():
                 client.download_file(bucket, o["Key"], str(partial / name))  # appears there when it is whole
+            for name, o in found.items():
+                if client.head_object(Bucket=bucket, Key=o["Key"])["ETag"] != o["ETag"]:
+                    (partial / name).unlink()
+                    raise not_found(f"{url} has changed while it was fetched. Submit again once it is whole.")
         partial.rename(folder)
     return folder
 

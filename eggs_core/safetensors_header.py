@@ -4,6 +4,7 @@ Needs no torch, and reads no tensor.
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,14 @@ from eggs_core.errors import BrokenCheckpoint
 from eggs_core.model_folder import MAX_HEADER_BYTES
 
 LENGTH_BYTES = 8
+
+# Bytes of an element; of dtypes that are not here nothing is known.
+_ITEMSIZES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
+}
 
 Read = Callable[[int, int], bytes]
 """The bytes of a file from a position, as many as are asked for, or fewer at its end."""
@@ -60,4 +69,8 @@ def read_header(read: Read, name: str, most: int = MAX_HEADER_BYTES) -> dict[str
 
 def _stored(entry: dict[str, Any], data: int) -> StoredTensor:
     begin, end = map(int, entry["data_offsets"])
-    return StoredTensor(str(entry["dtype"]), tuple(map(int, entry["shape"])), data + begin, end - begin)
+    stored = StoredTensor(str(entry["dtype"]), tuple(map(int, entry["shape"])), data + begin, end - begin)
+    itemsize = _ITEMSIZES.get(stored.dtype)
+    if min(stored.shape, default=0) < 0 or (itemsize and math.prod(stored.shape) * itemsize != stored.nbytes):
+        raise ValueError("a shape that its bytes do not fill")
+    return stored

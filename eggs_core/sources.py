@@ -56,14 +56,27 @@ class ModelRef:
 def offered_models(roots: Sequence[Path]) -> list[ModelRef]:
     """The models this installation offers without a download: packaged ones and those right under `roots`.
 
-    The id of each is a reference that `resolve_model` takes as it is.
+    The id of each is a reference that `resolve_model` takes as it is. Names that are no text, which no id can be,
+    and roots that cannot be read are left out.
     """
-    names = [*_PACKAGED, *(path.name for root in roots if root.is_dir() for path in sorted(root.iterdir()))]
+    names = [*_PACKAGED]
+    for root in roots:
+        with suppress(OSError):
+            names += sorted(path.name for path in root.iterdir() if _is_text(path.name))
     models = []
     for name in dict.fromkeys(names):
         with suppress(EggsError):
             models.append(resolve_model(name, roots, allow_hub=False))
     return models
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is characters, and not bytes that are none."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def resolve_model(

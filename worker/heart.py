@@ -47,8 +47,8 @@ class Heart:
 
     It ends the process if its parent dies: an orphan would hold on to a job that nobody can stop. And it does so
     where the worker is told to stop, or the job is cancelled, and the job does not hear of it in time; and where
-    the job goes beyond a limit of the settings. Then it hands the job back itself, or writes its end and calls
-    `ended`.
+    the job goes beyond a limit of the settings. Then it hands the job back itself and calls `handed_back`, or
+    writes its end and calls `ended`.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Heart:
         settings: Settings,
         stopping: Signal,
         ended: Callable[[], None],
+        handed_back: Callable[[], None],
     ) -> None:
         self._sessions = sessions
         self._lease = lease
@@ -65,6 +66,7 @@ class Heart:
         self._lease_seconds = settings.lease_seconds
         self._stopping = stopping
         self._ended = ended
+        self._handed_back = handed_back
         self._stopped = threading.Event()
         self._heard = Heartbeat.OK
         self._parent = os.getppid()
@@ -98,7 +100,7 @@ class Heart:
                 logger.error("The worker is gone; the process of its job ends too")
                 os._exit(1)
             if self._stopping.is_set():
-                self._end_after(GRACE_SECONDS, hand_back, lambda: None)
+                self._end_after(GRACE_SECONDS, hand_back, self._handed_back)
                 return
             if (problem := self._beyond_limits(now - started)) is not None:
                 self._end_after(0, partial(fail, problem=problem), self._ended)

@@ -110,12 +110,15 @@ def _see_through(
     folder = staging.folder(settings, lease.job_id, lease.attempt)
     to_go_on = False
 
-    def ended() -> None:
-        _remove_leftovers(settings, lease.job_id)
+    def told() -> None:
         _track_end(trackers, sessions, lease, folder, stopping, FAREWELL_SECONDS)
 
+    def ended() -> None:
+        _remove_leftovers(settings, lease.job_id)
+        told()
+
     try:
-        with Heart(sessions, lease, settings, stopping, ended) as heart:
+        with Heart(sessions, lease, settings, stopping, ended, handed_back=told) as heart:
             try:
                 _prune_and_publish(settings, sessions, lease, heart, stages, trackers)
                 _note("succeeded")

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from eggs_core.model_folder import ModelFolder
-from eggs_core.pattern import NMPattern
+from eggs_core.pattern import NMPattern, check_fit
 from eggs_core.report import Report
 from eggs_core.safetensors_header import Read, StoredTensor, read_header
 
@@ -28,7 +28,10 @@ class Matrix:
     itemsize: int
 
     def saved_by_packing(self, pattern: NMPattern) -> int:
-        """Bytes that its packed form (docs/packed-format.md) has fewer than its dense one."""
+        """Bytes that its packed form (docs/packed-format.md) has fewer than its dense one.
+
+        Raises `PatternDoesNotFit`, as a job would."""
+        check_fit(self.shape, pattern, 0, self.name)
         rows, columns = self.shape
         packed = columns // pattern.m * pattern.n * self.itemsize + -(-columns // 8)
         return rows * (columns * self.itemsize - packed)
@@ -50,7 +53,9 @@ class ModelSize:
     itemsize: int = 2
 
     def packed_bytes(self, pattern: NMPattern, ignore: Iterable[str]) -> int:
-        """Bytes of the tensors once every layer that no shell pattern of `ignore` matches is packed."""
+        """Bytes of the tensors once every layer that no shell pattern of `ignore` matches is packed.
+
+        Raises `PatternDoesNotFit`, naming a layer."""
         patterns = tuple(ignore)
         layers = (m for m in self.matrices if not any(fnmatchcase(m.name, each) for each in patterns))
         return self.nbytes - sum(layer.saved_by_packing(pattern) for layer in layers)

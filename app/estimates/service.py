@@ -5,7 +5,6 @@ Only the project's own jobs are looked at, the last ones. What they do not tell 
 
 from contextlib import suppress
 from statistics import median
-from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -18,7 +17,7 @@ from app.jobs import repository
 from app.jobs import service as jobs
 from app.jobs.schemas import JobCreate
 from app.settings import Settings
-from eggs_core.errors import EggsError
+from eggs_core.errors import EggsError, PatternDoesNotFit
 from eggs_core.model_folder import ModelFolder
 from eggs_core.report import Report
 from eggs_core.sources import resolve_model
@@ -31,17 +30,18 @@ _NOT_AT_HAND = "Known once a job of this model has succeeded here: a worker fetc
 def estimate(session: Session, settings: Settings, project: str, body: JobCreate) -> Estimate:
     """What the job would take and leave. Raises what its submission would for a model or text it cannot have."""
     jobs.check_references(session, settings, project, body)
-    same = [r for r in _reports(session, project, model=body.model) if r.spec.revision == body.revision]
-    alike = [r for r in _reports(session, project, method=body.method) if r.spec.label == body.label]
+    same = _reports(session, project, body, of_model=True, by_method=False)
+    own = _reports(session, project, body, of_model=True, by_method=True)
+    others = [] if own else _reports(session, project, body, of_model=False, by_method=True)
     size, basis = _size(settings, body, same)
     return Estimate(
-        sizes=_sizes(size, basis, body), memory=_memory(size, body, same), time=_time(size, body, alike)
+        sizes=_sizes(size, basis, body), memory=_memory(size, body, own), time=_time(size, body, own, others)
     )
 
 
-def _reports(session: Session, project: str, **wanted: Any) -> list[Report]:
+def _reports(session: Session, project: str, spec: PruneSpec, **wanted: bool) -> list[Report]:
     found = []
-    for job in repository.reports(session, project, limit=_LOOKED_AT, **wanted):
+    for job in repository.reports(session, project, spec, limit=_LOOKED_AT, **wanted):
         with suppress(ValidationError):  # another version of the service has written it
             found.append(Report.model_validate(job.report))
     return found
@@ -66,7 +66,13 @@ def _size(settings: Settings, body: JobCreate, same: list[Report]) -> tuple[Mode
 def _sizes(size: ModelSize | None, basis: str, body: JobCreate) -> SizeEstimate:
     if size is None:
         return SizeEstimate(parameters=None, dense_bytes=None, packed_bytes=None, output_bytes=None, basis=basis)
-    dense, packed = size.nbytes, size.packed_bytes(body.pattern, body.ignore)
+    dense = size.nbytes
+    try:
+        packed = size.packed_bytes(body.pattern, body.ignore)
+    except PatternDoesNotFit as error:
+        return SizeEstimate(
+            parameters=size.parameters, dense_bytes=dense, packed_bytes=None, output_bytes=None, basis=str(error)
+        )
     left = {OutputFormat.DENSE: dense, OutputFormat.PACKED: packed, OutputFormat.BOTH: dense + packed}
     return SizeEstimate(
         parameters=size.parameters,
@@ -77,15 +83,17 @@ def _sizes(size: ModelSize | None, basis: str, body: JobCreate) -> SizeEstimate:
     )
 
 
-def _memory(size: ModelSize | None, body: JobCreate, same: list[Report]) -> MemoryEstimate:
+def _memory(size: ModelSize | None, body: JobCreate, own: list[Report]) -> MemoryEstimate:
     windows = _windows(body)
-    peaks = [r.bytes.peak_resident for r in same if r.spec.label == body.label and _windows(r.spec) == windows]
+    peaks = [r.bytes.peak_resident for r in own if _windows(r.spec) == windows]
     if peaks:
         jobs_ = "What a job" if len(peaks) == 1 else f"The most that {len(peaks)} jobs"
         basis = f"{jobs_} of this model took with {body.label} and as much calibration."
         return MemoryEstimate(bytes=max(peaks), at_least=False, basis=basis)
     if size is None or size.least_bytes is None or size.hidden is None:
-        why = f"No job of this model with {body.label} and as much calibration has succeeded here."
+        why = f"Of the last jobs of this model that succeeded with {body.label} none had as much calibration."
+        if not own:
+            why = f"No job of this model with {body.label} has succeeded here."
         return MemoryEstimate(bytes=None, at_least=False, basis=why)
     return MemoryEstimate(
         bytes=size.least_bytes + windows * size.hidden * size.itemsize,
@@ -95,12 +103,11 @@ def _memory(size: ModelSize | None, body: JobCreate, same: list[Report]) -> Memo
     )
 
 
-def _time(size: ModelSize | None, body: JobCreate, alike: list[Report]) -> TimeEstimate:
-    own = [r for r in alike if r.model.reference == body.model and r.spec.revision == body.revision]
-    known = own or (alike if size is not None else [])
+def _time(size: ModelSize | None, body: JobCreate, own: list[Report], others: list[Report]) -> TimeEstimate:
+    known = own or (others if size is not None else [])
     if not known:
         why = f"No job with {body.label} has succeeded here."
-        if alike:
+        if others:
             why = (
                 f"Jobs of other models have succeeded with {body.label}; they tell once this one's size is known."
             )

@@ -9,7 +9,9 @@ from typing import Any
 
 from app.files.models import FileType
 from app.problems import Problem
+from eggs_core.errors import BrokenCheckpoint
 from eggs_core.model_folder import CONFIG, INDEX, MAX_SETTINGS_BYTES, WEIGHTS
+from eggs_core.safetensors_header import read_header
 
 MAX_LINE_BYTES = 8 << 20
 # Less than `eggs_core.model_folder` has: these the API parses itself, and the largest models are not uploaded.
@@ -131,20 +133,23 @@ def _check_safetensors(file: Path) -> int:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise _broken(file, f"its header claims {length} bytes")
+
+        def read(start: int, count: int) -> bytes:
+            stream.seek(start)
+            return stream.read(count)
+
         try:
-            header = json.loads(stream.read(length).decode())
-            header.pop("__metadata__", None)
-            spans = sorted(tuple(map(int, tensor["data_offsets"])) for tensor in header.values())
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise _broken(file, "its header cannot be read") from error
-    at = 0
-    for span in spans:
-        if len(span) != 2 or span[0] != at or span[1] < at:
+            tensors = read_header(read, file.name).values()
+        except BrokenCheckpoint as error:
+            raise _broken(file, "its header cannot be read, or does not fit its tensors") from error
+    at = 8 + length
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.nbytes)):
+        if tensor.start != at or tensor.nbytes < 0:
             raise _broken(file, "its tensors overlap or leave gaps")
-        at = span[1]
-    if at != size - 8 - length:
+        at += tensor.nbytes
+    if at != size:
         raise _broken(file, "its tensors do not fill it")
-    return len(spans)
+    return len(tensors)
 
 
 def _broken(file: Path, why: str) -> Problem:

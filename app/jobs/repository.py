@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, undefer
 from app.db import SecondsBetween, TextUnder, utcnow
 from app.jobs.models import Job, JobEvent, JobEventType, JobSort, JobState
 from app.keys.models import ApiKey
-from eggs_core.spec import Method
+from eggs_core.spec import Effort, Method, PruneSpec
 
 
 class Durations(NamedTuple):
@@ -206,14 +206,19 @@ def page(
 
 
 def reports(
-    session: Session, project: str, *, limit: int, model: str | None = None, method: Method | None = None
+    session: Session, project: str, spec: PruneSpec, *, limit: int, of_model: bool, by_method: bool
 ) -> Sequence[Job]:
-    """The project's last jobs of a model or a method that succeeded, with their reports, the newest first."""
+    """The project's last jobs that succeeded, with their reports, the newest first: those of the model in its
+    revision that `spec` asks for, those by its method with its effort, or those that are both."""
     query = select(Job).where(Job.project == project, Job.report.is_not(None)).options(undefer(Job.report))
-    if model is not None:
-        query = query.where(Job.model == model)
-    if method is not None:
-        query = query.where(Job.method == method.value)
+    if of_model:
+        revision = Job.spec["revision"].as_string()
+        query = query.where(Job.model == spec.model, revision.is_not_distinct_from(spec.revision))
+    if by_method:
+        query = query.where(Job.method == spec.method.value)
+        if spec.effective_effort is not None:
+            made = func.coalesce(Job.spec["effort"].as_string(), Effort.BALANCED.value)
+            query = query.where(made == spec.effective_effort.value)
     return session.scalars(query.order_by(Job.id.desc()).limit(limit)).all()
 
 

@@ -185,14 +185,16 @@ def settle(session: Session, delivery_id: str, attempts: int, retried: int, **va
     )
 
 
-def disable(session: Session, endpoint_id: str, reason: str) -> None:
-    """Has an endpoint told of nothing more."""
-    session.execute(
+def disable(session: Session, endpoint_id: str, url: str, reason: str) -> bool:
+    """Has an endpoint told of nothing more; False where it has another address by now, and is left as it is."""
+    disabled = session.execute(
         update(WebhookEndpoint)
-        .where(WebhookEndpoint.id == endpoint_id)
-        .values(enabled=False, disabled_reason=reason),
+        .where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.url == url)
+        .values(enabled=False, disabled_reason=reason)
+        .returning(WebhookEndpoint.id),
         execution_options={"synchronize_session": False},
     )
+    return disabled.first() is not None
 
 
 def forget(session: Session, before_id: str) -> None:

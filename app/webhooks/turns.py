@@ -103,8 +103,8 @@ def next_message(session: Session, turn: Turn) -> Message | None:
 
 def settle(session: Session, message: Message, outcome: Outcome, attempted_at: datetime) -> None:
     """Stores what became of an attempt, and what comes next."""
-    if outcome.status == _GONE:
-        repository.disable(session, message.endpoint_id, _GONE_REASON)
+    # The address that a webhook has moved away from may well be gone.
+    gone = outcome.status == _GONE and repository.disable(session, message.endpoint_id, message.url, _GONE_REASON)
     state, next_attempt_at = DeliveryState.DELIVERED, None
     if outcome.error is not None and message.retries == len(PAUSES):
         state = DeliveryState.FAILED
@@ -123,7 +123,7 @@ def settle(session: Session, message: Message, outcome: Outcome, attempted_at: d
         last_status=outcome.status,
         last_error=outcome.error,
     )
-    if outcome.status == _GONE:
+    if gone:
         repository.give_up(session, message.endpoint_id, _GONE_REASON)
 
 

@@ -100,6 +100,34 @@ def test_each_figure_says_what_it_rests_on(client: TestClient, sessions: Session
     assert found["time"]["basis"].startswith("Jobs of other models")
 
 
+def test_jobs_that_ran_since_hide_none(client: TestClient, sessions: Sessions, settings: Settings) -> None:
+    settings.allow_hub = True
+    model = "smollm2-135m-instruct"
+    succeed(sessions, 100, 7, effort="fast")
+    for _ in range(6):
+        succeed(sessions, 500, 70)
+        succeed(sessions, 900, 90, model="org/another", effort="fast")
+        succeed(sessions, 900, 90, model="org/another")
+    found = estimate(client, model=model, effort="fast")
+    assert (found["time"]["seconds"], found["memory"]["bytes"]) == (100, 7)
+    assert found["time"]["basis"].startswith("From a job of this model with eggs:fast")
+    assert estimate(client, model=model)["time"]["seconds"] == 500
+    assert "Of the last jobs" in estimate(client, model=model, calibration={"samples": 1})["memory"]["basis"]
+    of_revision = estimate(client, model="org/another", effort="fast", revision="v2")
+    assert of_revision["sizes"]["dense_bytes"] is None
+
+
+def test_a_pattern_that_does_not_fit_has_no_packed_size(
+    client: TestClient, settings: Settings, make_model: MakeModel
+) -> None:
+    folder = make_model("llama")
+    settings.model_roots.append(folder.parent)
+    sizes = estimate(client, model=folder.name, pattern="5:7")["sizes"]
+    assert sizes["dense_bytes"] > 0
+    assert (sizes["packed_bytes"], sizes["output_bytes"]) == (None, None)
+    assert "5:7 does not fit" in sizes["basis"]
+
+
 def test_what_could_not_be_submitted_is_not_estimated(client: TestClient) -> None:
     assert code(client.post("/v1/estimates", json={"model": "not-there"})) == "model-not-found"
     assert code(client.post("/v1/estimates", json={"model": "x", "pattern": "5:4"})) == "invalid-request"
@@ -114,10 +142,12 @@ def test_what_could_not_be_submitted_is_not_estimated(client: TestClient) -> Non
         b'{"a": 1}',
         b'{"a": {"dtype": "F32", "shape": [1e400], "data_offsets": [0, 4]}}',
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [' + b"9" * 300 + b'], "data_offsets": [0, 4]}}',
         b"[" * 100_000,
         b" " * (5 << 20),
     ],
-    ids=["empty", "list", "number", "infinite", "offsets", "nested", "large"],
+    ids=["empty", "list", "number", "infinite", "offsets", "negative", "beyond", "nested", "large"],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_headers_that_lie(client: TestClient, settings: Settings, header: bytes) -> None:

@@ -8,6 +8,7 @@ import json
 import socket
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +200,15 @@ def header_of(kind: bytes, size: int) -> bytes:
     return bytes(block)
 
 
+def _with_shape(shape: list[int]) -> bytes:
+    header = {"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 8]}}
+    return tar(MODEL[0], plain("model.safetensors", safetensors(header)))
+
+
 HUGE = safetensors(length=1 << 40)
 INDEX = b'{"weight_map": {"w": "../../secret.safetensors"}}'
 OVERLAP = {f"w{i}": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for i in range(2)}
-BEYOND = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1 << 40]}}
+BEYOND = {"w": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}}
 
 
 @pytest.mark.parametrize(
@@ -243,6 +249,10 @@ BEYOND = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1 << 40]}}
         ),
         (lambda: tar(MODEL[0], plain("model.safetensors", safetensors(OVERLAP))), "invalid-file", "overlap"),
         (lambda: tar(MODEL[0], plain("model.safetensors", safetensors(BEYOND))), "invalid-file", "do not fill"),
+        *(
+            (partial(_with_shape, shape), "invalid-file", "does not fit its tensors")
+            for shape in ([2**300, 2], [-1, -2], [3])
+        ),
         (lambda: tar(MODEL[0], plain("model.safetensors", safetensors({}, b""))), "invalid-file", "no tensor"),
         (lambda: tar(*MODEL, plain("model.safetensors.index.json", INDEX)), "invalid-file", "lacks"),
         (lambda: tar(*MODEL, plain("model.safetensors.index.json", b"{}")), "invalid-file", "weight_map"),

@@ -1,5 +1,6 @@
 """References to models and texts are relative to the folders that they may be read from."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def test_the_first_root_that_has_it_wins(tmp_path: Path) -> None:
     make_model(roots[1] / "one")
     assert resolve_model("both", roots).path == roots[0] / "both"
     assert resolve_model("one", roots).path == roots[1] / "one"
+    make_model(roots[1] / os.fsdecode(b"no\xfftext"))  # a name that is no text
     offered = {model.id: model.path for model in offered_models(roots) if model.kind == "local"}
     assert offered == {"both": roots[0] / "both", "one": roots[1] / "one"}
 

@@ -572,6 +572,26 @@ def test_an_attempt_at_hand_does_not_take_back_what_was_given_up(settings: Setti
     assert (delivery.state, delivery.last_error) == (DeliveryState.FAILED, "The webhook was disabled.")
 
 
+def test_the_address_that_a_webhook_has_moved_away_from_may_be_gone(
+    settings: Settings, sessions: Sessions
+) -> None:
+    webhook_id, _ = make_webhook(sessions, settings, "http://127.0.0.1/")
+    ping(sessions, webhook_id)
+    with sessions.begin() as session:
+        turn = turns.take(session, webhook_id)
+        assert turn is not None
+        message = turns.next_message(session, turn)
+        assert message is not None
+    with sessions.begin() as session:
+        session.execute(update(WebhookEndpoint).values(url="http://127.0.0.2/"))
+    with sessions.begin() as session:
+        turns.settle(session, message, sender.Outcome(status=410, error="The answer was 410."), utcnow())
+    (delivery,) = log(sessions)
+    assert delivery.state is DeliveryState.PENDING
+    with sessions() as session:
+        assert session.get_one(WebhookEndpoint, webhook_id).enabled
+
+
 def test_what_is_asked_for_anew_during_the_last_attempt_is_sent_again(
     settings: Settings, sessions: Sessions
 ) -> None:

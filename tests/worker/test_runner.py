@@ -193,12 +193,47 @@ settings, never = Settings(), threading.Event()
 sessions = make_sessions(make_engine(settings.database_url))
 with sessions.begin() as session:
     lease = leases.claim(session, sys.argv[1], 60, max_attempts=3, most_running=None)
-with Heart(sessions, lease, settings, never, ended):
+with Heart(sessions, lease, settings, never, ended, handed_back=ended):
     never.wait()
 """
     command = [sys.executable, "-c", program, job_id]
     subprocess.run(command, env=os.environ | settings.environment(), timeout=60, check=True)
     assert read_job(sessions, job_id).state == "failed"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_trackers_are_told_of_a_job_that_is_handed_back_in_the_middle_of_a_block(
+    settings: Settings, sessions: sessionmaker[Session]
+) -> None:
+    job_id = make_job(sessions)
+    program = """
+import sys, threading
+from app.db import make_engine, make_sessions
+from app.jobs import leases
+from app.settings import Settings
+from worker import heart
+
+heart.GRACE_SECONDS = 0.1
+settings, stopping = Settings(), threading.Event()
+sessions = make_sessions(make_engine(settings.database_url))
+with sessions.begin() as session:
+    lease = leases.claim(session, sys.argv[1], 60, max_attempts=3, most_running=None)
+
+def ended():
+    print("ended", flush=True)
+
+def handed_back():
+    print("handed back", flush=True)
+
+stopping.set()
+with heart.Heart(sessions, lease, settings, stopping, ended, handed_back):
+    threading.Event().wait()
+"""
+    command = [sys.executable, "-c", program, job_id]
+    environment = os.environ | settings.environment()
+    done = subprocess.run(command, env=environment, timeout=60, check=True, capture_output=True, text=True)
+    assert done.stdout == "handed back\n"
+    assert read_job(sessions, job_id).state == "queued"
 
 
 def test_an_attempt_that_lost_its_lease_leaves_no_trace(

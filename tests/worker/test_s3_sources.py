@@ -86,6 +86,22 @@ def test_what_is_fetched(model: Path, bucket: str, way: Way, tmp_path: Path) -> 
     assert changed != folder
 
 
+def test_what_changes_while_it_is_fetched_is_not_kept(model: Path, bucket: str, way: Way, tmp_path: Path) -> None:
+    key = "models/tiny/model.safetensors"
+    whole = (model / "model.safetensors").read_bytes()
+
+    def overwrite(method: str, path: str) -> None:
+        if method == "GET" and path.endswith("config.json"):
+            way.fault = lambda method, path: None
+            make_client().put_object(Bucket=bucket, Key=key, Body=bytes(len(whole)))
+
+    way.fault = overwrite
+    with pytest.raises(ModelNotFound, match="has changed while it was fetched"):
+        model_at(f"s3://{bucket}/models/tiny", tmp_path)
+    make_client().put_object(Bucket=bucket, Key=key, Body=whole)
+    assert (model_at(f"s3://{bucket}/models/tiny", tmp_path) / "model.safetensors").read_bytes() == whole
+
+
 def test_an_interrupted_fetch_is_gone_on_with(
     model: Path, bucket: str, way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

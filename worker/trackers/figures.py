@@ -3,12 +3,13 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import count
 from statistics import fmean
 from typing import Any
 
 from app.flat import flat
-from eggs_core.report import Report
+from eggs_core.report import Report, TextEvaluation
 from eggs_core.spec import PruneSpec, method_label
 
 # Of a layer's report, what is worth a chart over the blocks.
@@ -22,6 +23,15 @@ def name_of(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)[-_LONGEST:].strip("-.")
 
 
+def distinct(names: Iterable[str]) -> list[str]:
+    """The names, and in place of one that is empty or was there before, one that is not: with a number."""
+    found: list[str] = []
+    for name in names:
+        free = (f"{name}-{number}".removeprefix("-") for number in count(2))
+        found.append(name if name and name not in found else next(other for other in free if other not in found))
+    return found
+
+
 def parameters(spec: PruneSpec) -> dict[str, str]:
     """What was asked for; `calibration.samples` and the like. What is null has no entry."""
     effort = {} if spec.effective_effort is None else {"effort": spec.effective_effort.value}
@@ -30,13 +40,14 @@ def parameters(spec: PruneSpec) -> dict[str, str]:
 
 def provenance(report: Report) -> dict[str, str]:
     """What the run was made of, beyond its request: the resolved model, and fingerprints of all inputs."""
-    evaluation = [] if report.evaluation is None else report.evaluation.texts
+    texts = [] if report.evaluation is None else report.evaluation.texts
     return _texts(
         {
             "model": report.model.model_dump(mode="json", exclude={"reference"}),
             "calibration": {"fingerprint": report.calibration.fingerprint},
             "evaluation": {
-                f"fingerprint.{name_of(text.text.source)}": text.text.fingerprint for text in evaluation
+                f"fingerprint.{name}": text.text.fingerprint
+                for name, text in zip(_names(texts), texts, strict=True)
             },
             "versions": report.versions,
             "device": report.device,
@@ -54,7 +65,8 @@ def figures(report: Report) -> dict[str, float]:
     parts["seconds"] = report.seconds
     if (evaluation := report.evaluation) is not None:
         parts["evaluation"] = {
-            name_of(text.text.source): text.model_dump(exclude={"text"}) for text in evaluation.texts
+            name: text.model_dump(exclude={"text"})
+            for name, text in zip(_names(evaluation.texts), evaluation.texts, strict=True)
         }
         parts["compared"] = {
             method_label(other.method, other.effort): {
@@ -63,9 +75,10 @@ def figures(report: Report) -> dict[str, float]:
             }
             for other in evaluation.compared
         }
+        tasks = distinct(f"{name_of(result.name)}/{name_of(result.metric)}" for result in evaluation.tasks)
         parts["tasks"] = {
-            f"{name_of(result.name)}/{name_of(result.metric)}": {"dense": result.dense, "pruned": result.pruned}
-            for result in evaluation.tasks
+            name: {"dense": result.dense, "pruned": result.pruned}
+            for name, result in zip(tasks, evaluation.tasks, strict=True)
         }
         parts["speed"] = {
             f"batch_{speed.batch}": speed.model_dump(exclude={"batch"}) for speed in evaluation.speed
@@ -84,6 +97,10 @@ def of_layers(report: Report) -> list[dict[str, float]]:
             if (value := getattr(layer, name)) is not None:
                 blocks[layer.block][f"layers/{layer.type}/{name}"].append(value)
     return [{name: fmean(values) for name, values in block.items()} for block in blocks]
+
+
+def _names(texts: Iterable[TextEvaluation]) -> list[str]:
+    return distinct(name_of(text.text.source) for text in texts)
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

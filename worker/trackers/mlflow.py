@@ -19,7 +19,7 @@ import eggs_core
 from app.jobs.models import JobState
 from app.settings import Settings
 from worker.trackers import pruned_model
-from worker.trackers.figures import figures, name_of, of_layers, parameters, provenance
+from worker.trackers.figures import distinct, figures, name_of, of_layers, parameters, provenance
 from worker.trackers.tracker import End, Point, TrackedJob
 
 _JOB_ID = "eggs.job_id"
@@ -66,7 +66,12 @@ class Run:
                 "eggs.attempt": str(job.attempt),
                 "eggs.version": version("eggs"),
                 **({} if job.sweep_id is None else {"eggs.sweep_id": job.sweep_id}),
-                **{f"eggs.metadata.{name_of(name)}": value for name, value in job.metadata.items()},
+                **{
+                    f"eggs.metadata.{name}": value
+                    for name, value in zip(
+                        distinct(map(name_of, job.metadata)), job.metadata.values(), strict=True
+                    )
+                },
             }
         )
         if not run.data.params:
