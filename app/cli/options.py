@@ -103,17 +103,26 @@ def request(
     output_format: OutputFormat | None,
     speed: bool,
 ) -> dict[str, Any]:
-    """The request for these options; what was not given is left to the request's own defaults."""
-    evaluated = given(
-        sources=evaluation or None,
+    """The request for these options; what was not given is left to the request's own defaults.
+
+    Raises `typer.BadParameter` for an evaluation of which something is asked, and which there is to be none of.
+    """
+    of_evaluation = given(
         samples=evaluation_samples,
-        sequence_length=evaluation_sequence_length or sequence_length,
-        text_field=evaluation_text_field or text_field,
+        sequence_length=evaluation_sequence_length,
+        text_field=evaluation_text_field,
         generations=generations,
         tasks=tasks or None,
         task_limit=task_limit,
         speed=speed or None,
     )
+    if evaluation == ["none"] and any(of_evaluation.values()):
+        raise typer.BadParameter(
+            "There is to be no evaluation, and so no samples, tasks, generations or speed of it. Leave out "
+            "--evaluation none, or them."
+        )
+    of_both = given(sequence_length=sequence_length, text_field=text_field)
+    evaluated = of_both | of_evaluation | given(sources=evaluation or None)
     if evaluated.get("samples") == 0:
         evaluated["samples"] = None
     fields = given(

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from app.cli import options
-from app.cli.render import console, progress_bar, report_tables, write_json
+from app.cli.render import console, plain, progress_bar, report_tables, write_json
 from app.settings import get_settings
 from eggs_core.progress import ProgressEvent
 from eggs_core.sources import ModelRef, offered_models
@@ -113,7 +113,7 @@ def models(as_json: options.Json = False) -> None:
     table.add_column("Description")
     table.add_column("Path", overflow="fold")
     for model in offered:
-        table.add_row(model.id, model.description, _path(model) or "")
+        table.add_row(plain(model.id), plain(model.description), plain(_path(model) or ""))
     console.print(table)
 
 

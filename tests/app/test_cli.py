@@ -510,12 +510,13 @@ def test_what_is_refused(eggs: Eggs) -> None:
 
 
 def test_a_model_of_the_list_is_pruned_by_its_name(eggs: Eggs, make_model: MakeModel, tmp_path: Path) -> None:
-    folder = tmp_path / "client" / "models" / "tiny"
+    folder = tmp_path / "client" / "models" / "tiny[v2]"
     shutil.copytree(make_model("llama"), folder)
-    assert "tiny" in [model["id"] for model in json.loads(eggs("models", "--json").stdout)]
+    assert "tiny[v2]" in [model["id"] for model in json.loads(eggs("models", "--json").stdout)]
+    assert "tiny[v2]" in eggs("models").stdout
     options = ["--method", "magnitude", "--evaluation", "none", "--calibration-samples", "1"]
     options += ["--sequence-length", "32", "--json"]
-    pruned = eggs("prune", "tiny", "--out", str(tmp_path / "out"), *options)
+    pruned = eggs("prune", "tiny[v2]", "--out", str(tmp_path / "out"), *options)
     assert pruned.returncode == 0, pruned.stderr
     assert json.loads(pruned.stdout)["model"]["reference"] == str(folder)
 
@@ -532,6 +533,9 @@ def test_what_is_refused_without_a_service(eggs: Eggs, tmp_path: Path) -> None:
         eggs("prune", MODEL, "--out", str(tmp_path / "out"), "--compare", "ria", "--evaluation", "none"),
         "leave compare out",
     )
+    unmeasured = eggs("prune", MODEL, "--out", str(tmp_path / "out"), "--evaluation", "none", "--speed")
+    assert unmeasured.returncode == ExitCode.USAGE
+    assert "There is to be no evaluation" in unmeasured.stderr
     refused(eggs("keys", "revoke", "key_x"), "No such key")
     refused(eggs("models", EGGS_PORT="many"), "port")
     refused(eggs("keys", "list", EGGS_DATABASE_URL="postgresql+psycopg://x@127.0.0.1:1/x"), "The database")
