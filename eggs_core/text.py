@@ -150,7 +150,14 @@ def _read(path: Path, field: str, source: str) -> Iterator[str]:
 def _as_text(value: Any) -> str:
     if not isinstance(value, str | None):
         raise TypeError(f"its texts are of type {type(value).__name__}")
-    return value or ""
+    text = value or ""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can write half a character, which no tokenizer takes
+        raise ValueError(
+            f"a text has {text[error.start]!r}, half of a character without its other half"
+        ) from error
+    return text
 
 
 def _parquet(path: Path, field: str) -> Iterator[Any]:

@@ -292,3 +292,10 @@ def test_generate_keeps_to_the_positions_of_the_model(pruned: Path) -> None:
         result = eggs("generate", pruned / "packed", prompt)
         assert result.returncode == 1
         assert message in " ".join(result.stderr.split())
+
+
+def test_generate_takes_text_and_no_other_bytes(tmp_path: Path) -> None:
+    result = eggs("generate", tmp_path, os.fsdecode(b"a\xffb"))
+    assert result.returncode == 2
+    assert "not a text in UTF-8" in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr

@@ -154,6 +154,9 @@ def test_unreadable_texts_say_why(
     refused("Name its text with text_field", f"file:{files['parquet']}")
     for path in (broken, numbers, binary, false):
         refused("is not a readable", f"file:{path}")
+    half = tmp_path / "half.jsonl"
+    half.write_text('{"text": "half \\ud800 of a character"}\n')
+    refused(r"'\\ud800', half of a character", f"file:{half}")
     refused("Use pydocs, file:PATH or hub:ORG/NAME", "wikitext")
     refused("not a Hub data set", "hub:nonsense")
     refused("does not use", "hub:Salesforce/wikitext", allow_hub=False)
