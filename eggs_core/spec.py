@@ -100,7 +100,8 @@ _SOURCES = (
 
 
 class Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A report repeats the request in JSON, which cannot write infinity, though 1e999 is read as that.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _without_duplicates(names: tuple[str, ...]) -> tuple[str, ...]:

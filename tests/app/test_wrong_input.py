@@ -213,6 +213,13 @@ def test_a_model_that_is_not_there(client: TestClient, settings: Settings) -> No
     assert kind(submit(client, model=str(settings.model_roots[0] / "missing"))) == "model-not-found"
 
 
+def test_a_limit_without_end(client: TestClient) -> None:
+    body = json.dumps({**BODY, "accept_if": {"perplexity_ratio": "HERE"}}).replace('"HERE"', "1e999")
+    response = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert code(response) == "invalid-request"
+    assert response.json()["detail"] == "accept_if.perplexity_ratio: Input should be a finite number."
+
+
 def test_a_pickled_checkpoint(client: TestClient, settings: Settings) -> None:
     folder = settings.model_roots[0] / "old"
     folder.mkdir()

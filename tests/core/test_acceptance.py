@@ -55,6 +55,14 @@ def test_nothing_is_judged_that_was_not_asked_for() -> None:
     assert judge(PruneSpec(model="m"), evaluation((9.0, 9.0, 0.0))) is None
 
 
+@pytest.mark.parametrize("criterion", AcceptIf.model_fields)
+@pytest.mark.parametrize("limit", ["1e999", "NaN"])
+def test_a_limit_is_a_finite_number(criterion: str, limit: str) -> None:
+    """A report repeats it, in JSON, which holds no other."""
+    with pytest.raises(ValidationError, match=criterion):
+        PruneSpec.model_validate_json(f'{{"model": "m", "accept_if": {{"{criterion}": {limit}}}}}')
+
+
 @pytest.mark.parametrize("body", [{"accept_if": {}}, {"accept_if": {"perplexity_ratio": 1.1}, "evaluation": None}])
 def test_requests_that_make_no_sense(body: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="accept_if"):
