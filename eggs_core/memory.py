@@ -53,7 +53,7 @@ def explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _ran_out(error):
+        if not ran_out(error):
             raise
         raise NotEnoughMemory(
             "The machine has less memory free than this takes. Ask for fewer samples, shorter sequences or less "
@@ -61,7 +61,8 @@ def explained() -> Iterator[None]:
         ) from error
 
 
-def _ran_out(error: BaseException | None) -> bool:
+def ran_out(error: BaseException | None) -> bool:
+    """Whether a failed allocation is behind an error."""
     while error is not None:
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             return True

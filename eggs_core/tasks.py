@@ -6,6 +6,7 @@ says, and no metric that the `evaluate` library would fetch as code.
 """
 
 import difflib
+import errno
 import math
 import os
 import time
@@ -15,7 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from eggs_core.errors import TaskNotAllowed, TaskNotFound, TasksNotInstalled
+from eggs_core import memory
+from eggs_core.errors import EggsError, TaskNotAllowed, TaskNotFound, TasksNotInstalled
 from eggs_core.report import TaskResult
 from eggs_core.sources import resolve_task
 
@@ -81,18 +83,42 @@ class TaskSuite:
         )
 
     def run(self, model: Any, tokenizer: Any, advance: Callable[[int], None]) -> Results:
-        """Runs all tasks on a model of transformers; `advance` is called now and then with the tokens done."""
-        return dict(
-            _lm_eval().simple_evaluate(
-                _counting(model, tokenizer, advance),
-                tasks=self._chosen,
-                task_manager=self._manager,
-                limit=self._limit,
-                bootstrap_iters=_RESAMPLES,
-                log_samples=False,
-                confirm_run_unsafe_code=False,
+        """Runs all tasks on a model of transformers; `advance` is called now and then with the tokens done.
+
+        Raises `TaskNotFound` where the tasks do not fit their data, and whatever `advance` raises.
+        """
+        stopped = False
+
+        def tell(tokens: int) -> None:
+            nonlocal stopped
+            stopped = True
+            advance(tokens)
+            stopped = False
+
+        try:
+            return dict(
+                _lm_eval().simple_evaluate(
+                    _counting(model, tokenizer, tell),
+                    tasks=self._chosen,
+                    task_manager=self._manager,
+                    limit=self._limit,
+                    bootstrap_iters=_RESAMPLES,
+                    log_samples=False,
+                    confirm_run_unsafe_code=False,
+                )
             )
-        )
+        except Exception as error:  # their templates, and the code that they name, fail in any way
+            if stopped or isinstance(error, EggsError) or _of_this_machine(error):
+                raise
+            raise TaskNotFound(
+                f"A task fails while it runs ({type(error).__name__}). Check that the templates and functions in "
+                "its file fit its data."
+            ) from error
+
+
+def _of_this_machine(error: Exception) -> bool:
+    """Whether memory or disk ran out."""
+    return memory.ran_out(error) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
 
 
 def task_results(dense: Results, pruned: Results) -> list[TaskResult]:

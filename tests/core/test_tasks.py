@@ -1,5 +1,6 @@
 """Tasks of lm-evaluation-harness, from files of our own: the real harness, no network."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import lm_eval
 import pytest
 import torch
 import yaml
@@ -18,6 +20,7 @@ from eggs_core.pipeline import prune
 from eggs_core.progress import ProgressEvent
 from eggs_core.report import Report
 from eggs_core.spec import CalibrationSpec, EvaluationSpec, PruneSpec
+from eggs_core.tasks import TaskSuite
 from tests.tiny_models import MakeModel
 
 SHORT = {"samples": 2, "sequence_length": 48}
@@ -130,6 +133,46 @@ def test_tasks_can_be_stopped(make_model: MakeModel, folder: Path, tmp_path: Pat
         prune(
             spec_for(make_model("llama"), write_task(folder)), tmp_path / "out", cache_dir=tmp_path, progress=stop
         )
+
+
+def test_a_task_that_does_not_fit_its_data(make_model: MakeModel, folder: Path, tmp_path: Path) -> None:
+    """Templates are filled in when the task is run."""
+    right = "{{right if right < 2 else answers.missing.too}}"
+    spec = spec_for(make_model("llama"), write_task(folder, doc_to_target=right))
+    with pytest.raises(TaskNotFound, match=r"fails while it runs \(UndefinedError\)"):
+        prune(spec, tmp_path / "out", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(OSError(errno.ENOSPC, "full"), OSError), (torch.OutOfMemoryError("CUDA out of memory"), NotEnoughMemory)],
+)
+def test_a_machine_that_is_full_is_no_fault_of_the_task(
+    error: Exception,
+    expected: type[Exception],
+    make_model: MakeModel,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", fail)
+    with pytest.raises(expected):
+        prune(spec_for(make_model("llama"), write_task(folder)), tmp_path / "out", cache_dir=tmp_path)
+
+
+def test_what_stops_tasks_is_passed_on(make_model: MakeModel, folder: Path, tmp_path: Path) -> None:
+    """As it is, though it were an error that the harness knows."""
+
+    def stop(_: int) -> None:
+        raise KeyError("stopped")
+
+    model = make_model("llama")
+    suite = TaskSuite([write_task(folder)], None, None, allow_hub=False)
+    with pytest.raises(KeyError, match="stopped"):
+        suite.run(AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model), stop)
 
 
 def test_tasks_that_cannot_be_run_are_refused_before_any_work(
