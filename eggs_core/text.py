@@ -1,7 +1,6 @@
 """Calibration and evaluation text, from its source to windows of token ids."""
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -136,7 +135,10 @@ def _read(path: Path, field: str, source: str) -> Iterator[str]:
                     yield from (_as_text(json.loads(line)[field]) for line in lines if line.strip())
             case _:
                 with path.open(encoding="utf-8") as stream:
-                    yield from iter(lambda: "".join(itertools.islice(stream, 65536)), "")
+                    # Up to the end of a line, which may be as long as the file.
+                    yield from iter(
+                        lambda: stream.read(_BATCH_CHARACTERS) + stream.readline(_BATCH_CHARACTERS), ""
+                    )
     except KeyError as error:
         raise TextNotFound(
             f"{source} has a record without the field {field!r}. Name its text with text_field."

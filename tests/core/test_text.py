@@ -116,6 +116,28 @@ def test_too_little_text_names_both_numbers(files: dict[str, Path], tokenizer: P
         windows(spec, "calibration", tokenizer)
 
 
+@pytest.mark.parametrize("line", [50, 1000, 100_000])
+def test_long_lines_are_tokenized_a_part_at_a_time(
+    line: int, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text, "_BATCH_CHARACTERS", 2000)
+    taken: list[str] = []
+
+    class Noting:
+        bos_token_id = tokenizer.bos_token_id
+
+        def __call__(self, text: str, **options: Any) -> Any:
+            taken.append(text)
+            return tokenizer(text, **options)
+
+    file = tmp_path / "long.txt"
+    file.write_text("\n".join(("word " * (line // 5)) for _ in range(100_000 // line)))
+    windows(TextSpec(source=f"file:{file}", samples=None, sequence_length=8), "evaluation", Noting())
+    assert max(map(len, taken)) <= 2 * 2000 + len("\n\n")
+    assert "".join(taken).replace("\n", "") == file.read_text().replace("\n", "")
+    assert all(part.endswith("\n") for part in taken[1:-1]) == (line < 100_000)
+
+
 def test_unreadable_texts_say_why(
     files: dict[str, Path], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
