@@ -135,8 +135,7 @@ def resolve_text_file(
     path = uploads.get(source) or _find(source.removeprefix("file:"), source, roots, TextNotFound)
     if path is None or not path.is_file():
         raise TextNotFound(f"There is no text file at {source}. Give an existing .txt, .jsonl or .parquet file.")
-    if path.suffix not in TEXT_SUFFIXES:
-        raise TextNotFound(f"{source} is not a text this service reads. Give a .txt, .jsonl or .parquet file.")
+    _check_suffix(source, path)
     return path
 
 
@@ -153,12 +152,19 @@ def check_text_source(
     elif source.startswith("hub:"):
         if not HUB_DATA.fullmatch(source.removeprefix("hub:")):
             raise TextNotFound(f"{source} is not a Hub data set. Write hub:ORG/NAME or hub:ORG/NAME/FILE.")
+        if source.count("/") > 1:
+            _check_suffix(source)
         if not allow_hub:
             raise TextNotFound(
                 f"{source} would come from the Hugging Face Hub, which this installation does not use."
             )
     elif source != "pydocs":
         raise TextNotFound(f"{source!r} is not a text source. Use pydocs, file:PATH or hub:ORG/NAME.")
+
+
+def _check_suffix(source: str, path: Path | None = None) -> None:
+    if (path or Path(source)).suffix not in TEXT_SUFFIXES:
+        raise TextNotFound(f"{source} is not a text this service reads. Give a .txt, .jsonl or .parquet file.")
 
 
 def resolve_task(task: str, roots: Sequence[Path] | None, *, allow_hub: bool = True) -> str | Path:

@@ -299,6 +299,13 @@ def test_what_is_no_hub_data_set(client: TestClient, source: str) -> None:
     assert "Write hub:ORG/NAME" in problem["detail"]
 
 
+@pytest.mark.parametrize("file", ["README.md", "data/train.csv", "train.json", "train.jsonl.gz", "train"])
+def test_a_file_of_a_hub_data_set_that_is_no_text(client: TestClient, file: str) -> None:
+    problem = submit(client, calibration={"source": f"hub:a/b/{file}"})
+    assert kind(problem) == "text-not-found"
+    assert "Give a .txt, .jsonl or .parquet file." in problem["detail"]
+
+
 def test_paths_that_are_not_there_and_methods_that_are_not_meant(client: TestClient) -> None:
     nowhere = client.get("/v1/nowhere")
     assert (nowhere.status_code, code(nowhere)) == (404, "not-found")
