@@ -11,11 +11,11 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     BadRequestError,
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -132,10 +132,17 @@ def _explained(what: str, not_found: type[EggsError]) -> Iterator[None]:
             ) from error
         except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
             raise not_found(f"The Hugging Face Hub has no {what}, or no such revision. Check its name.") from error
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError as error:
+        except RemoteEntryNotFoundError as error:
             raise not_found(f"The Hugging Face Hub has no such file in {what}. Check its name.") from error
+        except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+            # What is not here either is told of by an error of its own, with the Hub's answer behind it.
+            answer = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+            if not isinstance(answer, HfHubHTTPError) or answer.response.status_code not in (401, 403):
+                raise
+            raise not_found(
+                f"The Hugging Face Hub answers {answer.response.status_code} for {what}: the token is wrong, or "
+                "has no access to it. Give the service one that may read it."
+            ) from error
 
 
 @contextmanager

@@ -29,6 +29,7 @@ REPOSITORIES = {
     "models/org/pickled": {"config.json": b"{}", "pytorch_model.bin": b"pickle"},
     "datasets/org/texts": DATASET_FILES,
 }
+REFUSALS = {401: "Invalid credentials in Authorization header", 403: "Forbidden"}
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -39,6 +40,9 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0].strip("/")
+        for status, message in REFUSALS.items():
+            if f"/refused-{status}" in path:
+                return self._answer(b"{}", status, **{"X-Error-Message": message})
         for repository, files in REPOSITORIES.items():
             if path.startswith(f"api/{repository}/tree/"):
                 tree = [{"type": "file", "path": n, "size": len(c), "oid": n} for n, c in files.items()]
@@ -107,6 +111,18 @@ def test_what_the_hub_does_not_have_or_give(endpoint: str, tmp_path: Path) -> No
     assert ask(endpoint, 'hub.dataset_file("hub:org/none", "calibration", cache)', tmp_path).startswith(
         "TextNotFound"
     )
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_token_that_is_refused_will_be_so_again(status: int, endpoint: str, tmp_path: Path) -> None:
+    for error, expression in (
+        ("ModelNotFound", f'hub.model_folder("org/refused-{status}", None, cache)'),
+        ("TextNotFound", f'hub.dataset_file("hub:org/refused-{status}", "calibration", cache)'),
+        ("TextNotFound", f'hub.dataset_file("hub:org/refused-{status}/a.txt", "calibration", cache)'),
+    ):
+        answer = ask(endpoint, expression, tmp_path)
+        assert answer.startswith(f"{error} The Hugging Face Hub answers {status} for ")
+        assert "the token is wrong, or has no access" in answer
 
 
 @pytest.mark.parametrize(("part", "content"), [("calibration", b"train"), ("evaluation", b"test")])
