@@ -54,6 +54,8 @@ _NAMES_OF_FILES = (
     "_implementation_internal",
     "auto_map",
 )
+# Where this is false, modules return tuples, and transformers' own models miss the names of what they hold.
+_RETURNS_NAMES = "return_dict"
 
 
 def is_model_file(name: str) -> bool:
@@ -152,7 +154,8 @@ class ModelFolder:
         return files
 
     def copy_companions(self, out: Path) -> None:
-        """Copies config, tokenizer and licence, without settings that name files. Raises as `file` does."""
+        """Copies config, tokenizer and licence, without settings that name files or ask modules for tuples. Raises
+        as `file` does."""
         for name, file in self.companions().items():
             if name not in _SETTINGS or not _copy_settings(file, out / name):
                 shutil.copyfile(file, out / name)
@@ -166,10 +169,10 @@ class ModelFolder:
 
 
 def _copy_settings(file: Path, out: Path) -> bool:
-    """Writes what is left of the settings if they name files, or else nothing and returns False."""
+    """Writes what is left of the settings if not all is, or else nothing and returns False."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-        harmless = _without_names_of_files(settings)
+        harmless = _harmless(settings)
         if harmless == settings:
             return False
     except (ValueError, RecursionError):
@@ -178,11 +181,11 @@ def _copy_settings(file: Path, out: Path) -> bool:
     return True
 
 
-def _without_names_of_files(value: Any) -> Any:
+def _harmless(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: _without_names_of_files(part)
+            key: _harmless(part)
             for key, part in value.items()
-            if part is None or not key.endswith(_NAMES_OF_FILES)
+            if (part is None or not key.endswith(_NAMES_OF_FILES)) and (part or key != _RETURNS_NAMES)
         }
-    return [_without_names_of_files(part) for part in value] if isinstance(value, list) else value
+    return [_harmless(part) for part in value] if isinstance(value, list) else value

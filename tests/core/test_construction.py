@@ -113,3 +113,15 @@ def test_sizes_of_a_vocabulary_for_every_layer_count_no_layers() -> None:
     check_layers({"vocab_size_per_layer_input": 262144, "text_config": {"vocab_size_per_layer_input": 262144}})
     with pytest.raises(UnsupportedModel, match="num_hidden_layers"):
         check_layers({"text_config": {"num_hidden_layers": 262144}})
+
+
+def test_a_config_that_asks_for_tuples(changed: Any, tmp_path: Path) -> None:
+    text = {"samples": 1, "sequence_length": 32}
+    spec = PruneSpec(
+        model=str(changed("llama", {"return_dict": False})),
+        calibration=text,
+        evaluation={**text, "generations": 1, "speed": True},
+    )
+    report = prune(spec, tmp_path / "out", cache_dir=tmp_path / "cache")
+    assert report.evaluation is not None
+    assert len(report.evaluation.generations) == 1
