@@ -51,7 +51,7 @@ def read_config(files: ModelFolder) -> Any:
 def most_positions(config: Any) -> int | None:
     """The longest sequence, in tokens, that a model of this config takes; None where it does not say."""
     found = (getattr(config.get_text_config(), name, None) for name in _LENGTH_LIMITS)
-    return next((most for most in found if isinstance(most, int)), None)
+    return next((most for most in found if isinstance(most, int) and most > 0), None)  # XLNet has -1 for none
 
 
 def most_new_tokens(config: Any, prompt: int, wanted: int) -> int:

@@ -152,14 +152,15 @@ def _float_dtype(sizes: dict[str, int]) -> torch.dtype:
 
 def _decoder_blocks(model: PreTrainedModel) -> tuple[nn.ModuleList, str]:
     """The list of decoder blocks: as long as the config counts layers, and of all such lists the largest."""
-    count = model.config.get_text_config().num_hidden_layers
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)  # BLT counts those of its parts
     lists = [
         (sum(p.numel() for p in module.parameters()), name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
     if not lists or not count:
-        raise UnsupportedModel(f"No list of {count} decoder blocks was found in {type(model).__name__}.")
+        many = f"list of {count}" if count else "list of"
+        raise UnsupportedModel(f"No {many} decoder blocks was found in {type(model).__name__}.")
     _, name, blocks = max(lists, key=lambda entry: entry[0])
     return blocks, name
 

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from eggs_core.construction import check_layers
+from eggs_core.construction import check_layers, most_positions
 from eggs_core.errors import UnsupportedModel
 from eggs_core.pipeline import prune
+from eggs_core.skeleton import _decoder_blocks
 from eggs_core.spec import PruneSpec
 from tests.limited import limited
 from tests.tiny_models import MakeModel
@@ -125,3 +128,16 @@ def test_a_config_that_asks_for_tuples(changed: Any, tmp_path: Path) -> None:
     report = prune(spec, tmp_path / "out", cache_dir=tmp_path / "cache")
     assert report.evaluation is not None
     assert len(report.evaluation.generations) == 1
+
+
+def test_a_config_that_counts_no_layers_of_its_own() -> None:
+    """BLT has those of its encoders and decoders."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("blt"))
+    with pytest.raises(UnsupportedModel, match="No list of decoder blocks"):
+        _decoder_blocks(model)
+
+
+@pytest.mark.parametrize(("family", "most"), [("xlnet", None), ("gpt2", 1024)])
+def test_positions_without_end(family: str, most: int | None) -> None:
+    assert most_positions(AutoConfig.for_model(family)) == most
