@@ -33,7 +33,7 @@ class Journal:
         """Whether the folder holds what an interrupted run of this identity left."""
         try:
             return (self._folder / _RUN).read_text() == self._identity
-        except FileNotFoundError:
+        except (FileNotFoundError, UnicodeDecodeError):
             return False
 
     def begin(self) -> None:
@@ -52,7 +52,7 @@ class Journal:
             entry = json.loads((self._folder / f"{step}.json").read_text())
             if all(sha256(self._out / name) == digest for name, digest in entry["files"].items()):
                 return entry["value"]
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):  # or damaged
             pass
         return None
 

@@ -212,3 +212,26 @@ def test_a_step_counts_only_when_it_is_whole(tmp_path: Path) -> None:
     assert journal.recall("block-0") is None
     journal.end()
     assert not journal.interrupted()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        b'"',
+        b"\xff\xfe",
+        b'{"value": 1, "files": []}',
+        b'{"value": 1, "files": {"shard": 2}}',
+    ],
+)
+def test_a_damaged_step_is_not_finished(content: bytes, tmp_path: Path) -> None:
+    journal = Journal(tmp_path, {"run": 1})
+    journal.begin()
+    journal.record("block-0", 1)
+    (tmp_path / FOLDER / "block-0.json").write_bytes(content)
+    assert journal.recall("block-0") is None
+    (tmp_path / FOLDER / "run.json").write_bytes(content)
+    assert not journal.interrupted()
