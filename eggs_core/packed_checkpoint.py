@@ -13,7 +13,7 @@ from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.construction import build, read_config
 from eggs_core.errors import BrokenCheckpoint, BrokenPack
 from eggs_core.layers import PrunableLayer
-from eggs_core.model_folder import CONFIG
+from eggs_core.model_folder import CONFIG, ModelFolder
 from eggs_core.packed_model import check_tensors, put_packed_layers
 from eggs_core.packing import pack, unpack
 from eggs_core.packing_config import MASK, METHOD, VALUES, WEIGHT, Kind, PackingConfig
@@ -130,9 +130,12 @@ def _turned(W: Tensor, kind: Kind) -> Tensor:
 
 
 def _config(folder: Path) -> dict[str, Any]:
+    file = ModelFolder(folder).file(CONFIG)
+    if file is None:
+        raise BrokenCheckpoint(f"There is no {CONFIG} beside the weights.")
     try:
-        config = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise BrokenCheckpoint(f"There is no readable {CONFIG} beside the weights.") from error
     if not isinstance(config, dict):
         raise BrokenCheckpoint(f"{CONFIG} holds no settings.")

@@ -1,6 +1,7 @@
 """Packed checkpoints: what a run leaves, what transformers makes of it, the way back, and damage."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -285,6 +286,16 @@ def test_other_folders_are_told_from_packed_ones(pruned: Any, tmp_path: Path) ->
     (folder / "config.json").write_text("[1]")
     with pytest.raises(BrokenCheckpoint):
         unpack_checkpoint(folder, tmp_path / "unpacked")
+    (folder / "config.json").write_text("[" * 200_000)
+    with pytest.raises(BrokenCheckpoint):
+        unpack_checkpoint(folder, tmp_path / "unpacked")
+    (folder / "config.json").unlink()
+    with pytest.raises(BrokenCheckpoint, match=r"no config\.json"):
+        unpack_checkpoint(folder, tmp_path / "unpacked")
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(BrokenCheckpoint, match="a pipe"):
+        unpack_checkpoint(folder, tmp_path / "unpacked")
+    (folder / "config.json").unlink()
     shutil.copyfile(out / "packed" / "config.json", folder / "config.json")
     _truncated(folder)
     with pytest.raises(EggsError):
