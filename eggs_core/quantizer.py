@@ -58,6 +58,8 @@ class EggsQuantizer(HfQuantizer):
             check_tensors(model, Checkpoint(files[0].parent, [file.name for file in files]), packing)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        if any(parameter.is_meta for parameter in model.parameters()):  # there is no content to check
+            return model
         for name, module in model.named_modules():
             if isinstance(module, PackedLinear):
                 try:

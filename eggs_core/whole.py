@@ -15,7 +15,7 @@ from eggs_core.checkpoint import Checkpoint
 from eggs_core.construction import most_new_tokens
 from eggs_core.errors import BrokenCheckpoint, EggsError, NotEnoughMemory, NotEnoughText
 from eggs_core.large_batches import choose_products
-from eggs_core.loading import quiet
+from eggs_core.loading import quiet, refuse_missing
 from eggs_core.model_folder import CONFIG
 from eggs_core.packing_config import VALUES
 from eggs_core.skeleton import Skeleton
@@ -61,15 +61,31 @@ def whole_model(checkpoint: Checkpoint, like: Skeleton, tokenizer: Any) -> Itera
 def load(folder: Path) -> tuple[Any, Any]:
     """The model in `folder`, packed or not, and its tokenizer; on a GPU where there is one.
 
-    Raises `BrokenCheckpoint` where they cannot be read.
+    Raises `BrokenCheckpoint` where they cannot be read, or a weight is missing.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, tokenizer = _read(folder)
+    return _placed(model, device), tokenizer
+
+
+def check(folder: Path) -> None:
+    """Raises `BrokenCheckpoint` where `load` would, as far as names, types and shapes tell: no weight is read."""
+    _read(folder, "meta")
+
+
+def _read(folder: Path, device: str | None = None) -> tuple[Any, Any]:
     checkpoint = Checkpoint(folder)
     with quiet(), checkpoint.private() as copy:
         try:
             tokenizer = AutoTokenizer.from_pretrained(copy, trust_remote_code=False, local_files_only=True)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                copy, dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                copy,
+                dtype="auto",
+                device_map=device,
+                output_loading_info=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
             )
         except EggsError:
             raise
@@ -78,12 +94,14 @@ def load(folder: Path) -> tuple[Any, Any]:
             raise BrokenCheckpoint(
                 f"{folder} holds no model with a tokenizer that transformers can load. {told}"
             ) from error
+    model, loading = loaded
     if any(name.endswith(VALUES) for name in checkpoint.file_of) and not hasattr(model, "hf_quantizer"):
         raise BrokenCheckpoint(
             f"{folder} holds packed weights, and its {CONFIG} has no quantization_config that tells of them. Copy "
             "that of the packed model again."
         )
-    return _placed(model, device), tokenizer
+    refuse_missing(sorted(loading["missing_keys"]))  # transformers has filled them at random
+    return model, tokenizer
 
 
 def _placed(model: Any, device: torch.device) -> Any:

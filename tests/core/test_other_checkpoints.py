@@ -14,6 +14,7 @@ from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import BrokenCheckpoint
 from eggs_core.pipeline import prune
 from eggs_core.text import token_windows
+from eggs_core.whole import check, load
 from tests.core.test_pipeline import spec_for
 from tests.tiny_models import MakeModel
 
@@ -83,3 +84,18 @@ def test_a_tokenizer_that_knows_no_word_is_none(family: str, make_model: MakeMod
         with pytest.raises(BrokenCheckpoint, match="no tokenizer"):
             prune(spec_for(folder), tmp_path / "out", cache_dir=tmp_path)
         (folder / "tokenizer_config.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_that_lacks_weights_is_not_run_with_random_ones(
+    tied: bool, make_model: MakeModel, tmp_path: Path
+) -> None:
+    """Of those that are tied one is stored."""
+    model = make_model("llama", tie_word_embeddings=tied)
+    assert ("lm_head.weight" not in load_file(model / "model.safetensors")) == tied
+    for name in ("model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"):
+        folder = changed_copy(tmp_path / name, model, lambda tensors, name=name: tensors.pop(name))  # type: ignore[misc]
+        for load_or_check in (load, check):
+            load_or_check(model)
+            with pytest.raises(BrokenCheckpoint, match=r"lacks \d weights, such as"):
+                load_or_check(folder)
