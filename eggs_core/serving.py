@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eggs_core.checkpoint import Checkpoint
 from eggs_core.errors import SequenceTooLong, ServingNotInstalled
 from eggs_core.listener import bound
 
@@ -44,12 +43,15 @@ def check_installed() -> None:
 def serve(folder: Path, host: str, port: int, listening: Callable[[str], None]) -> None:
     """Serves the model in `folder`, packed or not, until the process is told to stop.
 
-    Calls `listening` with the address for clients once requests can be sent there. Raises `BrokenCheckpoint` where
-    the weights or their index cannot be read, or `CannotListen`.
+    Calls `listening` with the address for clients once requests can be sent there. Raises `BrokenCheckpoint` as
+    `eggs_core.whole.load` does, or `CannotListen`.
     """
     listener = bound(host, port)
-    Checkpoint(folder)  # of what is damaged transformers says nothing that helps
     from transformers.cli.serve import Serve
+
+    from eggs_core.whole import check
+
+    check(folder)  # of what is damaged transformers says nothing that helps, or makes weights up
 
     class _Serve(Serve):
         def start_server(self) -> None:

@@ -16,7 +16,7 @@ import openai
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -264,21 +264,36 @@ def _without_its_quantization_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def _of_another_type(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "nope"}))
+
+
+def _without_a_weight(folder: Path) -> None:
+    for file in folder.glob("*.safetensors"):
+        tensors = load_file(file)
+        tensors.pop("model.norm.weight", None)
+        save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("command", [("generate", PROMPT), ("serve-model", "--port", "0")])
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
         (_without("config.json"), "holds no model"),
         (_without("tokenizer.json"), "holds no model"),
+        (_of_another_type, "model type `nope`"),
         (_without_its_quantization_config, "has no quantization_config"),
+        (_without_a_weight, "lacks 1 weights, such as model.norm.weight"),
     ],
 )
-def test_generate_says_what_is_wrong_with_a_folder(
-    harm: Callable[[Path], None], message: str, pruned: Path, tmp_path: Path
+def test_what_is_wrong_with_a_folder_is_told(
+    harm: Callable[[Path], None], message: str, command: tuple[str, ...], pruned: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(pruned / "packed", tmp_path / "harmed"))
     (folder / "tokenizer_config.json").write_text("{}")
     harm(folder)
-    result = eggs("generate", folder, PROMPT)
+    result = eggs(command[0], folder, *command[1:])
     assert result.returncode == 1
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
