@@ -32,7 +32,12 @@ class Checkpoint:
         self.files = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
         self.folder = self.files.path
         self.file_of: dict[str, Path] = {}
-        for name in self.files.weights() if names is None else names:
+        names = self.files.weights() if names is None else names
+        if not names:
+            raise BrokenCheckpoint(
+                f"There is no safetensors file in {self.folder}. Save or upload the model there."
+            )
+        for name in names:
             file = self.folder / name
             try:
                 _check_header(file)

@@ -91,6 +91,10 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_tensors_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(BrokenCheckpoint, match="There is no safetensors file in"):
+        Checkpoint(tmp_path)
+    save_file({}, tmp_path / "model.safetensors")
     with pytest.raises(BrokenCheckpoint, match="holds no tensor"):
         Checkpoint(tmp_path)
 
