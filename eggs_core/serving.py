@@ -5,6 +5,7 @@ sampling at a temperature, an end of what is generated where the model's positio
 """
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,23 @@ _NOT_THERE: Mapping[str, tuple[Any, ...]] = {
     "echo": (False,),
     "logprobs": (False,),
     "top_logprobs": (0,),
+    "presence_penalty": (0,),
+    "suffix": (),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "web_search_options": (),
+    "reasoning_effort": ("none",),
+    "functions": ([],),
+    "function_call": ("auto", "none"),
+    "tool_choice": ("auto", "none"),
 }
+# Where there are tools, whose calls are as the model makes them.
+_NOT_THERE_WITH_TOOLS: Mapping[str, tuple[Any, ...]] = {"tool_choice": ("auto",), "parallel_tool_calls": (True,)}
+# Logits, which are no more than thousands, are divided by it, and overflow below 1e-35.
+_LEAST_TEMPERATURE = 1e-6
+# Seeds and lengths have 64 bits in torch.
+_MOST_WHOLE = 2**63 - 1
 _STOP_SECONDS = 5
 
 
@@ -124,7 +141,10 @@ class _Front:
 
         try:
             body = json.loads(content)
-        except ValueError:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise _RefusedError("The body has half of a surrogate pair, which is no text.") from error
+        except (ValueError, RecursionError):  # the latter where it is nested too deep
             body = None
         if not isinstance(body, dict):
             raise _RefusedError("The body is no JSON object.")
@@ -132,17 +152,31 @@ class _Front:
             raise _RefusedError(
                 f"There is no model {body['model']!r} here, only {self._name!r}.", "model_not_found", 404
             )
-        for name, harmless in _NOT_THERE.items():
+        not_there = {**_NOT_THERE, **(_NOT_THERE_WITH_TOOLS if body.get("tools") else {})}
+        if path == _COMPLETIONS:
+            not_there["logit_bias"] = ({},)
+        for name, harmless in not_there.items():
             if body.get(name) is not None and body[name] not in harmless:
                 raise _RefusedError(f"{name} is not supported.")
         prompt = self._prompt(body, path)
-        temperature = _number(body, "temperature", 0)
-        _number(body, "top_p", 0)
-        _number(body, "seed", None, whole=True)
+        temperature = _number(body, "temperature", 0, sys.float_info.max)
+        if temperature and temperature < _LEAST_TEMPERATURE:
+            raise _RefusedError(f"temperature must be 0, or at least {_LEAST_TEMPERATURE}.")
+        _number(body, "top_p", 0, 1)
+        _number(body, "seed", -_MOST_WHOLE, _MOST_WHOLE, whole=True)
+        if (penalty := _number(body, "frequency_penalty", -1, 2)) is not None and 1 + penalty <= 0:
+            raise _RefusedError("frequency_penalty must be a number above -1.")
+        _check_settings(body.get("generation_config"))
         if temperature and body.get("generation_config") is None:  # it never begins to sample by itself
             settings = self._settings.to_diff_dict() | {"do_sample": True}
             body["generation_config"] = json.dumps(settings)
-        asked = [_number(body, name, 1, whole=True) for name in ("max_completion_tokens", "max_tokens")]
+        # Of what is empty transformers makes an error.
+        body["stop"] = _stop(body) or None
+        if path == _CHAT:
+            body["logit_bias"] = self._logit_bias(body.get("logit_bias") or {}) or None
+        asked = [
+            _number(body, name, 1, _MOST_WHOLE, whole=True) for name in ("max_completion_tokens", "max_tokens")
+        ]
         body.pop("max_completion_tokens", None)
         new_tokens = next((int(number) for number in asked if number is not None), _NEW_TOKENS)
         try:
@@ -150,6 +184,15 @@ class _Front:
         except SequenceTooLong as error:
             raise _RefusedError(str(error), "context_length_exceeded") from error
         return json.dumps(body | {"model": self._pinned, "max_tokens": new_tokens}).encode()
+
+    def _logit_bias(self, bias: Any) -> dict[str, float]:
+        """As transformers takes it. Raises `_RefusedError` for tokens that there are not, and for no numbers."""
+        tokens = {str(token) for token in range(self._config.get_text_config().vocab_size)}
+        if not isinstance(bias, dict) or not bias.keys() <= tokens:
+            raise _RefusedError("logit_bias must be an object with a number for each of some tokens of the model.")
+        if not all(isinstance(value, int | float) and -100 <= value <= 100 for value in bias.values()):
+            raise _RefusedError("logit_bias must give tokens numbers of at least -100 and at most 100.")
+        return {token: float(value) for token, value in bias.items()}
 
     def _prompt(self, body: Mapping[str, Any], path: str) -> int:
         """How many tokens the prompt has. Raises `_RefusedError` where there is none."""
@@ -180,16 +223,40 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _number(body: Mapping[str, Any], name: str, least: int | None, *, whole: bool = False) -> float | None:
+def _stop(body: Mapping[str, Any]) -> list[str]:
+    """The texts that end an answer. Raises `_RefusedError` for what is none, such as an empty one."""
+    stop = body.get("stop")
+    texts = [] if stop is None else stop if isinstance(stop, list) else [stop]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise _RefusedError("stop must be a text, or a list of some, and none of them empty.")
+    return texts
+
+
+def _check_settings(written: Any) -> None:
+    """Raises `_RefusedError` for what transformers does not take as a `generation_config`."""
+    from transformers import GenerationConfig
+
+    if written is None:
+        return
+    try:
+        GenerationConfig(**json.loads(written))
+    except Exception as error:  # values fail in any way
+        raise _RefusedError("generation_config must be a text that holds a JSON object of settings.") from error
+
+
+def _number(
+    body: Mapping[str, Any], name: str, least: float, most: float, *, whole: bool = False
+) -> int | float | None:
     """Raises `_RefusedError` for what is no such number."""
     value = body.get(name)
     kinds = int if whole else int | float
     if value is None:
         return None
-    if not isinstance(value, kinds) or isinstance(value, bool) or (least is not None and not value >= least):
-        least_told = "" if least is None else f" of at least {least}"
-        raise _RefusedError(f"{name} must be a {'whole ' if whole else ''}number{least_told}.")
-    return float(value)
+    if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= most:
+        kind = "whole number" if whole else "number"
+        raise _RefusedError(f"{name} must be a {kind} of at least {least} and at most {most}.")
+    number: int | float = value
+    return number
 
 
 def _answer(request: Any, error: Exception) -> Any:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.tiny_models import MakeModel
 EGGS = [sys.executable, "-m", "app.cli"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
 PROMPT = "The value of"
+MESSAGES: Any = [{"role": "user", "content": PROMPT}]
 
 
 def eggs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -140,9 +142,9 @@ def test_a_packed_form_that_is_slower_is_told_as_it_is(
     assert 0 < json.loads(result.stdout)[0]["ratio"] < 1
 
 
-@pytest.fixture
-def served(pruned: Path, tmp_path: Path) -> Iterator[str]:
-    """Where `eggs serve-model` serves the packed model."""
+@contextmanager
+def server(pruned: Path, tmp_path: Path) -> Iterator[str]:
+    """Where `eggs serve-model` serves the packed model, until the `with` ends."""
     # The chat is the prompt alone, so that both endpoints are to say the same.
     template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     (pruned / "packed" / "chat_template.jinja").write_text(template)
@@ -165,6 +167,12 @@ def served(pruned: Path, tmp_path: Path) -> Iterator[str]:
         finally:
             process.terminate()
             assert process.wait(60) in (0, -signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def served(pruned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with server(pruned, tmp_path_factory.mktemp("served")) as url:
+        yield url
 
 
 @pytest.fixture
@@ -230,6 +238,30 @@ def test_serve_model_ends_where_the_models_positions_do(client: openai.OpenAI) -
         ({"prompt": PROMPT, "max_tokens": "many"}, "max_tokens must be"),
         ({"prompt": PROMPT, "temperature": -1}, "temperature must be"),
         ({"prompt": PROMPT, "seed": "x"}, "seed must be a whole number"),
+        ({"prompt": PROMPT, "seed": 10**30}, "seed must be a whole number"),
+        ({"prompt": PROMPT, "max_tokens": 10**400}, "max_tokens must be"),
+        ({"prompt": PROMPT, "temperature": 10**400}, "temperature must be"),
+        ({"prompt": PROMPT, "temperature": 1e-320}, "temperature must be 0, or at least"),
+        ({"prompt": PROMPT, "top_p": 2}, "top_p must be a number of at least 0 and at most 1"),
+        ({"prompt": PROMPT, "frequency_penalty": "x"}, "frequency_penalty must be"),
+        ({"prompt": PROMPT, "frequency_penalty": -1}, "frequency_penalty must be a number above -1"),
+        ({"prompt": PROMPT, "stop": 5}, "stop must be"),
+        ({"prompt": PROMPT, "stop": [5]}, "stop must be"),
+        ({"prompt": PROMPT, "stop": ""}, "stop must be"),
+        ({"prompt": PROMPT, "generation_config": "garbage"}, "generation_config must be"),
+        ({"prompt": PROMPT, "generation_config": "5"}, "generation_config must be"),
+        ({"prompt": PROMPT, "generation_config": 5}, "generation_config must be"),
+        ({"prompt": PROMPT, "suffix": "."}, "suffix is not supported"),
+        ({"prompt": PROMPT, "presence_penalty": 1}, "presence_penalty is not supported"),
+        ({"prompt": PROMPT, "logit_bias": {"5": 1}}, "logit_bias is not supported"),
+        ({"messages": MESSAGES, "logit_bias": {"100000": 1}}, "logit_bias must be"),
+        ({"messages": MESSAGES, "logit_bias": {"5": "x"}}, "logit_bias must give"),
+        ({"messages": MESSAGES, "response_format": {"type": "json_object"}}, "response_format is not supported"),
+        ({"messages": MESSAGES, "functions": [{"name": "f"}]}, "functions is not supported"),
+        ({"messages": MESSAGES, "tool_choice": "required"}, "tool_choice is not supported"),
+        ({"messages": MESSAGES, "tools": [{}], "tool_choice": "none"}, "tool_choice is not supported"),
+        ({"messages": MESSAGES, "tools": [{}], "parallel_tool_calls": False}, "parallel_tool_calls is not"),
+        ({"prompt": "a\ud800b"}, "surrogate"),
         ({"prompt": PROMPT, "n": 2}, "n is not supported"),
         ({"prompt": PROMPT, "logprobs": 3}, "logprobs is not supported"),
         ({"prompt": PROMPT, "no_such_field": 1}, "Unexpected fields"),
@@ -242,16 +274,32 @@ def test_serve_model_ends_where_the_models_positions_do(client: openai.OpenAI) -
 )
 def test_serve_model_says_what_is_wrong_with_a_request(body: Any, message: str, served: str) -> None:
     path = "chat/completions" if "messages" in body else "completions"
-    answer = httpx.post(f"{served}/{path}", json=body, timeout=60)
+    headers = {"Content-Type": "application/json"}
+    # Not by httpx, which has no way to write half of a surrogate pair.
+    answer = httpx.post(f"{served}/{path}", content=json.dumps(body), headers=headers, timeout=60)
     assert 400 <= answer.status_code < 500
     assert message in answer.json()["error"]["message"]
 
 
-def test_serve_model_ends_while_it_generates(served: str) -> None:
-    """As the fixture sees to."""
+def test_serve_model_takes_what_changes_no_answer(served: str, client: openai.OpenAI) -> None:
+    nested = httpx.post(f"{served}/completions", content="[" * 100_000, timeout=60)
+    assert (nested.status_code, nested.json()["error"]["message"]) == (400, "The body is no JSON object.")
+    options: Any = {"model": "packed", "max_tokens": 8, "temperature": 0}
+    plain = client.completions.create(prompt=PROMPT, **options).choices
+    harmless: Any = {"stop": [], "user": "me", "presence_penalty": 0, "frequency_penalty": 0, "top_p": 1}
+    assert client.completions.create(prompt=PROMPT, **options, **harmless, logit_bias={}).choices == plain
+    harmless |= {"response_format": {"type": "text"}, "metadata": {"a": "b"}, "store": False, "logit_bias": {}}
+    said = client.chat.completions.create(messages=MESSAGES, **options, **harmless, tool_choice="none")
+    assert said.choices[0].message.content == plain[0].text
+    biased = client.chat.completions.create(messages=MESSAGES, **options, logit_bias={"70": 100})
+    assert len(set(biased.choices[0].message.content or "")) == 1
+
+
+def test_serve_model_ends_while_it_generates(pruned: Path, tmp_path: Path) -> None:
+    """As `server` sees to."""
     body = {"prompt": PROMPT, "max_tokens": 100_000, "temperature": 2}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{served}/completions", json=body, timeout=0.05)
+    with server(pruned, tmp_path) as url, pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/completions", json=body, timeout=0.05)
 
 
 def _without(name: str) -> Callable[[Path], None]:
