@@ -13,7 +13,7 @@ from torch.nn.modules.module import (
 )
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from eggs_core.errors import EggsError, SequenceTooLong, UnsupportedModel
+from eggs_core.errors import BrokenCheckpoint, EggsError, SequenceTooLong, UnsupportedModel
 from eggs_core.model_folder import CONFIG, ModelFolder
 
 # A config makes lists as long as it counts layers before there is any module.
@@ -65,6 +65,16 @@ def most_new_tokens(config: Any, prompt: int, wanted: int) -> int:
     if prompt >= most:
         raise SequenceTooLong(f"The prompt has {prompt} tokens, and the model takes {most} with what it adds.")
     return min(wanted, most - prompt)
+
+
+def check_vocabulary(config: Any, token: int) -> None:
+    """Raises `BrokenCheckpoint` where a model of this config has no such token, which its tokenizer gave."""
+    size = config.get_text_config().vocab_size
+    if token >= size:
+        raise BrokenCheckpoint(
+            f"The tokenizer gives token {token}, and the model has {size} tokens: they do not belong together. "
+            "Put the model's own tokenizer into its folder."
+        )
 
 
 def build(config: Any, dtype: torch.dtype, *, tensors: int, elements: int) -> PreTrainedModel:

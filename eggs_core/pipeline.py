@@ -19,7 +19,7 @@ from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.checksums import sha256, write_checksums
 from eggs_core.compared import ComparedModel
 from eggs_core.comparison import Advance, Comparison
-from eggs_core.construction import most_positions
+from eggs_core.construction import check_vocabulary, most_positions
 from eggs_core.distributed import ALONE, Group
 from eggs_core.errors import BrokenCheckpoint, EggsError, NoSpace, OutputExists, SequenceTooLong
 from eggs_core.journal import FOLDER, REPORT, Journal
@@ -108,7 +108,7 @@ def prune(
                     uploads=uploads,
                 )
             )
-            _check_vocabulary(dense, tokens)
+            check_vocabulary(dense.config, int(tokens.max()))
             return tokens
 
         tasks = None
@@ -312,15 +312,6 @@ def _check_length(skeleton: Skeleton, text: TextSpec) -> None:
         raise SequenceTooLong(
             f"sequence_length is {text.sequence_length}, and this model takes at most {longest} tokens. Ask for "
             f"{longest} or less."
-        )
-
-
-def _check_vocabulary(skeleton: Skeleton, tokens: Tensor) -> None:
-    size = skeleton.config.get_text_config().vocab_size
-    if int(tokens.max()) >= size:
-        raise BrokenCheckpoint(
-            f"The tokenizer gives token {int(tokens.max())}, and the model has {size} tokens: they do not belong "
-            "together. Put the model's own tokenizer into its folder."
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eggs_core.errors import SequenceTooLong, ServingNotInstalled
+from eggs_core.errors import BrokenCheckpoint, SequenceTooLong, ServingNotInstalled
 from eggs_core.listener import bound
 
 if TYPE_CHECKING:
@@ -195,12 +195,23 @@ class _Front:
         return {token: float(value) for token, value in bias.items()}
 
     def _prompt(self, body: Mapping[str, Any], path: str) -> int:
-        """How many tokens the prompt has. Raises `_RefusedError` where there is none."""
+        """How many tokens the prompt has. Raises `_RefusedError` for none, or one that the model lacks."""
+        from eggs_core.construction import check_vocabulary
+
+        ids = self._ids(body, path)
+        try:
+            check_vocabulary(self._config, max(ids, default=0))
+        except BrokenCheckpoint as error:
+            raise _RefusedError(str(error)) from error
+        return len(ids)
+
+    def _ids(self, body: Mapping[str, Any], path: str) -> list[int]:
+        """The tokens of the prompt. Raises `_RefusedError` where there are none."""
         if path == _COMPLETIONS:
             prompt = body.get("prompt")
             if not isinstance(prompt, str) or not (ids := self._tokenizer(prompt)["input_ids"]):
                 raise _RefusedError("prompt must be a text, and not an empty one.")
-            return len(ids)
+            return list(ids)
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             raise _RefusedError("messages must be a list, and not an empty one.")
@@ -213,7 +224,7 @@ class _Front:
             text = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # templates refuse in their own ways what they do not foresee
             raise _RefusedError(f"The model's chat template does not take these messages: {error}") from error
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _text(content: Any) -> str:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
-from eggs_core.construction import most_new_tokens
+from eggs_core.construction import check_vocabulary, most_new_tokens
 from eggs_core.errors import BrokenCheckpoint, EggsError, NotEnoughMemory, NotEnoughText
 from eggs_core.large_batches import choose_products
 from eggs_core.loading import quiet, refuse_missing
@@ -113,12 +113,14 @@ def _placed(model: Any, device: torch.device) -> Any:
 def continuation(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> tuple[str, int]:
     """What comes after `prompt` by greedy decoding, by the model's own settings; and of how many tokens it is.
 
-    Raises `SequenceTooLong` where the prompt leaves no room for any, and `NotEnoughText` for one without tokens.
+    Raises `SequenceTooLong` where the prompt leaves no room for any, `NotEnoughText` for one without tokens, and
+    `BrokenCheckpoint` for one with tokens that the model does not have.
     """
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     length = inputs["input_ids"].shape[1]
     if length == 0:
         raise NotEnoughText("The prompt has no token. Give a text to go on with.")
+    check_vocabulary(model.config, int(inputs["input_ids"].max()))
     new_tokens = most_new_tokens(model.config, length, new_tokens)
     ids = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
     added = ids[:, length:]

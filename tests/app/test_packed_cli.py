@@ -16,6 +16,7 @@ import httpx
 import openai
 import pytest
 import torch
+from fastapi import FastAPI
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -23,10 +24,12 @@ from typer.testing import CliRunner
 
 from app.cli.main import app
 from app.cli.render import report_tables
-from eggs_core import kernels
+from eggs_core import kernels, serving
+from eggs_core.errors import BrokenCheckpoint
 from eggs_core.pipeline import prune
 from eggs_core.report import Report
 from eggs_core.spec import PruneSpec
+from eggs_core.whole import continuation, load
 from tests.conftest import wait_for
 from tests.tiny_models import MakeModel
 
@@ -345,6 +348,17 @@ def test_what_is_wrong_with_a_folder_is_told(
     assert result.returncode == 1
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_told(make_model: MakeModel) -> None:
+    small = make_model("llama", vocab_size=200)
+    model, tokenizer = load(small)
+    with pytest.raises(BrokenCheckpoint, match="they do not belong together"):
+        continuation(model, tokenizer, PROMPT, 4)
+    front = serving._Front(FastAPI(), small)
+    with pytest.raises(serving._RefusedError, match="they do not belong together") as refused:
+        front._understood(json.dumps({"prompt": PROMPT}).encode(), "/v1/completions")
+    assert refused.value.status == 400
 
 
 def test_generate_keeps_to_the_positions_of_the_model(pruned: Path) -> None:
