@@ -69,6 +69,7 @@ def serve(folder: Path, host: str, port: int, listening: Callable[[str], None]) 
     from eggs_core.whole import check
 
     check(folder)  # of what is damaged transformers says nothing that helps, or makes weights up
+    _check_architecture(folder)
 
     class _Serve(Serve):
         def start_server(self) -> None:
@@ -82,6 +83,20 @@ def serve(folder: Path, host: str, port: int, listening: Callable[[str], None]) 
             self.server.run([listener])
 
     _Serve(force_model=str(folder.absolute()), host=host, port=port, non_blocking=True)
+
+
+def _check_architecture(folder: Path) -> None:
+    """Raises `BrokenCheckpoint` where config.json does not name a model that generates: transformers' server takes
+    the class that is named there, and no other."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    found = getattr(transformers, str(next(iter(config.architectures or ()), None)), None)
+    if found is None or not found.can_generate():
+        raise BrokenCheckpoint(
+            "config.json names no model that generates text as the first of its architectures. Copy that of the "
+            "original model again."
+        )
 
 
 class _RefusedError(Exception):

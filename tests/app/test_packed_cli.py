@@ -350,6 +350,18 @@ def test_what_is_wrong_with_a_folder_is_told(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("architectures", [None, [], ["LlamaModel"], ["Nothing"]])
+def test_an_architecture_that_does_not_generate_is_not_served(
+    architectures: Any, make_model: MakeModel, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(make_model("llama"), tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": architectures}))
+    load(folder)
+    with pytest.raises(BrokenCheckpoint, match="no model that generates text"):
+        serving._check_architecture(folder)
+
+
 def test_a_tokenizer_with_more_tokens_than_the_model_is_told(make_model: MakeModel) -> None:
     small = make_model("llama", vocab_size=200)
     model, tokenizer = load(small)
