@@ -41,6 +41,8 @@ _NOT_THERE: Mapping[str, tuple[Any, ...]] = {
 _NOT_THERE_WITH_TOOLS: Mapping[str, tuple[Any, ...]] = {"tool_choice": ("auto",), "parallel_tool_calls": (True,)}
 # Logits, which are no more than thousands, are divided by it, and overflow below 1e-35.
 _LEAST_TEMPERATURE = 1e-6
+# More than any token has.
+_DIGITS = 10
 # Seeds and lengths have 64 bits in torch.
 _MOST_WHOLE = 2**63 - 1
 _STOP_SECONDS = 5
@@ -202,8 +204,12 @@ class _Front:
 
     def _logit_bias(self, bias: Any) -> dict[str, float]:
         """As transformers takes it. Raises `_RefusedError` for tokens that there are not, and for no numbers."""
-        tokens = {str(token) for token in range(self._config.get_text_config().vocab_size)}
-        if not isinstance(bias, dict) or not bias.keys() <= tokens:
+        size = self._config.get_text_config().vocab_size
+
+        def known(token: str) -> bool:
+            return token.isdecimal() and len(token) < _DIGITS and int(token) < size
+
+        if not isinstance(bias, dict) or not all(map(known, bias)):
             raise _RefusedError("logit_bias must be an object with a number for each of some tokens of the model.")
         if not all(isinstance(value, int | float) and -100 <= value <= 100 for value in bias.values()):
             raise _RefusedError("logit_bias must give tokens numbers of at least -100 and at most 100.")
