@@ -159,7 +159,7 @@ def _decoder_blocks(model: PreTrainedModel) -> tuple[nn.ModuleList, str]:
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
     if not lists or not count:
-        many = f"list of {count}" if count else "list of"
+        many = "list of" if count is None else f"list of {count}"
         raise UnsupportedModel(f"No {many} decoder blocks was found in {type(model).__name__}.")
     _, name, blocks = max(lists, key=lambda entry: entry[0])
     return blocks, name
