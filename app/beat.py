@@ -6,7 +6,6 @@ at once: a message too many changes nothing, and what must happen once is claime
 
 import signal
 from collections.abc import Callable
-from threading import Event
 
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
@@ -22,6 +21,8 @@ from app.settings import Settings
 from app.sweeper import Sweeper
 from app.webhooks.courier import Couriers
 from app.webhooks.sender import Sender
+
+_STOP = {signal.SIGTERM, signal.SIGINT}
 
 
 class Beat:
@@ -58,9 +59,8 @@ def run(settings: Settings, *, started: Callable[[], None]) -> None:
     """Does what recurs, and nothing else, until it is told to stop by a signal. Calls `started` once it does."""
     logs.setup(settings.log_format)
     tracing.setup("eggs-beat")
-    told = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+    # Waited for, in all threads: a handler that sets an event can meet the lock of the wait that it is to end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     engine = make_engine(settings.database_url)
@@ -75,7 +75,7 @@ def run(settings: Settings, *, started: Callable[[], None]) -> None:
     )
     beat.start()
     started()
-    told.wait()
+    signal.sigwait(_STOP)
     beat.stop()
     engine.dispose()
     tracing.flush()
