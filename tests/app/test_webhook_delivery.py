@@ -556,14 +556,20 @@ def test_the_log_is_kept_for_a_month(settings: Settings, sessions: Sessions) -> 
     assert [delivery.id for delivery in log(sessions)] == kept
 
 
-def test_an_attempt_at_hand_does_not_take_back_what_was_given_up(settings: Settings, sessions: Sessions) -> None:
-    webhook_id, _ = make_webhook(sessions, settings, "http://127.0.0.1/")
-    ping(sessions, webhook_id)
+def at_hand(sessions: Sessions, webhook_id: str) -> turns.Message:
+    """What a courier has taken to send."""
     with sessions.begin() as session:
         turn = turns.take(session, webhook_id)
         assert turn is not None
         message = turns.next_message(session, turn)
         assert message is not None
+    return message
+
+
+def test_an_attempt_at_hand_does_not_take_back_what_was_given_up(settings: Settings, sessions: Sessions) -> None:
+    webhook_id, _ = make_webhook(sessions, settings, "http://127.0.0.1/")
+    ping(sessions, webhook_id)
+    message = at_hand(sessions, webhook_id)
     with sessions.begin() as session:
         repository.give_up(session, webhook_id, "The webhook was disabled.")
     with sessions.begin() as session:
@@ -577,11 +583,7 @@ def test_the_address_that_a_webhook_has_moved_away_from_may_be_gone(
 ) -> None:
     webhook_id, _ = make_webhook(sessions, settings, "http://127.0.0.1/")
     ping(sessions, webhook_id)
-    with sessions.begin() as session:
-        turn = turns.take(session, webhook_id)
-        assert turn is not None
-        message = turns.next_message(session, turn)
-        assert message is not None
+    message = at_hand(sessions, webhook_id)
     with sessions.begin() as session:
         session.execute(update(WebhookEndpoint).values(url="http://127.0.0.2/"))
     with sessions.begin() as session:
@@ -599,10 +601,7 @@ def test_what_is_asked_for_anew_during_the_last_attempt_is_sent_again(
     ping(sessions, webhook_id)
     with sessions.begin() as session:
         session.execute(update(WebhookDelivery).values(retries=len(turns.PAUSES)))
-        turn = turns.take(session, webhook_id)
-        assert turn is not None
-        message = turns.next_message(session, turn)
-        assert message is not None
+    message = at_hand(sessions, webhook_id)
     principal = principal_of(sessions)
     with sessions.begin() as session:
         service.redeliver(session, principal, webhook_id, message.id)
