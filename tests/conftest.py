@@ -2,11 +2,13 @@
 
 import gc
 import os
+import random
 import socket
 import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,10 +36,17 @@ def wait_for(condition: Callable[[], T], seconds: float = 120, pause: float = 0.
 
 
 def free_port() -> int:
-    """A port on loopback that nothing listens on, as of now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port on loopback that nothing uses, as of now.
+
+    It is none of those that the system gives to outgoing connections: whatever connects in the time until
+    somebody listens could be given it.
+    """
+    lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(10_000, lowest_given)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def files_of(folder: Path) -> set[str]:
