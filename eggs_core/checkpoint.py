@@ -155,9 +155,12 @@ def _check_header(file: Path) -> None:
 
 def save(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Writes one safetensors file. Raises `OSError` where the system does not let it, as on a full disk."""
+    file.touch()
+    mode = file.stat().st_mode  # that of every new file here: safetensors keeps its own from all other users
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"})
     except SafetensorError as error:
         if (found := _OS_ERROR.search(str(error))) is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+    file.chmod(mode)

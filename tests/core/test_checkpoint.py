@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,6 +42,15 @@ def test_shards_appear_whole_and_are_read_back(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path)
     assert torch.equal(checkpoint.read(["a"])["a"], torch.arange(6.0).view(2, 3).T)
     assert checkpoint.elements_by_dtype() == {"F32": 6, "BF16": 2}
+
+
+def test_weights_may_be_read_by_whom_the_other_files_may(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        shard = CheckpointWriter(tmp_path, 1).write(0, {"w": torch.ones(1)})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(shard.stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
