@@ -61,8 +61,8 @@ def choose(W: Tensor, error: OutputError, pattern: NMPattern) -> Tensor:
     The projection on N:M matrices with any further constraint keeps the entries with the largest sum of Y².
 
     With D = project(Y) and the multiplier U = Y - D, one iteration is X = argmin error + penalty/2 ||X - D + U||²
-    and Y = X + U. With T = D - U, X is T + (W - T) step, so that Y becomes D + (W - T) step. Products are taken in
-    the dtype of W, where that is fast: they only move the difference of W and T.
+    and Y = X + U. With T = D - U, X is T + (W - T) step, so that Y becomes D + (W - T) step. Products for W
+    of 16 bits are of bfloat16, where that is fast: they only move the difference of W and T.
     """
     target = W.float() * error.scale
     Y = target.clone()
@@ -83,7 +83,7 @@ def project(Y: Tensor, target: Tensor, pattern: NMPattern, shrink: float, dtype:
     """Makes Y, contiguous, its projection D on the N:M matrices, in its place, and returns in `dtype`
     target - (D - shrink · (Y - D)).
     """
-    if compiled(Y) and dtype in (torch.float32, torch.bfloat16):
+    if compiled(Y):
         rest = torch.empty_like(Y, dtype=dtype)
         kernels.project(Y, target, pattern, shrink, rest)
         return rest
@@ -100,7 +100,7 @@ def fit(W: Tensor, Y: Tensor, mask: Tensor, error: OutputError) -> Tensor:
     these are of bfloat16 where that is fast: directions may be rounded, as the error is quadratic in them.
     """
     fitted = torch.empty_like(Y)
-    dtype = torch.bfloat16 if dtype_of_products(W) is torch.bfloat16 else torch.float32  # float16 could overflow
+    dtype = dtype_of_products(W)
     G = error.G.to(dtype)
     for rows in _row_tiles(W):
         M = mask[rows]

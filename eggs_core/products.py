@@ -36,9 +36,11 @@ def native(dtype: torch.dtype) -> bool:
     return True
 
 
-def dtype_of_products(x: Tensor) -> torch.dtype:
-    """In which to multiply what may be rounded to the dtype of x: that dtype, or float32 where that is faster."""
-    return torch.float32 if _slow(x) else x.dtype
+def dtype_of_products(W: Tensor) -> torch.dtype:
+    """In which to multiply what may be rounded as coarsely as weights W, but may be far larger: bfloat16 for
+    those of 16 bits, as float16 could overflow, or float32 where that is faster."""
+    dtype = torch.bfloat16 if W.dtype in _SIXTEEN_BITS else W.dtype
+    return torch.float32 if W.device.type == "cpu" and not native(dtype) else dtype
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -132,6 +132,18 @@ def test_inputs_that_are_always_zero_or_few(dtype: torch.dtype) -> None:
     assert bool(theirs.isfinite().all())
 
 
+@both_ways
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_how_large_the_inputs_are_does_not_matter(dtype: torch.dtype, way: str) -> None:
+    """Float16 holds each of a thousand large inputs, but not their norm times a weight."""
+    W, G = problem(16, 32, seed=6)
+    with computed_by(way):
+        pruned, mask = joint(W.to(dtype), G, NMPattern(2, 4))
+        of_large, mask_of_large = joint(W.to(dtype), G * 2.0**40, NMPattern(2, 4))
+    assert torch.equal(mask, mask_of_large)
+    assert torch.equal(pruned, of_large)
+
+
 def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     W, G = problem(40, 64, seed=5)
     whole, _ = joint(W, G, NMPattern(2, 4))
