@@ -24,6 +24,9 @@ DEFAULT_IGNORE = ("*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*s
 MOST_COMPARED = 8
 _BRANCH = "^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"
 Reference = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
+_PART = r"[^./\\\s][^/\\\s]*"
+# As git has them, as far as it matters: the Hub's client reads and writes a file of a revision's name.
+Revision = Annotated[str, StringConstraints(pattern=f"^{_PART}(/{_PART})*$", max_length=256)]
 
 
 def _number_or_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -271,7 +274,7 @@ class PruneSpec(Spec):
         "below an allowed one.",
         examples=["smollm2-135m-instruct", "Qwen/Qwen3-0.6B"],
     )
-    revision: str | None = Field(None, max_length=256, description="Branch, tag or commit of a Hub model.")
+    revision: Revision | None = Field(None, description="Branch, tag or commit of a Hub model.")
     # JSON Schema would have the default as an object, and the pattern is written as a string.
     pattern: NMPattern = Field(NMPattern(2, 4), json_schema_extra={"default": "2:4"})
     method: Method = Field(Method.EGGS, description="How weights are chosen. " + _described(METHOD_DESCRIPTIONS))

@@ -301,6 +301,21 @@ def test_no_path_leads_out(path: bytes, server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(
+    "revision", ["..", "../../x", "a/../../x", "/dev/zero", "a//x", "a/", "./x", "a\\..\\x", "a\n"]
+)
+def test_no_revision_leads_out(revision: str, client: TestClient) -> None:
+    """The client of the Hub reads, and writes, a file of its name."""
+    answer = client.post("/v1/jobs", json={"model": "org/model", "revision": revision})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/revision")
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0+cu121", "refs/pr/1", "runs/é..b@2", "c" * 40])
+def test_revisions_as_git_has_them(revision: str, client: TestClient) -> None:
+    answer = client.post("/v1/jobs", json={"model": MODEL, "revision": revision})
+    assert (answer.status_code, answer.json()["spec"]["revision"]) == (201, revision)
+
+
+@pytest.mark.parametrize(
     "name",
     [
         'a".txt',
