@@ -1,9 +1,11 @@
 """HTTP on uploaded files."""
 
 import asyncio
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -52,9 +54,9 @@ async def upload(
         form = UploadForm(request.headers.get("content-type", ""), incoming.write)
         await _receive(request, form)
         name = form.finish()
-        file = await run_in_threadpool(
-            service.finish, sessions, settings, principal, incoming, name, form.fields.get("sha256")
-        )
+        finish = partial(service.finish, sessions, settings, principal, incoming, name, form.fields.get("sha256"))
+        # Not in the threads that all requests share: archives that take minutes to unpack would come to hold them.
+        file = await to_thread.run_sync(finish, limiter=request.app.state.upload_checkers)
     response.headers["Location"] = str(request.url_for("get_file", file_id=file.id).path)
     return FileResource.of(file)
 

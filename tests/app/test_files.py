@@ -8,8 +8,10 @@ import json
 import socket
 import tarfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -460,6 +462,21 @@ def test_an_upload_that_falls_silent_leaves_nothing(
         assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
         wait_for(lambda: not connection.recv(65536))
     nothing_is_left(remote, settings)
+
+
+def test_uploads_that_take_long_to_check_hold_up_no_other_request(
+    server: RunningServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = Event()
+    monkeypatch.setattr(content, "check_text", lambda *_: go_on.wait())
+    with server.client() as client, ThreadPoolExecutor(45) as pool:  # requests share 40 threads
+        try:
+            sent = [pool.submit(send, client, "a.txt", TEXT) for _ in range(45)]
+            wait_for(lambda: len([*settings.files_dir.glob(".file_*")]) == 45, seconds=30)
+            assert client.get("/v1/jobs").status_code == 200
+        finally:
+            go_on.set()
+        assert {answer.result().status_code for answer in sent} == {201}
 
 
 def test_an_upload_is_locked_by_a_file(settings: Settings) -> None:
