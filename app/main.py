@@ -93,6 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.resolvers = CapacityLimiter(4)
     app.state.store_readers = CapacityLimiter(8)
     app.state.upload_checkers = CapacityLimiter(8)
+    app.state.estimators = CapacityLimiter(4)
     app.add_middleware(
         BodyLimit, most=MAX_BODY_BYTES, more={files.PATH: settings.max_upload_bytes + MAX_BODY_BYTES}
     )

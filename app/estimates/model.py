@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from app.files.content import MOST_TENSORS
+from eggs_core.errors import BrokenCheckpoint
 from eggs_core.model_folder import ModelFolder
 from eggs_core.pattern import NMPattern, check_fit
 from eggs_core.report import Report
@@ -66,6 +68,8 @@ def of_folder(folder: ModelFolder) -> ModelSize:
     tensors: dict[str, StoredTensor] = {}
     for name, file in folder.weights().items():
         tensors |= read_header(_reader(file), name, MAX_HEADER_BYTES)
+        if len(tensors) > MOST_TENSORS:
+            raise BrokenCheckpoint(f"The model has more than {MOST_TENSORS} tensors, which are not counted here.")
     matrices = []
     blocks: dict[str, int] = {}
     outside = 0

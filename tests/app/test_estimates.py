@@ -1,21 +1,29 @@
 """Estimates: sizes as the model's files have them, memory and time as jobs here had them, and nothing made up."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.estimates import model, service
 from app.examples import REPORT
 from app.jobs import leases
 from app.settings import Settings
 from eggs_core.checkpoint import Checkpoint
+from eggs_core.errors import BrokenCheckpoint
 from eggs_core.packing import packed_shapes
 from eggs_core.pattern import NMPattern
 from tests.app.build import make_job
+from tests.app.conftest import RunningServer
 from tests.app.test_jobs_api import code
 from tests.app.test_leases import must_claim
+from tests.conftest import wait_for
 from tests.tiny_models import MakeModel
 
 Sessions = sessionmaker[Session]
@@ -32,6 +40,14 @@ def succeed(sessions: Sessions, seconds: float, peak: int, project: str = "defau
     lease = must_claim(sessions, job_id)
     with sessions.begin() as session:
         leases.succeed(session, lease, report=report, artifacts=[], artifacts_dir="x")
+
+
+@pytest.fixture
+def folder(settings: Settings, make_model: MakeModel) -> Path:
+    """A model under an allowed root."""
+    folder = make_model("llama")
+    settings.model_roots.append(folder.parent)
+    return folder
 
 
 def estimate(client: TestClient, **body: Any) -> Any:
@@ -158,3 +174,30 @@ def test_headers_that_lie(client: TestClient, settings: Settings, header: bytes)
     sizes = estimate(client, model="liar")["sizes"]
     assert sizes["dense_bytes"] is None
     assert "model.safetensors" in sizes["basis"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_more_tensors_than_are_counted(client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "MOST_TENSORS", 3)
+    sizes = estimate(client, model=folder.name)["sizes"]
+    assert (sizes["dense_bytes"], "more than 3 tensors" in sizes["basis"]) == (None, True)
+
+
+def test_estimates_that_take_long_hold_up_no_other_request(
+    server: RunningServer, app: FastAPI, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = Event()
+
+    def of_folder(_: object) -> None:
+        go_on.wait()
+        raise BrokenCheckpoint("Nobody knows.")
+
+    monkeypatch.setattr(service, "of_folder", of_folder)
+    with server.client() as client, ThreadPoolExecutor(45) as pool:  # requests share 40 threads
+        try:
+            asked = [pool.submit(client.post, "/v1/estimates", json={"model": folder.name}) for _ in range(45)]
+            wait_for(lambda: app.state.estimators.statistics().tasks_waiting == 45 - 4)
+            assert client.get("/v1/jobs").status_code == 200
+        finally:
+            go_on.set()
+        assert {answer.result().status_code for answer in asked} == {200}

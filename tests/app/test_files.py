@@ -256,6 +256,11 @@ BEYOND = {"w": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]
             for shape in ([2**300, 2], [-1, -2], [3])
         ),
         (lambda: tar(MODEL[0], plain("model.safetensors", safetensors({}, b""))), "invalid-file", "no tensor"),
+        (
+            lambda: tar(*MODEL, *(plain(f"{i}.safetensors", safetensors()) for i in range(2))),
+            "invalid-file",
+            "more than 2 tensors",
+        ),
         (lambda: tar(*MODEL, plain("model.safetensors.index.json", INDEX)), "invalid-file", "lacks"),
         (lambda: tar(*MODEL, plain("model.safetensors.index.json", b"{}")), "invalid-file", "weight_map"),
         (
@@ -281,6 +286,7 @@ def test_an_archive_that_means_harm(
 ) -> None:
     settings.max_upload_bytes = 8 << 20
     monkeypatch.setattr(model_folder, "MAX_COMPANION_BYTES", 256)
+    monkeypatch.setattr(content, "MOST_TENSORS", 2)
     before = files_of(tmp_path)
     response = send(client, "model.tar.gz", made())
     assert (response.status_code, code(response)) == (413 if problem == "file-too-large" else 422, problem)
