@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import signal
 import sys
 import threading
@@ -34,6 +35,9 @@ _SERVICE = "eggs-api"
 # the machine swaps, or has other work than this.
 _STANDSTILL_SECONDS = 30
 
+# Connections and files that are open. No more, though there may be a billion: some libraries count up to it.
+_MOST_OPEN = 65_536
+
 
 def config(app: FastAPI | str, host: str, port: int, **more: Any) -> uvicorn.Config:
     """How uvicorn serves an application, or what a function of this name makes."""
@@ -60,6 +64,10 @@ def run(settings: Settings, *, with_worker: bool, listening: Callable[[str, str 
     # uvicorn sends itself a signal again once it has shut down. This makes it an orderly end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+
+    # Every event stream holds a connection. The soft limit is mostly 1,024, for programs that use select().
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_OPEN)), hard))
 
     for folder in (settings.data_dir, settings.artifacts_dir):
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -139,6 +141,20 @@ def start(tmp_path: Path) -> Iterator[Start]:
         service.process.wait()
         if worker is not None and group(worker):
             os.killpg(worker, signal.SIGKILL)
+
+
+def test_more_connections_than_the_soft_limit_has_files(start: Start) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        service = start("--no-worker")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    url = httpx.URL(service.url)
+    with ExitStack() as connections:
+        for _ in range(600):
+            connections.enter_context(socket.create_connection((url.host, url.port), timeout=60))
+        assert httpx.get(f"{url}/healthz", timeout=60).status_code == 200
 
 
 def test_the_first_start_prints_a_key_once_and_no_later_one_does(start: Start, tmp_path: Path) -> None:
