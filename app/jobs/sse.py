@@ -4,10 +4,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 
+from anyio import to_thread
 from fastapi.sse import format_sse_event
 from sqlalchemy.orm import Session, sessionmaker
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from app.db import DATABASE_DOWN
@@ -59,11 +60,12 @@ async def _lines(
             news = follower.news.is_set()
             follower.news.clear()
             try:
-                await run_in_threadpool(authenticate)
+                await to_thread.run_sync(authenticate, limiter=watch.threads)
                 if not news:
                     yield format_sse_event(comment="keep-alive")
                     continue
-                events, more, ended = await run_in_threadpool(_read, readers, project, job_id, follower.after)
+                read = partial(_read, readers, project, job_id, follower.after)
+                events, more, ended = await to_thread.run_sync(read, limiter=watch.threads)
             except Problem:
                 return
             except DATABASE_DOWN:

@@ -5,12 +5,14 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from anyio import CapacityLimiter
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
 from app.jobs import repository
 
 _TURN_SECONDS = 0.5
+_FOLLOWERS_AT_A_TIME = 4
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +27,15 @@ class Follower:
 
 
 class Watch:
-    """Looks at the jobs that are followed in this process, as long as one is and until `stop`."""
+    """Looks at the jobs that are followed in this process, as long as one is and until `stop`.
+
+    Followers read in `threads`, so many at a time.
+    """
 
     def __init__(self, readers: sessionmaker[Session]) -> None:
         self.stopped = False
+        # What happens wakes all who follow a job: hundreds of them would have the threads that requests share.
+        self.threads = CapacityLimiter(_FOLLOWERS_AT_A_TIME)
         self._readers = readers
         self._followers: set[Follower] = set()
         self._turns: asyncio.Task[None] | None = None

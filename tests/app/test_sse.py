@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import FastAPI
 from httpx_sse import ServerSentEvent, connect_sse
 from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.examples import REPORT
-from app.jobs import leases
+from app.jobs import leases, sse
 from app.jobs.leases import Lease
 from app.keys import service as keys
 from app.keys.models import ApiKey
@@ -44,6 +45,30 @@ def read(client: httpx.Client, job_id: str, most: int = 1000, **headers: str) ->
             if len(received) == most:
                 break
     return received
+
+
+def test_streams_hold_up_no_other_request(
+    server: RunningServer, app: FastAPI, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event wakes all who follow the job, and each of them reads it for itself."""
+    go_on = threading.Event()
+    read_events = sse._read
+
+    def read_later(*arguments: Any) -> Any:
+        go_on.wait()
+        return read_events(*arguments)
+
+    monkeypatch.setattr(sse, "_read", read_later)
+    job_id = make_job(sessions)
+    succeed(sessions, must_claim(sessions, job_id))
+    with server.client() as client, ThreadPoolExecutor(45) as pool:  # requests share 40 threads
+        try:
+            streams = [pool.submit(read, client, job_id) for _ in range(45)]
+            wait_for(lambda: app.state.watch.threads.statistics().tasks_waiting == 45 - 4)
+            assert client.get("/v1/jobs").status_code == 200
+        finally:
+            go_on.set()
+        assert {stream.result()[-1].event for stream in streams} == {"job.succeeded"}
 
 
 def test_events_arrive_while_the_job_runs_and_the_stream_ends_with_it(
