@@ -67,6 +67,40 @@ def test_a_page_whose_session_has_ended_elsewhere_asks_to_sign_in(page: Page, jo
     expect(page.get_by_role("status")).to_contain_text("Your session is over.")
 
 
+def test_a_job_is_followed_again_after_the_service_was_not_ready(page: Page, service: Service) -> None:
+    """As while its database is away: the browser takes a refusal of its stream for good."""
+    job_id = make_job(service.sessions, name="goes on")
+    answers = [
+        {"status": 200, "content_type": "text/event-stream", "body": "retry: 10\n\n"},
+        {"status": 503, "content_type": "application/problem+json", "body": "{}"},
+    ]
+    page.route(
+        "**/events", lambda route: route.fulfill(**answers.pop(0)) if answers else route.continue_(), times=3
+    )
+    page.goto(f"/jobs/{job_id}")
+    expect(page.locator(".live")).to_contain_text("The stream broke off; resuming.")
+    expect(page.locator(".log li")).to_have_count(1)
+    expect(page.locator(".live")).not_to_contain_text("The stream broke off")
+    advance(service, claim(service, job_id), 3)
+    expect(page.locator(".live")).to_contain_text("Pruning, block 3 of 30")
+
+
+def test_pages_that_cannot_be_seen_hold_no_connection(page: Page, service: Service) -> None:
+    """A browser has six for one service, and lets any further request wait for one of them."""
+    job_id = make_job(service.sessions, name="one of many")
+    pages = [page, *(page.context.new_page() for _ in range(6))]
+    seen = "(seen) => { Object.defineProperty(document, 'hidden', { get: () => !seen, configurable: true }); "
+    seen += "document.dispatchEvent(new Event('visibilitychange')); }"
+    for one in pages:
+        one.goto(f"/jobs/{job_id}")
+        expect(one.locator(".log li")).to_have_count(1)
+        one.evaluate(seen, False)
+    advance(service, claim(service, job_id), 3)
+    page.evaluate(seen, True)
+    expect(page.locator(".live")).to_contain_text("Pruning, block 3 of 30")
+    expect(page.locator(".log li")).to_have_count(3)
+
+
 def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -> None:
     page.goto(f"/jobs/{jobs['succeeded']}")
     expect(page.get_by_role("heading", name="Report")).to_be_visible()

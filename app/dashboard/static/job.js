@@ -4,7 +4,7 @@ import { html, useEffect, useMemo, useState } from "./preact.js";
 import { get, post } from "./api.js";
 import { navigate } from "./router.js";
 import { clock, duration, method, moment, number, pattern, percent, secondsOf } from "./format.js";
-import { Code, FINAL, Loading, Problem, Progress, State, Verdict, Waiting, When, useConfirm, useLoaded, useTitle } from "./ui.js";
+import { AGAIN, Code, FINAL, Loading, Problem, Progress, State, Verdict, Waiting, When, mayPass, useConfirm, useLoaded, useTitle } from "./ui.js";
 import { Report } from "./report.js";
 import { Files } from "./files.js";
 import { Request, requestOf } from "./requests.js";
@@ -12,14 +12,19 @@ import { Links } from "./share.js";
 
 const SHOWN = 300;
 
-// Every event of a job, those to come too. The browser resumes the stream by itself where it breaks off.
+// Every event of a job, those to come too. All tabs of a browser share six connections to the service, which as many
+// streams would hold: one is open only while its page can be seen. Where it breaks off the browser resumes it by
+// itself; where it is refused, by a service that starts or whose database is away, it has to be asked for again.
 function useEvents(id) {
+  const path = `/v1/jobs/${id}`;
   const [events, setEvents] = useState([]);
   const [broken, setBroken] = useState(false);
   useEffect(() => {
-    const source = new EventSource(`/v1/jobs/${id}/events`);
+    let source = null;
+    let last = null;
     let waiting = [];
     let timer = null;
+    let retry = null;
     const flush = () => {
       timer = null;
       const come = waiting;
@@ -27,19 +32,38 @@ function useEvents(id) {
       setEvents((before) => [...before, ...come.filter((event) => event.id > (before.at(-1)?.id ?? 0))]);
     };
     const note = (message) => {
-      const event = JSON.parse(message.data);
-      waiting.push(event);
+      last = JSON.parse(message.data);
+      waiting.push(last);
       timer ??= setTimeout(flush, 50); // a long job's past comes at once
-      setBroken(false);
-      if (FINAL.includes(event.state)) source.close();
+      if (FINAL.includes(last.state)) source.close();
     };
-    for (const type of ["queued", "running", "progress", "cancel_requested", ...FINAL]) source.addEventListener(`job.${type}`, note);
-    source.onerror = () => {
-      const refused = source.readyState === EventSource.CLOSED;
-      setBroken(!refused);
-      if (refused) get(`/v1/jobs/${id}`).catch(() => {}); // which tells the page where the session is over, as the stream does not
+    const open = () => {
+      const opened = new EventSource(`${path}/events${last ? `?after=${last.id}` : ""}`);
+      source = opened;
+      for (const type of ["queued", "running", "progress", "cancel_requested", ...FINAL]) opened.addEventListener(`job.${type}`, note);
+      opened.onopen = () => setBroken(false);
+      opened.onerror = async () => {
+        setBroken(true);
+        if (opened.readyState !== EventSource.CLOSED) return;
+        // The stream does not say why it is refused. This does, also to the page where the session is over.
+        const why = await get(path).then(() => null, (refused) => refused);
+        if (source !== opened) return;
+        if (!why || mayPass(why)) retry = setTimeout(open, AGAIN);
+        else setBroken(false);
+      };
     };
-    return () => { source.close(); clearTimeout(timer); };
+    const close = () => {
+      source?.close();
+      source = null;
+      clearTimeout(retry);
+    };
+    const look = () => {
+      close();
+      if (!document.hidden && !FINAL.includes(last?.state)) open();
+    };
+    look();
+    document.addEventListener("visibilitychange", look);
+    return () => { document.removeEventListener("visibilitychange", look); close(); clearTimeout(timer); };
   }, [id]);
   return { events, broken };
 }

@@ -7,7 +7,7 @@ import { navigate, withQuery } from "./router.js";
 
 export const FINAL = ["succeeded", "failed", "cancelled"];
 
-const AGAIN = 3000;
+export const AGAIN = 3000; // after so long what may pass is tried again
 
 // Loads at once, again whenever `deps` change, and every `every` milliseconds while the page can be seen; for as long
 // as the service cannot be reached in any case.
@@ -55,7 +55,7 @@ export const Text = ({ text }) => (text ?? "").split("`").map((part, index) => (
 
 // Whether the same request may be answered otherwise a moment later. What is refused for what it is stays refused; all
 // else passes: no connection or one that breaks off, a service that fails, and what came too slowly or too often.
-const mayPass = ({ status }) => status === undefined || status >= 500 || status === 408 || status === 429;
+export const mayPass = ({ status }) => status === undefined || status >= 500 || status === 408 || status === 429;
 
 export function Problem({ error, again }) {
   if (!error) return null;
