@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, ViewportSize, sync_playwright
 from tests.e2e.service import Service
 
 CHROMIUM = "/usr/bin/chromium"
+ELSEWHERE = "eggs.example"
+"""A name of this machine that the browser takes for another one's."""
 DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 
 
@@ -20,6 +22,7 @@ def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium") or CHROMIUM
     assert Path(path).exists(), f"The browser is missing: install Debian's package `chromium` ({CHROMIUM})."
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    arguments.append(f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser

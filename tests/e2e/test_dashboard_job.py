@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -14,7 +15,7 @@ from app.db import utcnow
 from app.jobs import leases
 from tests.app.build import make_job, read_job
 from tests.conftest import wait_for
-from tests.e2e.browser import DESKTOP
+from tests.e2e.browser import DESKTOP, ELSEWHERE
 from tests.e2e.conftest import PHONE, check_accessible, shot, shot_of, watched
 from tests.e2e.service import BLOCKS, CONTENT, MASKED, Service, advance, claim
 
@@ -99,6 +100,21 @@ def test_pages_that_cannot_be_seen_hold_no_connection(page: Page, service: Servi
     page.evaluate(seen, True)
     expect(page.locator(".live")).to_contain_text("Pruning, block 3 of 30")
     expect(page.locator(".log li")).to_have_count(3)
+
+
+def test_what_is_to_be_copied_is_copied_from_another_machine_too(
+    anonymous: Page, service: Service, cookie: Any, jobs: dict[str, str]
+) -> None:
+    """Browsers give a page that came by plain HTTP no clipboard."""
+    there = service.url.replace("127.0.0.1", ELSEWHERE)
+    anonymous.context.add_cookies([cookie | {"url": f"{there}/v1/"}])
+    anonymous.goto(f"{there}/jobs/{jobs['succeeded']}")
+    anonymous.get_by_role("button", name="Copy sha256").first.click()
+    expect(anonymous.get_by_role("button", name="Copied")).to_be_focused()
+    anonymous.goto(f"{there}/jobs")
+    anonymous.get_by_label("Search").focus()
+    anonymous.keyboard.press("Control+V")
+    expect(anonymous.get_by_label("Search")).to_have_value(re.compile(r"^[0-9a-f]{64}$"))
 
 
 def test_the_report_of_a_job(page: Page, jobs: dict[str, str], tmp_path: Path) -> None:

@@ -78,10 +78,21 @@ export const Empty = ({ title, children }) => html`<div class="empty">
   <svg viewBox="0 0 48 60" width="48" height="60" aria-hidden="true"><path d="M24 3C13 3 4 21 4 36a20 21 0 0 0 40 0C44 21 35 3 24 3Z"/><path d="M14 32l5-4 5 4 5-4 5 4"/></svg>
   <h2>${title}</h2>${children}</div>`;
 
+async function toClipboard(text, button) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  // A page that came by plain HTTP from another machine is given none, but what is selected on it can be copied.
+  const field = Object.assign(document.createElement("textarea"), { value: text, readOnly: true });
+  button.after(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
+  button.focus();
+}
+
 export function Copy({ text, label = "Copy" }) {
   const [done, setDone] = useState(false);
-  const copy = async () => {
-    await navigator.clipboard.writeText(text);
+  const copy = async (event) => {
+    await toClipboard(text, event.currentTarget);
     setDone(true);
     setTimeout(() => setDone(false), 1500);
   };
