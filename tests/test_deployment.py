@@ -1,9 +1,11 @@
 """What can be said of the images and the compose file without an engine to build them; `make lint` has linters."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,10 @@ import compose
 import pytest
 import typer.main
 import yaml
-from fastapi.testclient import TestClient
 
 from app.cli.main import app as command_line
-from app.main import create_app
 from app.settings import Settings
+from tests.e2e.service import running
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
@@ -159,9 +160,13 @@ def test_no_image_is_passed_over() -> None:
 
 
 def test_the_health_check_asks_for_what_the_api_answers(tmp_path: Path) -> None:
-    (path,) = re.findall(r"http://127.0.0.1:8000(/\w+)", dict(instructions("api"))["HEALTHCHECK"])
-    with TestClient(create_app(Settings(data_dir=tmp_path))) as client:
-        assert client.get(path).json()["database"] == "ok"
+    """Also where the service reaches the Hub through a proxy, which knows nothing of the container's own port."""
+    command = json.loads(dict(instructions("api"))["HEALTHCHECK"].partition("CMD ")[2])
+    with running(tmp_path) as service:
+        asked = [part.replace("http://127.0.0.1:8000", service.url) for part in command]
+        assert asked != command
+        environment = os.environ | {"HTTP_PROXY": "http://127.0.0.1:9"}
+        subprocess.run([sys.executable, *asked[1:]], env=environment, check=True)
 
 
 def test_the_api_leaves_to_the_beat_what_recurs() -> None:
