@@ -4,10 +4,12 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import compose
@@ -60,11 +62,11 @@ def instructions(stage: str) -> list[tuple[str, str]]:
     return instructions(below) + own if below in STAGES else own
 
 
-def config(**environment: str) -> subprocess.CompletedProcess[str]:
+def config(*, env_file: str = "/dev/null", folder: Path = ROOT, **environment: str) -> CompletedProcess[str]:
     """What Docker Compose makes of the file, with all profiles, where the operator has set nothing else."""
     program = Path(compose.__file__).with_name("docker-compose")  # the package's own command ends with 0 always
-    command = [program, "--env-file", "/dev/null", "--profile", "*", "config", "--format", "json"]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = [program, "--env-file", env_file, "--profile", "*", "config", "--format", "json"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def environments() -> Iterator[dict[str, str]]:
@@ -91,6 +93,21 @@ def test_docker_compose_asks_for_the_password() -> None:
     ended = config()
     assert ended.returncode != 0
     assert "Put EGGS_POSTGRES_PASSWORD=… into the file .env" in ended.stderr
+
+
+def test_settings_of_the_operator_leave_containers_their_ports_and_folders(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    own = {"POSTGRES_PASSWORD": "a-password", "HOST": "127.0.0.1", "PORT": "9000", "DATA_DIR": "/srv/eggs"}
+    (tmp_path / ".env").write_text("".join(f"EGGS_{name}={value}\n" for name, value in own.items()))
+    services = json.loads(config(env_file=".env", folder=tmp_path).stdout)["services"]
+    for name in OURS:
+        assert services[name]["environment"]["EGGS_DATA_DIR"] == "/data"
+        assert [volume["target"] for volume in services[name]["volumes"]] == ["/data"]
+    api = services["api"]
+    assert (api["environment"]["EGGS_HOST"], api["environment"]["EGGS_PORT"]) == ("0.0.0.0", "8000")
+    assert [(port["host_ip"], port["published"], port["target"]) for port in api["ports"]] == [
+        ("127.0.0.1", "9000", 8000)
+    ]
 
 
 def test_services_build_from_what_is_there_and_know_each_other() -> None:
