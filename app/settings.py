@@ -21,6 +21,7 @@ def _split_commas(value: Any) -> Any:
 
 
 LogFormat = Literal["text", "json"]
+_DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 Paths = Annotated[list[AbsolutePath], NoDecode, BeforeValidator(_split_paths)]
 
 
@@ -40,10 +41,6 @@ class Settings(BaseSettings):
     data_dir: AbsolutePath = Field(
         Path("eggs-data"), validate_default=True, description="Everything the service keeps lies in here."
     )
-    database_url: str = Field(
-        default_factory=lambda data: f"sqlite:///{data['data_dir'] / 'eggs.sqlite3'}",
-        description="SQLite by default; PostgreSQL is `postgresql+psycopg://USER@HOST/DATABASE`.",
-    )
     broker_url: str = Field(
         "filesystem://",
         description="Embedded by default (files in the data folder); `redis://` and `amqp://` name a server.",
@@ -61,6 +58,11 @@ class Settings(BaseSettings):
         default_factory=lambda data: [data["data_dir"] / "tasks"],
         description="Task files, and the Python functions they name, are read from these folders only, relative "
         f"paths too; separated by {os.pathsep!r}.",
+    )
+    # After the folders above: none of their defaults is made where a field before them is not valid.
+    database_url: str = Field(
+        default_factory=lambda data: f"sqlite:///{data['data_dir'] / 'eggs.sqlite3'}",
+        description="SQLite by default; PostgreSQL is `postgresql+psycopg://USER@HOST/DATABASE`.",
     )
     artifact_store_url: str | None = Field(
         None,
@@ -174,6 +176,24 @@ class Settings(BaseSettings):
     track_models: bool = Field(
         True, description="Whether trackers get the pruned model too, packed where there is a packed one."
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _names_a_database(cls, url: str) -> str:
+        from sqlalchemy.engine import make_url  # costs time that most processes need not spend
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            named = make_url(url)
+            known = named.drivername in _DATABASES
+        except (ArgumentError, ValueError):  # the second for a port that is no number
+            known = False
+        if not known or (named.get_backend_name() == "sqlite" and named.database in (None, ":memory:")):
+            raise ValueError(
+                "it is neither sqlite:///PATH nor postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE, with "
+                "what the password has beside letters and digits percent-encoded"
+            )
+        return url
 
     @field_validator("artifact_store_url")
     @classmethod

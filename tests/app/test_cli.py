@@ -423,6 +423,24 @@ def test_migrate(eggs: Eggs, tmp_path: Path) -> None:
     assert eggs("migrate", **new).stdout == "The schema is up to date.\n"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://eggs:not-shown@db/eggs",
+        "mysql://eggs:not-shown@db/eggs",
+        "postgresql+asyncpg://eggs:not-shown@db/eggs",
+        "postgresql+psycopg://eggs:not@shown:not-shown@db:port/eggs",
+        "sqlite://",
+    ],
+)
+def test_no_database_at_the_address(eggs: Eggs, url: str) -> None:
+    refused = eggs("migrate", EGGS_DATABASE_URL=url)
+    assert refused.returncode == ExitCode.REFUSED
+    assert "database_url: it is neither sqlite:///PATH nor postgresql+psycopg://" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 2
+    assert "not-shown" not in refused.stderr
+
+
 def test_the_page_on_the_command_line_is_complete() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
     assert re.findall(r"^\| (\d) \|", page, re.MULTILINE) == [str(code.value) for code in ExitCode]
