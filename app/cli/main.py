@@ -1,5 +1,6 @@
 """`eggs`: the command line."""
 
+import io
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -60,6 +61,9 @@ app.add_typer(packed.bench, name="bench")
 
 def main() -> None:
     """Runs the command line; docs/cli.md has what it ends with."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # there is none where it was closed
+            stream.reconfigure(errors="replace")  # of names and texts a terminal may not know every letter
     try:
         app()
     except Exception as error:

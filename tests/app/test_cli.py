@@ -198,6 +198,14 @@ def test_what_others_have_written_is_shown_and_not_obeyed(eggs: Eggs, sessions: 
     assert "k[2J=v" in eggs("status", job_id).stdout
 
 
+def test_what_a_terminal_has_no_letters_for_is_replaced(eggs: Eggs, sessions: Sessions) -> None:
+    job_id = make_job(sessions, name="größer \N{EGG}")
+    listed = eggs("list", PYTHONIOENCODING="ascii")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert job_id in listed.stdout
+    assert "gr??er ?" in listed.stdout
+
+
 def test_watch_follows_a_job_to_its_end(eggs: Eggs, sessions: Sessions, settings: Settings) -> None:
     job_id = make_job(sessions)
     with ThreadPoolExecutor() as pool:
