@@ -73,8 +73,6 @@ def exclusive(engine: Engine) -> Iterator[None]:
                 yield
             finally:
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
-    elif engine.url.database in (None, "", ":memory:"):
-        yield
     else:
         path = Path(str(engine.url.database))
         path.parent.mkdir(parents=True, exist_ok=True)

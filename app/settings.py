@@ -188,7 +188,7 @@ class Settings(BaseSettings):
             known = named.drivername in _DATABASES
         except (ArgumentError, ValueError):  # the second for a port that is no number
             known = False
-        if not known or (named.get_backend_name() == "sqlite" and named.database in (None, ":memory:")):
+        if not known or (named.get_backend_name() == "sqlite" and named.database in (None, "", ":memory:")):
             raise ValueError(
                 "it is neither sqlite:///PATH nor postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE, with "
                 "what the password has beside letters and digits percent-encoded"

@@ -431,18 +431,8 @@ def test_migrate(eggs: Eggs, tmp_path: Path) -> None:
     assert eggs("migrate", **new).stdout == "The schema is up to date.\n"
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "postgres://eggs:not-shown@db/eggs",
-        "mysql://eggs:not-shown@db/eggs",
-        "postgresql+asyncpg://eggs:not-shown@db/eggs",
-        "postgresql+psycopg://eggs:not@shown:not-shown@db:port/eggs",
-        "sqlite://",
-    ],
-)
-def test_no_database_at_the_address(eggs: Eggs, url: str) -> None:
-    refused = eggs("migrate", EGGS_DATABASE_URL=url)
+def test_no_database_at_the_address(eggs: Eggs) -> None:
+    refused = eggs("migrate", EGGS_DATABASE_URL="postgres://eggs:not-shown@db/eggs")
     assert refused.returncode == ExitCode.REFUSED
     assert "database_url: it is neither sqlite:///PATH nor postgresql+psycopg://" in refused.stderr
     assert len(refused.stderr.splitlines()) == 2

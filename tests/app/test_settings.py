@@ -1,7 +1,10 @@
-"""docs/settings.md has every setting, described as the code does."""
+"""Settings: docs/settings.md has every one, described as the code does; and addresses that are none."""
 
 import re
 from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
 
 from app.settings import Settings
 
@@ -12,3 +15,20 @@ def test_the_page_on_settings_is_complete() -> None:
     assert described == {
         f"EGGS_{name.upper()}": field.description for name, field in Settings.model_fields.items()
     }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://eggs@db/eggs",
+        "postgresql+asyncpg://eggs@db/eggs",
+        "postgresql+psycopg://eggs:with@sign@db:port/eggs",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "nonsense",
+    ],
+)
+def test_what_is_no_address_of_a_database_that_lasts(url: str) -> None:
+    with pytest.raises(ValidationError, match="neither sqlite:///PATH nor postgresql"):
+        Settings(database_url=url)
