@@ -13,7 +13,8 @@ from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBea
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.artifacts.store import Store
-from app.keys.service import Principal, Scope
+from app.keys.scopes import Scope
+from app.keys.service import Principal
 from app.problems import Problem
 from app.queue import Doorbell
 from app.secrets import Secrets

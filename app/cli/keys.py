@@ -5,23 +5,23 @@ With `--url` they ask a service instead, as whoever has a key with the scope `ad
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from sqlalchemy.orm import Session
 
 from app.cli import options
 from app.cli.connection import connect
 from app.cli.exit_codes import ExitCode
 from app.cli.render import age, console, errors, listing, plain, show_error, time_left, write_json
-from app.db import utcnow
-from app.keys import service
 from app.keys.limits import MOST, KeyLimits
-from app.keys.models import ApiKey
+from app.keys.scopes import DEFAULT_SCOPES, Scope
 from app.settings import get_settings
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from app.keys.models import ApiKey
     from eggs_client import requests
     from eggs_client.models import CreatedKey, KeyResource
 
@@ -48,7 +48,7 @@ def create(
         typer.Option(help="Whose jobs it sees: default unless given, and with --url that of the key that asks."),
     ] = None,
     scope: Annotated[
-        list[service.Scope] | None,
+        list[Scope] | None,
         typer.Option(help="What it may be used for, several times if need be; by default jobs alone."),
     ] = None,
     expires_in_days: Annotated[
@@ -73,8 +73,8 @@ def create(
     as_json: options.Json = False,
 ) -> None:
     """Make a key; it is printed this once. Limits of its own only tighten what the installation allows."""
-    expires_at = utcnow() + timedelta(days=expires_in_days) if expires_in_days is not None else None
-    scopes = scope or list(service.DEFAULT_SCOPES)
+    expires_at = datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days is not None else None
+    scopes = scope or list(DEFAULT_SCOPES)
     limits = KeyLimits(
         queued_jobs=max_queued_jobs,
         running_jobs=max_running_jobs,
@@ -93,6 +93,8 @@ def create(
             )
         shown, token = _of_service(created), created.token
     else:
+        from app.keys import service
+
         with _database() as session:
             made, token = service.create(
                 session,
@@ -116,6 +118,8 @@ def list_keys(url: Url = None, key: Key = "", as_json: options.Json = False) -> 
         with connect(url, key) as client:
             found = [_of_service(one) for one in client.keys.list()]
     else:
+        from app.keys import service
+
         with _database() as session:
             found = [_of_database(one) for one in service.all_keys(session)]
     if as_json:
@@ -143,6 +147,8 @@ def revoke(
         with connect(url, key) as client:
             revoked = _of_service(client.keys.revoke(key_id))
     else:
+        from app.keys import service
+
         try:
             with _database() as session:
                 revoked = _of_database(service.revoke(session, key_id))
@@ -163,21 +169,21 @@ def _end(key: dict[str, Any]) -> str:
     expires = _moment(key["expires_at"])
     if key["revoked_at"]:
         return "revoked"
-    return "expired" if expires is not None and expires <= utcnow() else time_left(expires)
+    return "expired" if expires is not None and expires <= datetime.now(UTC) else time_left(expires)
 
 
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
-def _of_database(key: ApiKey) -> dict[str, Any]:
+def _of_database(key: "ApiKey") -> dict[str, Any]:
     from app.keys.schemas import KeyResource
 
     return KeyResource.of(key).model_dump(mode="json") | {"project": key.project}
 
 
 @contextmanager
-def _database() -> Iterator[Session]:
+def _database() -> Iterator["Session"]:
     from app.db import make_engine, make_sessions
     from app.migrate import upgrade
 

@@ -1,12 +1,14 @@
 """What a key may take: limits that the operator has set for all, and tighter ones of its own."""
 
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.keys.models import ApiKey
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.keys.models import ApiKey
 
 MOST = 2**53 - 1
 """The largest whole number that every reader of JSON takes for what it is."""
@@ -31,7 +33,7 @@ class KeyLimits(BaseModel):
     )
 
     @classmethod
-    def of(cls, key: ApiKey) -> Self:
+    def of(cls, key: "ApiKey") -> Self:
         """As they are stored with the key."""
         return cls(**{name: getattr(key, column) for name, column in _COLUMNS.items()})
 

@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.db import DATABASE_DOWN
-from app.keys import service
+from app.keys import scopes, service
 from app.keys.limits import KeyLimits
 from app.keys.models import ApiKey
 from app.keys.service import Principal
@@ -131,8 +131,8 @@ class KeyMiddleware:
                     service.note_use(session, key)
             except DATABASE_DOWN as error:  # one whose disk is full can still be read
                 logger.warning("The use of %s is not noted: %s", key.id, error)
-        scopes = frozenset(map(service.Scope, key.scopes.split()))
-        return Principal(key.id, key.project, scopes, session_id, limits=KeyLimits.of(key))
+        allowed = frozenset(map(scopes.Scope, key.scopes.split()))
+        return Principal(key.id, key.project, allowed, session_id, limits=KeyLimits.of(key))
 
 
 def _unauthorized(title: str, detail: str) -> Problem:

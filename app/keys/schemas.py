@@ -9,7 +9,7 @@ from app.examples import example, example_list
 from app.expiry import Expiry
 from app.keys.limits import NONE, KeyLimits
 from app.keys.models import ApiKey
-from app.keys.service import DEFAULT_SCOPES, Scope
+from app.keys.scopes import DEFAULT_SCOPES, Scope
 from app.pages import Page
 
 _KEY: dict[str, Any] = {

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from sqlalchemy.orm import Session
 
@@ -16,19 +15,9 @@ from app.ids import is_id, new_id
 from app.keys import limits, repository
 from app.keys.limits import KeyLimits
 from app.keys.models import ApiKey
+from app.keys.scopes import DEFAULT_SCOPES, Scope
 
 DEFAULT_PROJECT = "default"
-
-
-class Scope(StrEnum):
-    """What a key may be used for."""
-
-    JOBS_READ = "jobs:read"
-    JOBS_WRITE = "jobs:write"
-    ADMIN = "admin"
-
-
-DEFAULT_SCOPES = (Scope.JOBS_READ, Scope.JOBS_WRITE)
 _NOTE_USE_EVERY = timedelta(minutes=1)
 
 

@@ -6,7 +6,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field
 
 from app.examples import example
-from app.keys.service import Principal, Scope
+from app.keys.scopes import Scope
+from app.keys.service import Principal
 from app.sessions.models import BrowserSession
 
 _SESSION_ID = "ses_01jv3k0s9e6x7q2m4n8p5r1t0w"

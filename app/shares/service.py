@@ -16,7 +16,8 @@ from app.db import utcnow
 from app.ids import is_id, new_id
 from app.jobs import service as jobs
 from app.keys import service as keys
-from app.keys.service import Principal, Scope, hash_of
+from app.keys.scopes import Scope
+from app.keys.service import Principal, hash_of
 from app.problems import Problem
 from app.shares import repository
 from app.shares.models import ShareLink

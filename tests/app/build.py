@@ -9,7 +9,8 @@ from app.jobs.models import Job, JobEvent
 from app.jobs.schemas import JobCreate
 from app.keys import service as keys_service
 from app.keys.limits import KeyLimits
-from app.keys.service import Principal, Scope
+from app.keys.scopes import Scope
+from app.keys.service import Principal
 from app.secrets import Secrets
 from app.settings import Settings
 from app.webhooks import service as webhooks_service

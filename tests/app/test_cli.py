@@ -27,6 +27,7 @@ from app.jobs import leases, sse
 from app.jobs.leases import Lease, NewArtifact
 from app.jobs.models import JobState
 from app.keys import service as keys_service
+from app.keys.scopes import Scope
 from app.secrets import Secrets
 from app.settings import EmbeddedSettings, Settings
 from eggs_core.report import Report
@@ -67,7 +68,7 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 def admin_key(sessions: Sessions) -> str:
     with sessions.begin() as session:
-        return keys_service.create(session, name="admin", scopes=list(keys_service.Scope))[1]
+        return keys_service.create(session, name="admin", scopes=list(Scope))[1]
 
 
 @pytest.fixture
@@ -496,7 +497,7 @@ def test_nothing_heavy_is_loaded_to_show_help() -> None:
     script = """
 import sys
 from app.cli.main import app
-heavy = {"torch", "transformers", "httpx", "eggs_client", "fastapi", "celery", "alembic", "boto3"}
+heavy = {"torch", "transformers", "httpx", "eggs_client", "fastapi", "celery", "alembic", "boto3", "sqlalchemy"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -17,6 +17,7 @@ from app.files.models import FileType, UploadedFile
 from app.ids import new_id
 from app.jobs.models import Job, JobEvent, JobState
 from app.keys import service
+from app.keys.scopes import Scope
 from app.sweeps.models import Sweep
 from app.webhooks.models import DeliveryState, WebhookDelivery, WebhookEndpoint
 from tests.app.build import make_job
@@ -36,7 +37,7 @@ def add(connection: Connection, table: type[Base], rows: list[dict[str, Any]]) -
 def client(app: FastAPI, sessions: sessionmaker[Session]) -> TestClient:
     """One that may see everything, of a service that does nothing besides."""
     with sessions.begin() as session:
-        _, token = service.create(session, name="test", scopes=list(service.Scope))
+        _, token = service.create(session, name="test", scopes=list(Scope))
     return TestClient(app, headers={"Authorization": f"Bearer {token}"})
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.files import content
 from app.files.models import UploadedFile
 from app.keys.limits import MOST, NONE, KeyLimits, Limits
-from app.keys.service import Scope
+from app.keys.scopes import Scope
 from app.settings import Settings
 from tests.app.build import make_key
 from tests.app.conftest import RunningServer

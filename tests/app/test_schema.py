@@ -21,6 +21,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.keys import service
+from app.keys.scopes import Scope
 from tests.app.build import make_job
 from tests.conftest import truncate
 
@@ -45,7 +46,7 @@ BOUNDED = settings(
 def headers_of_new_key(sessions: sessionmaker[Session]) -> dict[str, str]:
     """Those of a key that may do everything."""
     with sessions.begin() as session:
-        _, token = service.create(session, name="test", scopes=list(service.Scope))
+        _, token = service.create(session, name="test", scopes=list(Scope))
     return {"Authorization": f"Bearer {token}"}
 
 

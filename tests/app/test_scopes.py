@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import utcnow
 from app.keys import service
-from app.keys.service import Scope
+from app.keys.scopes import DEFAULT_SCOPES, Scope
 from tests.app.build import make_job
 from tests.app.test_jobs_api import code
 
@@ -75,12 +75,12 @@ def test_a_key_opens_what_its_scope_says(scope: Scope, anonymous: TestClient, se
                 assert (code(response), response.json()["scope"]) == ("scope-missing", wanted)
 
 
-@pytest.mark.parametrize("scope", service.DEFAULT_SCOPES)
+@pytest.mark.parametrize("scope", DEFAULT_SCOPES)
 def test_a_link_takes_a_key_that_reads_and_writes(scope: Scope, anonymous: TestClient, sessions: Sessions) -> None:
     path = f"/v1/jobs/{make_job(sessions)}/shares"
     response = anonymous.post(path, json={}, headers=key_with(sessions, scope))
     assert (response.status_code, code(response)) == (403, "scope-missing")
-    assert anonymous.post(path, json={}, headers=key_with(sessions, *service.DEFAULT_SCOPES)).status_code == 201
+    assert anonymous.post(path, json={}, headers=key_with(sessions, *DEFAULT_SCOPES)).status_code == 201
 
 
 def test_a_key_that_has_expired_opens_nothing(anonymous: TestClient, sessions: Sessions) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.db import utcnow
 from app.keys import service as keys
 from app.keys.models import ApiKey
-from app.keys.service import Scope
+from app.keys.scopes import Scope
 from app.sessions.models import BrowserSession
 from app.sessions.service import COOKIE, CSRF_HEADER
 from tests.app.conftest import RunningServer

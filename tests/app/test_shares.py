@@ -15,7 +15,7 @@ from app.db import utcnow
 from app.examples import REPORT
 from app.jobs import leases
 from app.keys import service as keys
-from app.keys.service import Scope
+from app.keys.scopes import Scope
 from app.settings import Settings
 from app.shares.models import ShareLink
 from app.shares.service import COOKIE

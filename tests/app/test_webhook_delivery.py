@@ -26,7 +26,7 @@ from app.db import make_sessions, utcnow
 from app.ids import first_id
 from app.jobs import leases
 from app.jobs.schemas import JobResource
-from app.keys.service import Scope
+from app.keys.scopes import Scope
 from app.secrets import Secrets
 from app.settings import Settings
 from app.webhooks import outbox, repository, sender, service, turns

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.keys.service import Scope
+from app.keys.scopes import Scope
 from app.problems import Problem
 from app.secrets import Secrets
 from app.settings import Settings

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import utcnow
 from app.ids import new_id
-from app.keys.service import Scope
+from app.keys.scopes import Scope
 from app.settings import Settings
 from app.workers import service
 from app.workers.models import Worker

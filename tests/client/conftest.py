@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import make_engine
 from app.keys import service as keys_service
-from app.keys.service import Scope
+from app.keys.scopes import Scope
 from app.migrate import upgrade
 from app.settings import Settings
 from eggs_client import AsyncEggs, Eggs, Retries

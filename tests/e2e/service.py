@@ -26,7 +26,7 @@ from app.jobs.leases import Lease, NewArtifact
 from app.jobs.models import Job, JobState
 from app.jobs.schemas import JobCreate, PushResource
 from app.keys import service as keys
-from app.keys.service import Scope
+from app.keys.scopes import Scope
 from app.main import create_app
 from app.migrate import upgrade
 from app.server import config

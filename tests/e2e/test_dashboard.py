@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from app.keys import service as keys
-from app.keys.service import Scope
+from app.keys.scopes import Scope
 from tests.app.build import read_job
 from tests.e2e.browser import DESKTOP, session_of
 from tests.e2e.conftest import PHONE, check_accessible, names, shot

@@ -6,7 +6,7 @@ import re
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from app.keys import service as keys
-from app.keys.service import Scope
+from app.keys.scopes import Scope
 from tests.app.build import make_job, read_job
 from tests.e2e.browser import session_of
 from tests.e2e.conftest import PHONE, check_accessible, names, shot
