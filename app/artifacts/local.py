@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from eggs_core.errors import StoreUnavailable
+
 if TYPE_CHECKING:
     from app.artifacts.store import StoredFile
 
@@ -57,6 +59,8 @@ class LocalStore:
         """As `Store` says."""
         target = self.root / location
         shutil.rmtree(target, ignore_errors=True)
+        if os.path.lexists(target):
+            raise StoreUnavailable(f"{target} cannot be removed. See to whom it belongs, and to its disk.")
         _remove_incoming(target.parent)
         with suppress(OSError):  # another one has removed the folder, or it is not empty
             target.parent.rmdir()

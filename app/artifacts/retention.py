@@ -1,6 +1,7 @@
 """What is kept, and for how long. The database says what refers to a file; only what nothing does is removed."""
 
 import logging
+import random
 import shutil
 from datetime import timedelta
 
@@ -30,11 +31,12 @@ def remove_unreferenced(sessions: sessionmaker[Session], store: Store) -> None:
     """Removes what expired jobs, and attempts that came to no good end, have left in the store."""
     with sessions() as session:
         locations = repository.unreferenced(session, ended_before=utcnow() - _QUIET)
-    for location in locations:
+    # In another order in every round: one that cannot be removed would else keep the same ones for ever.
+    for location in random.sample(locations, len(locations)):
         try:
             store.remove(location)
-        except StoreUnavailable:
-            logger.warning("What nothing refers to is left in the store until it can be reached")
+        except StoreUnavailable as error:
+            logger.warning("What nothing refers to is left in the store for now, from %s on: %s", location, error)
             return
         with sessions.begin() as session:
             repository.forget_location(session, location)

@@ -1,15 +1,17 @@
 """What is kept and what is removed, in a folder and in a store that speaks S3."""
 
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.artifacts import retention
+from app.artifacts.models import StoredLocation
 from app.artifacts.store import Store, open_store
 from app.files import service as files
 from app.jobs import leases
@@ -160,6 +162,41 @@ def test_nothing_is_forgotten_while_the_store_is_away(
     assert files_at(f"{job_id}/lost") <= keys_in(bucket)
     retention.remove_unreferenced(sessions, store)
     assert keys_in(bucket) == files_at(f"{job_id}/kept")
+
+
+def left_after_a_round(sessions: Sessions, store: Store) -> set[str]:
+    """The locations of lost attempts that are not forgotten."""
+    retention.remove_unreferenced(sessions, store)
+    lost = select(StoredLocation.location).where(StoredLocation.location.endswith("/lost"))
+    with sessions() as session:
+        return set(session.scalars(lost))
+
+
+def test_an_object_that_cannot_be_removed_keeps_no_other(
+    sessions: Sessions, settings: Settings, bucket: str, way: Way, finished: Finished, small_parts: None
+) -> None:
+    settings.artifact_store_url = f"s3://{bucket}"
+    store = open_store(settings)
+    stuck, *others = (publish(sessions, store, finished, lost="lost") for _ in range(3))
+    let_pass(sessions, timedelta(hours=2), stuck, *others)
+    way.fault = lambda method, path: "503" if method == "DELETE" and stuck in path else None
+    wait_for(lambda: left_after_a_round(sessions, store) == {f"{stuck}/lost"})
+    way.fault = lambda method, path: None
+    assert left_after_a_round(sessions, store) == set()
+
+
+def test_a_folder_that_cannot_be_removed_is_not_forgotten(
+    sessions: Sessions, settings: Settings, finished: Finished
+) -> None:
+    store = open_store(settings)
+    stuck, *others = (publish(sessions, store, finished, lost="lost") for _ in range(3))
+    let_pass(sessions, timedelta(hours=2), stuck, *others)
+    folder = settings.artifacts_dir / stuck / "lost"
+    shutil.rmtree(folder)
+    folder.write_text("not a folder")
+    wait_for(lambda: left_after_a_round(sessions, store) == {f"{stuck}/lost"})
+    folder.unlink()
+    assert left_after_a_round(sessions, store) == set()
 
 
 def test_staged_files_of_ended_jobs_are_removed(settings: Settings, sessions: Sessions) -> None:
