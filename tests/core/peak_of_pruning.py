@@ -1,12 +1,6 @@
-"""Prints by how many bytes a part of pruning raises the memory of a process, see test_memory.py.
+"""By how many bytes a part of pruning raises the memory of a process, see test_memory.py."""
 
-    python -m tests.core.peak_of_pruning PART ARGUMENTS
-
-ARGUMENTS are those of the function PART below, as a JSON array.
-"""
-
-import json
-import sys
+import multiprocessing
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +20,21 @@ from eggs_core.skeleton import Skeleton
 from eggs_core.solve import PrunedLayer, needs_gram, prune_layers
 from eggs_core.spec import PruneSpec
 from eggs_core.statistics import InputStatistics, gather
+
+
+def peak(part: Callable[..., int], *arguments: Any) -> int:
+    """That of one of the parts below, in a process that has done nothing before but to load the libraries."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
+    with processes.Pool(1) as pool:
+        return pool.apply(_alone, (part, arguments))
+
+
+@torch.no_grad()
+def _alone(part: Callable[..., int], arguments: Sequence[Any]) -> int:
+    torch.set_num_threads(1)
+    map_large_tensors()
+    return part(*arguments)
 
 
 def choosing(rows: Sequence[int], columns: int, changes: dict[str, Any]) -> int:
@@ -115,20 +124,3 @@ class _Peak:
 def _kibibytes(name: str) -> int:
     status = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in status if line.startswith(f"{name}:")).split()[1])
-
-
-@torch.no_grad()
-def main() -> None:
-    torch.set_num_threads(1)
-    map_large_tensors()
-    parts: dict[str, Callable[..., int]] = {
-        "choosing": choosing,
-        "gathering": gathering,
-        "training": training,
-        "block": block,
-    }
-    print(parts[sys.argv[1]](*json.loads(sys.argv[2])))
-
-
-if __name__ == "__main__":
-    main()

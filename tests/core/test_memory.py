@@ -1,10 +1,6 @@
 """What it takes to gather statistics, to choose masks and weights, and to train them, against what is stated."""
 
-import json
-import subprocess
-import sys
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -12,6 +8,7 @@ from eggs_core.prune import BLOCK_SHARE
 from eggs_core.reconstruct import TRAINING_SHARE
 from eggs_core.solve import GRAM_SHARE, WEIGHT_SHARE, WORKING_BYTES
 from eggs_core.statistics import GATHERING_BYTES, SAMPLED_TOKENS
+from tests.core.peak_of_pruning import block, choosing, gathering, peak, training
 from tests.tiny_models import MakeModel
 
 METHODS = {
@@ -21,12 +18,6 @@ METHODS = {
     "balanced": {"effort": "balanced"},
 }
 WITH_GRAM = ("sparsegpt", "balanced")
-
-
-def peak(part: str, *arguments: Any) -> int:
-    """What that part of pruning takes, in bytes; see `tests.core.peak_of_pruning`."""
-    command = [sys.executable, "-m", "tests.core.peak_of_pruning", part, json.dumps(arguments)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 # Rows of the layers that read one input, and its width.
@@ -42,7 +33,7 @@ CHOICES = [
 @pytest.mark.parametrize(("method", "shape"), CHOICES, ids=str)
 def test_choosing_takes_what_is_stated(method: str, shape: tuple[list[int], int]) -> None:
     rows, columns = shape
-    found = peak("choosing", rows, columns, METHODS[method])
+    found = peak(choosing, rows, columns, METHODS[method])
     weights = sum(rows) * columns
     stated = 2 * weights + sample(columns) + WEIGHT_SHARE * weights + WORKING_BYTES
     if method in WITH_GRAM:
@@ -55,7 +46,7 @@ def test_choosing_takes_what_is_stated(method: str, shape: tuple[list[int], int]
 @pytest.mark.parametrize(("columns", "with_gram"), [(11008, True), (28672, False)])
 def test_gathering_takes_what_is_stated(columns: int, with_gram: bool) -> None:
     held = sample(columns) + 4 * columns**2 * with_gram
-    assert peak("gathering", columns, with_gram) < held + GATHERING_BYTES
+    assert peak(gathering, columns, with_gram) < held + GATHERING_BYTES
 
 
 def sample(columns: int) -> int:
@@ -68,7 +59,7 @@ def sample(columns: int) -> int:
 def test_training_takes_what_is_stated(widths: tuple[int, ...], dtype: str) -> None:
     weights = sum(a * b for a, b in pairwise(widths))
     small_batches = 16 << 20
-    assert peak("training", widths, dtype) < TRAINING_SHARE * weights + small_batches
+    assert peak(training, widths, dtype) < TRAINING_SHARE * weights + small_batches
 
 
 @pytest.mark.parametrize("method", ["ria", "sparsegpt"])
@@ -82,4 +73,4 @@ def test_a_block_of_experts_takes_what_is_stated(method: str, make_model: MakeMo
     stated = BLOCK_SHARE * weights + WEIGHT_SHARE * gate_and_up + WORKING_BYTES
     if method in WITH_GRAM:
         stated += 4 * ((2 + experts) * hidden**2 + experts * inner**2) + GRAM_SHARE * inner**2
-    assert peak("block", str(small), str(folder), METHODS[method]) < stated
+    assert peak(block, str(small), str(folder), METHODS[method]) < stated
