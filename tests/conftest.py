@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import shutil
 import socket
 import subprocess
 import time
@@ -81,13 +82,27 @@ def postgres_url() -> Iterator[str]:
         server.dispose()
 
 
+@pytest.fixture(scope="session")
+def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, to be copied: to migrate each test's own would take as long as many a test."""
+    file = tmp_path_factory.mktemp("sqlite") / "migrated.sqlite3"
+    engine = make_engine(f"sqlite:///{file}")
+    upgrade(engine)
+    engine.dispose()
+    return file
+
+
+@pytest.fixture
+def sqlite_url(sqlite_file: Path, tmp_path: Path) -> str:
+    """An empty, migrated database of the test's own."""
+    return f"sqlite:///{shutil.copyfile(sqlite_file, tmp_path / 'test.sqlite3')}"
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest) -> str:
     """An empty, migrated database, once of each kind."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'test.sqlite3'}"
-        upgrade(make_engine(url))
-        return url
+        return str(request.getfixturevalue("sqlite_url"))
     url = request.getfixturevalue("postgres_url")
     engine = make_engine(url)
     truncate(engine)

@@ -48,14 +48,9 @@ MODEL = "smollm2-135m-instruct"
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
+def database_url(sqlite_url: str) -> str:
     """SQLite alone: over HTTP the kind of database makes no difference."""
-    from app.db import make_engine
-    from app.migrate import upgrade
-
-    url = f"sqlite:///{tmp_path / 'test.sqlite3'}"
-    upgrade(make_engine(url))
-    return url
+    return sqlite_url
 
 
 @pytest.fixture

@@ -9,17 +9,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.db import make_engine
 from app.keys import service as keys_service
 from app.keys.scopes import Scope
-from app.migrate import upgrade
 from app.settings import Settings
 from eggs_client import AsyncEggs, Eggs, Retries
 from tests.app.conftest import RunningServer, app, receiver, resolver, server
@@ -31,11 +28,9 @@ QUICK = Retries(seconds=60, stream_seconds=60, first_pause=0.01, longest_pause=0
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
+def database_url(sqlite_url: str) -> str:
     """SQLite alone: over HTTP the kind of database makes no difference."""
-    url = f"sqlite:///{tmp_path / 'test.sqlite3'}"
-    upgrade(make_engine(url))
-    return url
+    return sqlite_url
 
 
 @pytest.fixture
