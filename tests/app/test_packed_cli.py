@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from app.cli.main import app
+from app.cli.main import app, main
 from app.cli.render import report_tables
 from eggs_core import kernels, serving
 from eggs_core.errors import BrokenCheckpoint
@@ -44,6 +44,20 @@ def eggs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
 
 
+@pytest.fixture
+def refusal_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a command says that refuses; in this process, as loading the libraries takes longer than refusing."""
+
+    def refusal(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["eggs", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        return " ".join(capsys.readouterr().err.split())
+
+    return refusal
+
+
 @pytest.fixture(scope="module")
 def pruned(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that `eggs prune` left in both forms, with the speed in its report."""
@@ -62,7 +76,7 @@ def pruned(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "out"
 
 
-def test_unpack(pruned: Path, tmp_path: Path) -> None:
+def test_unpack(pruned: Path, tmp_path: Path, refusal_of: Callable[..., str]) -> None:
     result = eggs("unpack", pruned / "packed", "--out", tmp_path / "dense", "--json")
     assert result.returncode == 0, result.stderr
     sizes = {
@@ -74,10 +88,9 @@ def test_unpack(pruned: Path, tmp_path: Path) -> None:
         expected, found = load_file(file), load_file(tmp_path / "dense" / file.name)
         assert expected.keys() == found.keys()
         assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
-    again = eggs("unpack", pruned / "packed", "--out", tmp_path / "dense")
-    assert (again.returncode, "Name a new folder" in again.stderr) == (1, True)
-    dense = eggs("unpack", pruned, "--out", tmp_path / "another")
-    assert (dense.returncode, "not say that this checkpoint was packed" in dense.stderr) == (1, True)
+    assert "Name a new folder" in refusal_of("unpack", pruned / "packed", "--out", tmp_path / "dense")
+    dense = refusal_of("unpack", pruned, "--out", tmp_path / "another")
+    assert "not say that this checkpoint was packed" in dense
     assert eggs("unpack", tmp_path / "none", "--out", tmp_path / "another").returncode == 2
 
 
@@ -339,15 +352,17 @@ def _without_a_weight(folder: Path) -> None:
     ],
 )
 def test_what_is_wrong_with_a_folder_is_told(
-    harm: Callable[[Path], None], message: str, command: tuple[str, ...], pruned: Path, tmp_path: Path
+    harm: Callable[[Path], None],
+    message: str,
+    command: tuple[str, ...],
+    pruned: Path,
+    tmp_path: Path,
+    refusal_of: Callable[..., str],
 ) -> None:
     folder = Path(shutil.copytree(pruned / "packed", tmp_path / "harmed"))
     (folder / "tokenizer_config.json").write_text("{}")
     harm(folder)
-    result = eggs(command[0], folder, *command[1:])
-    assert result.returncode == 1
-    assert message in " ".join(result.stderr.split())
-    assert "Traceback" not in result.stderr
+    assert message in refusal_of(command[0], folder, *command[1:])
 
 
 @pytest.mark.parametrize("architectures", [None, [], ["LlamaModel"], ["Nothing"]])
@@ -373,14 +388,12 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_told(make_model: MakeMod
     assert refused.value.status == 400
 
 
-def test_generate_keeps_to_the_positions_of_the_model(pruned: Path) -> None:
+def test_generate_keeps_to_the_positions_of_the_model(pruned: Path, refusal_of: Callable[..., str]) -> None:
     result = eggs("generate", pruned / "packed", PROMPT, "--tokens", "2000", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["tokens"] < 512
     for prompt, message in (("", "has no token"), (PROMPT * 500, "the model takes 512")):
-        result = eggs("generate", pruned / "packed", prompt)
-        assert result.returncode == 1
-        assert message in " ".join(result.stderr.split())
+        assert message in refusal_of("generate", pruned / "packed", prompt)
 
 
 def test_generate_takes_text_and_no_other_bytes(tmp_path: Path) -> None:
