@@ -37,12 +37,13 @@ def generate(
     as_json: options.Json = False,
 ) -> None:
     """Continue a text by greedy decoding. Takes a packed model or any other."""
-    from eggs_core.whole import continuation, load
-
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:  # the shell passes any bytes on, and no tokenizer takes these
         raise typer.BadParameter("It is not a text in UTF-8.", param_hint="PROMPT") from error
+
+    from eggs_core.whole import continuation, load
+
     text, added = continuation(*load(folder), prompt, tokens)
     if as_json:
         write_json({"prompt": prompt, "text": text, "tokens": added})
