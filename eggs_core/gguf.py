@@ -57,7 +57,7 @@ def _read(file: Path, header: Header) -> tuple[Any, Any]:
             config = AutoConfig.from_pretrained(alone, **options)
             check_size(config, tensors=header.tensors, elements=header.elements)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                alone, dtype=torch.bfloat16, output_loading_info=True, **options
+                alone, config=config, dtype=torch.bfloat16, output_loading_info=True, **options
             )
             model, loading = loaded
             if missing := sorted(loading["missing_keys"]):  # transformers has filled them at random
