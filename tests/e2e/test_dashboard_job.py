@@ -86,18 +86,37 @@ def test_a_job_is_followed_again_after_the_service_was_not_ready(page: Page, ser
     expect(page.locator(".live")).to_contain_text("Pruning, block 3 of 30")
 
 
+# To be told whether the page is seen.
+SEEN = """(seen) => {
+    Object.defineProperty(document, "hidden", { get: () => !seen, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_the_title_of_a_page_that_cannot_be_seen_tells_the_state(page: Page, service: Service) -> None:
+    job_id = make_job(service.sessions, name="in the background")
+    page.clock.install()
+    page.goto(f"/jobs/{job_id}")
+    expect(page.locator(".log li")).to_have_count(1)
+    page.evaluate(SEEN, False)
+    with service.sessions.begin() as session:
+        leases.fail(session, claim(service, job_id), {"title": "It failed"})
+    page.clock.fast_forward(15_000)
+    expect(page).to_have_title("in the background: failed · eggs")
+    page.evaluate(SEEN, True)
+    expect(page.locator(".log li")).to_have_count(3)
+
+
 def test_pages_that_cannot_be_seen_hold_no_connection(page: Page, service: Service) -> None:
     """A browser has six for one service, and lets any further request wait for one of them."""
     job_id = make_job(service.sessions, name="one of many")
     pages = [page, *(page.context.new_page() for _ in range(6))]
-    seen = "(seen) => { Object.defineProperty(document, 'hidden', { get: () => !seen, configurable: true }); "
-    seen += "document.dispatchEvent(new Event('visibilitychange')); }"
     for one in pages:
         one.goto(f"/jobs/{job_id}")
         expect(one.locator(".log li")).to_have_count(1)
-        one.evaluate(seen, False)
+        one.evaluate(SEEN, False)
     advance(service, claim(service, job_id), 3)
-    page.evaluate(seen, True)
+    page.evaluate(SEEN, True)
     expect(page.locator(".live")).to_contain_text("Pruning, block 3 of 30")
     expect(page.locator(".log li")).to_have_count(3)
 

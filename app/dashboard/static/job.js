@@ -11,6 +11,7 @@ import { Request, requestOf } from "./requests.js";
 import { Links } from "./share.js";
 
 const SHOWN = 300;
+const AWAY = 15000; // how often a page that cannot be seen asks for news: its title can be seen
 
 // Every event of a job, those to come too. All tabs of a browser share six connections to the service, which as many
 // streams would hold: one is open only while its page can be seen. Where it breaks off the browser resumes it by
@@ -25,22 +26,28 @@ function useEvents(id) {
     let waiting = [];
     let timer = null;
     let retry = null;
+    let away = null;
     const flush = () => {
       timer = null;
       const come = waiting;
       waiting = [];
       setEvents((before) => [...before, ...come.filter((event) => event.id > (before.at(-1)?.id ?? 0))]);
     };
-    const note = (message) => {
-      last = JSON.parse(message.data);
-      waiting.push(last);
+    const note = (event) => {
+      if (event.id <= (last?.id ?? 0)) return; // of an answer that was overtaken
+      last = event;
+      waiting.push(event);
       timer ??= setTimeout(flush, 50); // a long job's past comes at once
-      if (FINAL.includes(last.state)) source.close();
+      if (FINAL.includes(event.state)) close();
+    };
+    const ask = async () => {
+      const news = await get(`${path}/events?limit=100&after=${last?.id ?? 0}`).catch(() => null);
+      news?.data.forEach(note);
     };
     const open = () => {
       const opened = new EventSource(`${path}/events${last ? `?after=${last.id}` : ""}`);
       source = opened;
-      for (const type of ["queued", "running", "progress", "cancel_requested", ...FINAL]) opened.addEventListener(`job.${type}`, note);
+      for (const type of ["queued", "running", "progress", "cancel_requested", ...FINAL]) opened.addEventListener(`job.${type}`, (message) => note(JSON.parse(message.data)));
       opened.onopen = () => setBroken(false);
       opened.onerror = async () => {
         setBroken(true);
@@ -56,10 +63,13 @@ function useEvents(id) {
       source?.close();
       source = null;
       clearTimeout(retry);
+      clearInterval(away);
     };
     const look = () => {
       close();
-      if (!document.hidden && !FINAL.includes(last?.state)) open();
+      if (FINAL.includes(last?.state)) return;
+      if (document.hidden) away = setInterval(ask, AWAY);
+      else open();
     };
     look();
     document.addEventListener("visibilitychange", look);
