@@ -176,7 +176,7 @@ def _database(settings: Settings) -> Check:
                 current = is_current(connection)
         finally:
             engine.dispose()
-    except (SQLAlchemyError, ImportError, ValueError) as error:
+    except SQLAlchemyError as error:
         return Check(
             "database",
             "fail",

@@ -27,6 +27,8 @@ def test_the_page_on_settings_is_complete() -> None:
         "sqlite:///",
         "sqlite:///:memory:",
         "nonsense",
+        "nonsense://a",
+        "redis://a:many",
     ],
 )
 def test_what_is_no_address_of_a_database_that_lasts(url: str) -> None:

@@ -31,10 +31,10 @@ function useEvents(id) {
       timer = null;
       const come = waiting;
       waiting = [];
-      setEvents((before) => [...before, ...come.filter((event) => event.id > (before.at(-1)?.id ?? 0))]);
+      setEvents((before) => [...before, ...come]);
     };
     const note = (event) => {
-      if (event.id <= (last?.id ?? 0)) return; // of an answer that was overtaken
+      if (event.id <= (last?.id ?? 0)) return; // told before, as where a stream is resumed
       last = event;
       waiting.push(event);
       timer ??= setTimeout(flush, 50); // a long job's past comes at once
