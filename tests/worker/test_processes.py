@@ -25,6 +25,9 @@ from worker.runner import run_job
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
+# Of a job that is to be broken off: more work than anybody takes to come to it.
+LONG = {"effort": "best", "calibration": {"samples": 64, "sequence_length": 64}}
+
 
 @pytest.fixture
 def request_body(
@@ -67,14 +70,14 @@ def test_the_users_mistake_is_told_as_one(
 def test_a_cancel_ends_all_processes(
     settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
 ) -> None:
-    assert run_and_cancel(settings, sessions, request_body).state == "cancelled"
+    assert run_and_cancel(settings, sessions, request_body | LONG).state == "cancelled"
     assert not list(settings.staging_dir.iterdir())
 
 
 def test_a_process_that_dies_fails_the_job(
     settings: Settings, sessions: sessionmaker[Session], request_body: dict[str, Any]
 ) -> None:
-    job_id = make_job(sessions, **request_body)
+    job_id = make_job(sessions, **request_body | LONG)
     thread = in_thread(job_id, settings, sessions)
     wait_for(lambda: in_progress(sessions, job_id))
     children = psutil.Process().children(recursive=True)
