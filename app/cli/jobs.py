@@ -92,6 +92,8 @@ def submit(
     as_json: options.Json = False,
 ) -> None:
     """Submit a job; prints its id."""
+    from eggs_client import ClientError, JobCancelled, JobFailed
+
     request = options.request(
         model=model,
         revision=revision,
@@ -140,8 +142,13 @@ def submit(
         job = client.jobs.submit(**request)
         if not as_json:
             console.print(job.id, highlight=False)
-        if wait:
-            job = _waited(job, as_json)
+        try:
+            if wait:
+                job = _waited(job, as_json)
+        except ClientError as error:
+            if as_json:  # else nothing would say which job it was
+                write_json(job.refresh() if isinstance(error, JobFailed | JobCancelled) else job)
+            raise
         if as_json:
             write_json(job)
         elif wait:

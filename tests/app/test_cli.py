@@ -218,9 +218,11 @@ def test_watch_follows_a_job_to_its_end(eggs: Eggs, sessions: Sessions, settings
     assert "100.0%" in result.stdout
 
 
-def test_waiting_for_a_job_that_fails(eggs: Eggs, sessions: Sessions) -> None:
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["tables", "json"])
+def test_waiting_for_a_job_that_fails(eggs: Eggs, sessions: Sessions, options: Sequence[str]) -> None:
+    """Its id is shown all the same."""
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(eggs, "submit", MODEL, "--wait")
+        waiting = pool.submit(eggs, "submit", MODEL, "--wait", *options)
 
         def fail_it() -> bool:
             with sessions.begin() as session:
@@ -232,7 +234,13 @@ def test_waiting_for_a_job_that_fails(eggs: Eggs, sessions: Sessions) -> None:
             return False
 
         wait_for(fail_it)
-        refused(waiting.result(), "Too little text", "3 of 32 windows", code=ExitCode.JOB_FAILED)
+        ended = waiting.result()
+    refused(ended, "Too little text", "3 of 32 windows", code=ExitCode.JOB_FAILED)
+    if options:
+        job = json.loads(ended.stdout)
+        assert (job["state"], job["error"]["detail"]) == ("failed", "3 of 32 windows")
+    else:
+        assert ended.stdout.startswith("job_")
 
 
 def test_json_for_programs(eggs: Eggs, sessions: Sessions, settings: Settings, tmp_path: Path) -> None:
