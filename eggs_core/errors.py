@@ -120,6 +120,17 @@ class TasksNotInstalled(EggsError):
     title = "Tasks cannot be run here"
 
 
+class WorkerNotInstalled(EggsError):
+    code = "worker-not-installed"
+    title = "Models cannot be worked on here"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "That needs the extra `worker`: pip install 'eggs[worker]'. `eggs serve --no-worker` does without it, "
+            "and so do the commands that ask a service."
+        )
+
+
 class ServingNotInstalled(EggsError):
     code = "serving-not-installed"
     title = "Models cannot be served here"

@@ -3,6 +3,8 @@
 What exceptions come from is imported only when there is one: `eggs --help` needs neither a client nor a database.
 """
 
+from importlib.util import find_spec
+
 from app.cli.exit_codes import ExitCode
 from app.cli.render import show_error
 
@@ -13,8 +15,10 @@ def show(error: Exception) -> ExitCode:
     from sqlalchemy.exc import SQLAlchemyError
 
     from eggs_client import ClientError
-    from eggs_core.errors import EggsError
+    from eggs_core.errors import EggsError, WorkerNotInstalled
 
+    if isinstance(error, ModuleNotFoundError) and find_spec("torch") is None:
+        error = WorkerNotInstalled()
     match error:
         case ClientError():
             show_error(error.title, error.detail)

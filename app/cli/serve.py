@@ -1,5 +1,6 @@
 """`eggs serve`, `eggs beat` and `eggs migrate`."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from app.cli import options
 from app.cli.render import console, write_json
 from app.settings import Settings, get_settings
+from eggs_core.errors import WorkerNotInstalled
 
 
 def serve(
@@ -27,6 +29,8 @@ def serve(
     as_json: options.Json = False,
 ) -> None:
     """Serve the API, and work on its jobs."""
+    if worker and find_spec("torch") is None:
+        raise WorkerNotInstalled
     # Only now: the commands that talk to a service start three times faster without it.
     from app import server
 

@@ -243,6 +243,26 @@ def test_waiting_for_a_job_that_fails(eggs: Eggs, sessions: Sessions, options: S
         assert ended.stdout.startswith("job_")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prune", MODEL, "--out", "pruned"],
+        ["generate", ".", "Hello"],
+        ["unpack", ".", "--out", "dense"],
+        ["bench", "runtime", "."],
+        ["serve", "--port", "0"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_without_torch_the_extra_is_named(command: Sequence[str], tmp_path: Path) -> None:
+    program = "import sys; sys.modules['torch'] = None; from app.cli.main import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *command], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    refused(ran, "the extra `worker`: pip install 'eggs[worker]'")
+    assert not any(tmp_path.iterdir())
+
+
 def test_json_for_programs(eggs: Eggs, sessions: Sessions, settings: Settings, tmp_path: Path) -> None:
     def output(*arguments: str) -> Any:
         result = eggs(*arguments, "--json")
