@@ -1,9 +1,10 @@
 """A component of Kubeflow Pipelines that prunes a model by a running service, and a pipeline of this one step.
 
-    EGGS_PACKAGE=git+https://… python kubeflow_component.py pipeline.yaml
+    EGGS_PACKAGE='https://…/main.tar.gz#subdirectory=client' python kubeflow_component.py pipeline.yaml
 
-compiles the pipeline; EGGS_PACKAGE is what pip is to install as eggs-client in the step's container. It needs
-`kfp` and `kfp-kubernetes`. The cluster has to have a secret `eggs` with the service's API key as EGGS_API_KEY.
+compiles the pipeline; EGGS_PACKAGE is what pip is to install as eggs-client in the step's container, which has no
+git: an archive of the repository as above, or a wheel. It needs `kfp` and `kfp-kubernetes`. The cluster has to
+have a secret `eggs` with the service's API key as EGGS_API_KEY.
 """
 
 import os

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import subprocess
+import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,19 @@ def test_the_workflow(place: Place, ratio: str, code: int) -> None:
     assert ended == (expected if code else expected | {"Download the checkpoint": 0})
     assert "Perplexity, pruned" in actions.summary
     assert json.loads((place.folder / "job.json").read_text())["verdict"] == ("rejected" if code else "accepted")
+
+
+def test_the_container_of_the_kubeflow_component_can_install_the_client(place: Place, tmp_path: Path) -> None:
+    """What its first lines show is installed without git, which Python's slim images lack."""
+    (package,) = re.findall(r"EGGS_PACKAGE='(\S+)' ", (EXAMPLES / "kubeflow_component.py").read_text())
+    with tarfile.open(tmp_path / "main.tar.gz", "w:gz") as archive:
+        archive.add(ROOT / "client", "eggs-main/client")
+    package = package.replace("https://…", tmp_path.as_uri())
+    environment = place.environment | {"PATH": "", "PIP_TARGET": str(tmp_path / "installed")}
+    command = [sys.executable, "-m", "pip", "install", package]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (tmp_path / "installed" / "eggs_client" / "__init__.py").is_file()
 
 
 def test_the_kubeflow_component(place: Place, tmp_path: Path) -> None:
