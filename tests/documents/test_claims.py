@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from eggs_client import Eggs
 from tests.documents.blocks import PAGES, ROOT, name_of
 from tests.documents.problem_kinds import kinds
 
@@ -32,6 +33,19 @@ def test_the_page_on_troubleshooting_has_every_kind_of_problem() -> None:
     said = re.findall(r"^### `([\w-]+)`\n\n\*\*(\d{3})\.\*\* ", page, re.MULTILINE)
     assert len(said) == len(re.findall("^### ", page, re.MULTILINE))
     assert {code: int(status) for code, status in said} == kinds()
+
+
+def test_the_page_on_the_client_has_all_that_it_does() -> None:
+    page = (ROOT / "docs" / "client.md").read_text()
+    said = {
+        name: set(re.findall(r"`(\w+)`", what))
+        for name, what in re.findall(r"^\| `eggs\.(\w+)` \| (.*) \|$", page, re.M)
+    }
+    with Eggs(api_key="eggs_none") as eggs:
+        resources = {name: vars(type(value)) for name, value in vars(eggs).items() if not name.startswith("_")}
+    there = {name: {one for one in methods if not one.startswith("_")} for name, methods in resources.items()}
+    there["jobs"].remove("follow")  # what `events` and `wait` are made of
+    assert said == there
 
 
 @pytest.mark.parametrize(("page", "sections", "figures"), [("choosing", ".*", 50), ("method", "Connectivity", 30)])
