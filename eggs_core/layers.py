@@ -74,6 +74,12 @@ def prunable_layers(block: nn.Module, block_name: str, ignore: Sequence[str]) ->
     return [layer for layer in _matrices(block, block_name) if not ignored(layer.name)]
 
 
+def layer_names(block: nn.Module, block_name: str) -> Iterator[str]:
+    """The names of all that could be pruned or left dense in `block`."""
+    yield from _unknown_experts(block, block_name)
+    yield from (layer.name for layer in _matrices(block, block_name))
+
+
 def _matrices(block: nn.Module, block_name: str) -> Iterator[PrunableLayer]:
     for relative_name, module in block.named_modules():
         name = f"{block_name}.{relative_name}" if relative_name else block_name

@@ -58,7 +58,7 @@ def plan(skeleton: Skeleton, spec: PruneSpec) -> list[list[PrunableLayer]]:
     Raises `PatternDoesNotFit` or `MinDegreeImpossible` for the first layer that cannot be pruned as asked.
     """
     layers = [
-        prunable_layers(block, name, spec.ignore)
+        prunable_layers(block, name, spec.left_dense)
         for block, name in zip(skeleton.blocks, skeleton.block_names, strict=True)
     ]
     asked = spec.effective_min_degree

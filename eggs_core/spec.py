@@ -295,8 +295,9 @@ class PruneSpec(Spec):
     ignore: tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...] = Field(
         DEFAULT_IGNORE,
         max_length=256,
-        description="Layers left dense: shell patterns over module names. Only layers inside decoder blocks "
-        "are ever pruned, so embeddings and the output head stay dense in any case.",
+        description="Layers left dense: shell patterns over whole module names, such as `*.down_proj`. Those of "
+        "the default, routers above all, stay dense in any case, and so do embeddings and the output head, as "
+        "only layers inside decoder blocks are ever pruned.",
     )
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec | None = Field(
@@ -387,6 +388,11 @@ class PruneSpec(Spec):
             )
             for entry in self.compare
         ]
+
+    @property
+    def left_dense(self) -> tuple[str, ...]:
+        """The patterns of `ignore`, and those that hold in any case."""
+        return (*DEFAULT_IGNORE, *self.ignore)
 
     @property
     def permutes(self) -> bool:

@@ -1,5 +1,6 @@
 """Puts a run's figures together into its report."""
 
+import fnmatch
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from eggs_core.acceptance import judge
 from eggs_core.evaluate import DenseScores, PrunedScores, exp_mean, exp_mean_interval, mean_interval
+from eggs_core.layers import layer_names
 from eggs_core.output import Sizes
 from eggs_core.report import (
     BlockTraining,
@@ -32,7 +34,7 @@ from eggs_core.report import (
     TextInfo,
 )
 from eggs_core.skeleton import Skeleton
-from eggs_core.spec import PruneSpec, TextSpec
+from eggs_core.spec import DEFAULT_IGNORE, PruneSpec, TextSpec
 from eggs_core.text import fingerprint
 
 _LIBRARIES = ("eggs", "torch", "transformers", "tokenizers", "safetensors")
@@ -230,6 +232,14 @@ def _notes(spec: PruneSpec, skeleton: Skeleton, layers: list[LayerReport]) -> li
             f"The checkpoint holds {len(skeleton.uncounted_blocks)} blocks more than config.json counts; they "
             "were copied as they are."
         )
+    blocks = zip(skeleton.blocks, skeleton.block_names, strict=True)
+    names = [name for block, prefix in blocks for name in layer_names(block, prefix)]
+    notes += [
+        f"No layer has a name that {pattern} matches, so ignoring it has left none dense. Patterns are of whole "
+        "names, such as *.down_proj."
+        for pattern in spec.ignore
+        if pattern not in DEFAULT_IGNORE and not any(fnmatch.fnmatchcase(name, pattern) for name in names)
+    ]
     if not layers:
         notes.append("No layer was pruned: the ignore patterns match them all.")
     source = spec.calibration.source

@@ -25,7 +25,14 @@ MinDegree = Annotated[
 Permute = Annotated[
     bool | None, typer.Option("--permute/--no-permute", help="Reorder channels first, at no cost later.")
 ]
-Ignore = Annotated[list[str] | None, typer.Option(help="Leave layers of this name dense; may be given again.")]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Leave layers dense of whose whole name this is a shell pattern, such as '*.down_proj'; may be given "
+        "again.",
+    ),
+]
 Calibration = Annotated[
     str | None,
     typer.Option(

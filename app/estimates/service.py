@@ -68,7 +68,7 @@ def _sizes(size: ModelSize | None, basis: str, body: JobCreate) -> SizeEstimate:
         return SizeEstimate(parameters=None, dense_bytes=None, packed_bytes=None, output_bytes=None, basis=basis)
     dense = size.nbytes
     try:
-        packed = size.packed_bytes(body.pattern, body.ignore)
+        packed = size.packed_bytes(body.pattern, body.left_dense)
     except PatternDoesNotFit as error:
         return SizeEstimate(
             parameters=size.parameters, dense_bytes=dense, packed_bytes=None, output_bytes=None, basis=str(error)

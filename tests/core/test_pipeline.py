@@ -122,12 +122,22 @@ def test_ignored_layers_stay_dense(make_model: MakeModel, tmp_path: Path) -> Non
     report = prune(spec, tmp_path / "out", cache_dir=tmp_path)
     assert {layer.block for layer in report.layers} == {1}
     assert "down_proj" not in {layer.type for layer in report.layers}
+    assert report.notes == []
     everything = prune(spec_for(make_model("llama"), ignore=("*",)), tmp_path / "none", cache_dir=tmp_path)
     assert everything.layers == []
     assert any("No layer was pruned" in note for note in everything.notes)
     assert everything.evaluation is not None
     (text,) = everything.evaluation.texts
     assert (text.perplexity.ratio, text.kl_divergence, text.top1_agreement) == (1, 0, 1)
+
+
+def test_what_mixes_and_routes_stays_dense_whatever_else_does(make_model: MakeModel, tmp_path: Path) -> None:
+    spec = spec_for(make_model("gemma3n_text"), ignore=("*.down_proj", "up_proj"), evaluation=None)
+    report = prune(spec, tmp_path / "out", cache_dir=tmp_path)
+    types = {layer.type for layer in report.layers}
+    assert not types & {"down_proj", "modality_router", "prediction_coefs", "correction_coefs"}
+    assert "up_proj" in types
+    assert any("No layer has a name that up_proj matches" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,6 @@ function options(request) {
   const top = { ...request };
   const take = (holder, name, flag, show = String) => {
     const value = holder?.[name];
-    if (name === "ignore" && value?.length === 0) return; // no option says that nothing is ignored
     if (holder) delete holder[name];
     if (value === undefined || value === null) return;
     for (const one of [value].flat()) given.push([flag, show(one)]);

@@ -1146,7 +1146,7 @@ class PruneSpec(Answer):
     )
     ignore: list[str] = Field(
         default=["*embed*", "*lm_head", "*.gate", "*.gate.wg", "*.router*", "*shared_expert_gate", "*.altup.*"],
-        description="Layers left dense: shell patterns over module names. Only layers inside decoder blocks are ever pruned, so embeddings and the output head stay dense in any case.",
+        description="Layers left dense: shell patterns over whole module names, such as `*.down_proj`. Those of the default, routers above all, stay dense in any case, and so do embeddings and the output head, as only layers inside decoder blocks are ever pruned.",
     )
     calibration: CalibrationSpec = Field(
         default={"text_field": "text", "sequence_length": 1024, "source": "pydocs", "samples": 32, "seed": 0},
