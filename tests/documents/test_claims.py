@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from eggs_client import Eggs
+from eggs_core.packing import pack
+from eggs_core.pattern import NMPattern
 from tests.documents.blocks import PAGES, ROOT, name_of
 from tests.documents.problem_kinds import kinds
 
@@ -46,6 +49,17 @@ def test_the_page_on_the_client_has_all_that_it_does() -> None:
     there = {name: {one for one in methods if not one.startswith("_")} for name, methods in resources.items()}
     there["jobs"].remove("follow")  # what `events` and `wait` are made of
     assert said == there
+
+
+def test_the_example_of_the_packed_form() -> None:
+    page = (ROOT / "docs" / "packed-format.md").read_text()
+    values, mask = pack(torch.tensor([[0, 1.5, 0, -2, 3, 0, 0, 0, 0, 0, 4, 5]]), NMPattern(2, 4))
+    assert values.tolist() == [[1.5, -2, 3, 0, 4, 5]]
+    first, second = mask[0].tolist()
+    assert f"the mask bytes 0x{first:02X}" in page
+    assert f"and 0x{second:02X}." in page
+    groups = f"{first:08b}"[::-1]
+    assert f"{groups[:4]} and then {groups[4:]}, read from the lowest bit" in page
 
 
 @pytest.mark.parametrize(("page", "sections", "figures"), [("choosing", ".*", 50), ("method", "Connectivity", 30)])
