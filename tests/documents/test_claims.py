@@ -3,7 +3,10 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -60,6 +63,23 @@ def test_the_example_of_the_packed_form() -> None:
     assert f"and 0x{second:02X}." in page
     groups = f"{first:08b}"[::-1]
     assert f"{groups[:4]} and then {groups[4:]}, read from the lowest bit" in page
+
+
+def test_how_far_results_vary_over_seeds() -> None:
+    """As the files have it that the table of methods names, later ones first."""
+    drawn: dict[str, list[dict[str, float]]] = {}
+    for name in ("quality-wikipedia-sample-2-4-reordered", "quality-wikipedia-sample-2-4"):
+        results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+        for method, rows in groupby(sorted(results["rows"], key=itemgetter("method")), key=itemgetter("method")):
+            drawn.setdefault(method, list(rows))
+    shares = [
+        100 * stdev(perplexities) / fmean(perplexities)
+        for method, rows in drawn.items()
+        for text in ("wikitext2-test", "c4-sample")
+        if method not in ("dense", "magnitude") and (perplexities := [row[text] for row in rows])
+    ]
+    page = " ".join((ROOT / "docs" / "method.md").read_text().split())
+    assert f"by {min(shares):.1f} to {max(shares):.1f}% in standard deviation" in page
 
 
 @pytest.mark.parametrize(("page", "sections", "figures"), [("choosing", ".*", 50), ("method", "Connectivity", 30)])
