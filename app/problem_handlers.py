@@ -1,6 +1,7 @@
 """Turns every exception that a request can end with into a problem document."""
 
 import logging
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -8,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app import logs
 from app.db import DATABASE_DOWN
@@ -15,6 +17,7 @@ from app.problems import MEDIA_TYPE, Problem, document, from_error, internal_err
 from eggs_core.errors import EggsError
 
 _RETRY_AFTER_SECONDS = "5"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _HTTP = {
     400: (
         "unreadable-body",
@@ -86,7 +89,15 @@ def answer_to(error: Exception) -> JSONResponse:
 
 
 async def _handle(request: Request, error: Exception) -> JSONResponse:
-    return answer_to(error)
+    answer = answer_to(error)
+    if answer.status_code == 405 and "allow" in answer.headers:  # of one route; a path has one for each method
+        answer.headers["allow"] = ", ".join(filter(partial(_takes, request), _METHODS))
+    return answer
+
+
+def _takes(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
 
 def _answer(content: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:

@@ -309,9 +309,17 @@ def test_a_file_of_a_hub_data_set_that_is_no_text(client: TestClient, file: str)
 def test_paths_that_are_not_there_and_methods_that_are_not_meant(client: TestClient) -> None:
     nowhere = client.get("/v1/nowhere")
     assert (nowhere.status_code, code(nowhere)) == (404, "not-found")
-    wrong = client.put("/v1/jobs", json={})
-    assert (wrong.status_code, code(wrong)) == (405, "method-not-allowed")
-    assert wrong.headers["allow"] in ("GET", "POST")
+    for path, allowed in {
+        "/v1/jobs": "GET, POST",
+        "/v1/jobs/job_1": "GET",
+        "/v1/session": "GET, POST, DELETE",
+        "/v1/webhooks/webhook_1": "GET, PATCH, DELETE",
+        "/v1/files/file_1/content": "GET, HEAD",
+        "/openapi.json": "GET, HEAD",
+    }.items():
+        wrong = client.put(path, json={})
+        assert (wrong.status_code, code(wrong)) == (405, "method-not-allowed")
+        assert wrong.headers["allow"] == allowed
 
 
 def test_a_key_that_s3_would_not_keep(client: TestClient, settings: Settings) -> None:
