@@ -53,6 +53,7 @@ async def upload(
     with await run_in_threadpool(service.begin, sessions, settings, principal, size) as incoming:
         form = UploadForm(request.headers.get("content-type", ""), incoming.write)
         await _receive(request, form)
+        await run_in_threadpool(request.state.authenticate)  # again: it may have taken hours
         name = form.finish()
         finish = partial(service.finish, sessions, settings, principal, incoming, name, form.fields.get("sha256"))
         # Not in the threads that all requests share: archives that take minutes to unpack would come to hold them.

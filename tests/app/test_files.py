@@ -25,6 +25,7 @@ from app.files import content, endpoints, service
 from app.files.incoming import Incoming, lock
 from app.files.room import Room
 from app.jobs import service as jobs
+from app.keys import service as keys
 from app.main import create_app
 from app.settings import Settings
 from eggs_core import model_folder
@@ -467,6 +468,25 @@ def test_an_upload_that_falls_silent_leaves_nothing(
     with begin_upload(server, settings) as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
         wait_for(lambda: not connection.recv(65536))
+    nothing_is_left(remote, settings)
+
+
+def test_an_upload_whose_key_is_revoked_meanwhile_leaves_nothing(
+    server: RunningServer, remote: httpx.Client, settings: Settings, sessions: Sessions
+) -> None:
+    key_id, token = make_key(sessions)
+
+    def revoked_on_the_way() -> Iterator[bytes]:
+        first, *rest = pieces(4, [])
+        yield first
+        wait_for(lambda: settings.files_dir.is_dir() and any(settings.files_dir.iterdir()))
+        with sessions.begin() as session:
+            keys.revoke(session, key_id)
+        yield from rest
+
+    headers = {"Authorization": f"Bearer {token}", **MULTIPART}
+    response = httpx.post(f"{server.url}/v1/files", content=revoked_on_the_way(), headers=headers, timeout=60)
+    assert (response.status_code, code(response)) == (401, "unauthorized")
     nothing_is_left(remote, settings)
 
 
