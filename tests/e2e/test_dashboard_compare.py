@@ -24,6 +24,8 @@ def test_jobs_are_compared(page: Page, jobs: dict[str, str]) -> None:
     expect(page.locator("tr", has_text="Perplexity, pruned").locator(".best")).to_contain_text("130.1")
     speeds = page.locator("tr", has_text="Packed / dense speed").locator("td")
     expect(speeds).to_have_text(["0.87 ×", "1.43 × (best)"])
+    times = page.get_by_role("row", name="Time").locator("td")
+    expect(times).to_have_text(["45 s (best)", "2 min"])
     page.get_by_label("Layers of type").select_option("down_proj")
     check_accessible(page)
     shot(page, "compare")

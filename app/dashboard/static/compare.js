@@ -34,7 +34,7 @@ const RESULTS = [
   ["Packed checkpoint", (report) => report.bytes.packed_checkpoint, size, Math.min],
   ["Packed / dense speed", (report) => report.evaluation?.speed?.[0]?.ratio, (value) => `${value.toFixed(2)} ×`, Math.max],
   ["Fewest edges of a channel", (report) => report.expansion.min_input_degree, String],
-  ["Time", (report) => report.seconds.total, duration, Math.min],
+  ["Time", (report) => report.seconds.total, (value) => duration(value), Math.min],
 ];
 
 // In the place of rows where there are none.
