@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from app.keys import service as keys
 from app.keys.scopes import Scope
-from tests.app.build import read_job
+from tests.app.build import make_job, read_job
 from tests.e2e.browser import DESKTOP, session_of
 from tests.e2e.conftest import PHONE, check_accessible, names, shot
 from tests.e2e.service import Service, make_many
@@ -138,6 +138,18 @@ def test_by_keyboard_alone(page: Page, jobs: dict[str, str]) -> None:
     expect(page.get_by_role("heading", name="on its way")).to_be_visible()
     page.go_back()
     expect(page).to_have_url(re.compile("state=running$"))
+
+
+def test_a_question_gives_the_focus_back(page: Page, service: Service) -> None:
+    page.goto(f"/jobs/{make_job(service.sessions)}")
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    tab_to(page, "Cancel")
+    for back in ("Escape", "Enter"):
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Go back")).to_be_focused()
+        page.keyboard.press(back)
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(page.get_by_role("button", name="Cancel")).to_be_focused()
 
 
 def test_a_job_is_submitted_by_keyboard_alone(page: Page, service: Service) -> None:

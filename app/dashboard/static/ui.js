@@ -125,7 +125,11 @@ export function useConfirm() {
   const [question, setQuestion] = useState(null);
   const dialog = useRef();
   useEffect(() => { if (question) dialog.current.showModal(); }, [question]);
-  const answer = (value) => { question.resolve(value); setQuestion(null); };
+  const answer = (value) => {
+    dialog.current.close(); // gives the focus back to what had it, as no dialog does that is taken off the page
+    question.resolve(value);
+    setQuestion(null);
+  };
   const ask = (what) => new Promise((resolve) => setQuestion({ ...what, resolve }));
   const element = question && html`<dialog ref=${dialog} aria-labelledby="question" onCancel=${() => answer(false)}>
     <h2 id="question">${question.title}</h2><p>${question.text}</p>
