@@ -3,10 +3,11 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from app.keys import service as keys
 from app.keys.scopes import Scope
@@ -95,6 +96,14 @@ def test_what_is_wrong_with_a_request_is_said_once(page: Page) -> None:
     expect(alert.get_by_text("should match pattern")).to_have_count(1)
     expect(alert.get_by_role("button")).to_have_count(0)
     check_accessible(page)
+
+
+def test_without_scripts_it_says_where_the_api_is_told_of(browser: Browser, service: Service) -> None:
+    with closing(browser.new_context(base_url=service.url, java_script_enabled=False)) as context:
+        page = context.new_page()
+        page.goto("/jobs")
+        page.locator("noscript a").click()
+        expect(page.locator("body")).to_contain_text("/v1/jobs")
 
 
 def test_a_theme_is_chosen_and_kept(page: Page) -> None:
