@@ -26,6 +26,11 @@ def test_signing_in_and_out(anonymous: Page, service: Service, jobs: dict[str, s
     page.get_by_label("API key").fill(service.key)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="smollm2 with RIA")).to_be_visible()  # where one wanted to go
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_focused()  # again, as when the page was opened
+    page.keyboard.type(service.key)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="smollm2 with RIA")).to_be_visible()
     kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
     assert json.loads(kept) == [{}, {}, ""]
     assert service.key not in page.content()

@@ -38,6 +38,7 @@ function SignIn({ entered, notice }) {
   const [error, setError] = useState(null);
   const [busy, setBusy] = useState(false);
   useTitle("Sign in");
+  useEffect(() => document.getElementById("key").focus(), []); // browsers heed autofocus once a page
   const submit = async (event) => {
     event.preventDefault();
     const field = event.target.elements.key;
@@ -57,7 +58,7 @@ function SignIn({ entered, notice }) {
     <p>With an API key. The first start of the service printed one; <code>eggs keys create</code> makes more.</p>
     <form onSubmit=${submit}>
       <div class="field"><label for="key">API key</label>
-        <input id="key" name="key" type="password" autocomplete="off" spellcheck="false" placeholder="eggs_…" required autofocus /></div>
+        <input id="key" name="key" type="password" autocomplete="off" spellcheck="false" placeholder="eggs_…" required /></div>
       <${Problem} error=${error} />
       <button type="submit" class="primary" disabled=${busy}>${busy ? "Signing in…" : "Sign in"}</button>
     </form>
