@@ -5,7 +5,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,13 +25,16 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 class Checkpoint:
     """A folder of safetensors files; `names` are theirs where it is not left to the folder to tell.
 
-    Raises `BrokenCheckpoint` where it cannot be read, or `ModelNotAllowed` where it may not.
+    Raises `BrokenCheckpoint` where it cannot be read, or `ModelNotAllowed` where it may not; and whatever reads of
+    it later, where a file is not the one any more that it was.
     """
 
     def __init__(self, folder: Path | ModelFolder, names: Collection[str] | None = None) -> None:
         self.files = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
         self.folder = self.files.path
         self.file_of: dict[str, Path] = {}
+        self.state_of: dict[Path, tuple[int, int]] = {}
+        """Size and time of the last change of each file."""
         names = self.files.weights() if names is None else names
         if not names:
             raise BrokenCheckpoint(
@@ -40,6 +43,7 @@ class Checkpoint:
         for name in names:
             file = self.folder / name
             try:
+                self.state_of[file] = _state(file)
                 _check_header(file)
                 with safe_open(file, framework="pt") as tensors:
                     found = dict.fromkeys(tensors.keys(), file)
@@ -56,10 +60,24 @@ class Checkpoint:
         if not self.file_of:
             raise BrokenCheckpoint("The checkpoint holds no tensor. Save or upload it again.")
 
+    def check_unchanged(self, files: Iterable[Path]) -> None:
+        """Raises `BrokenCheckpoint` unless these of its files are as they were when it was opened."""
+        for file in files:
+            try:
+                unchanged = _state(file) == self.state_of[file]
+            except OSError:
+                unchanged = False
+            if not unchanged:
+                raise BrokenCheckpoint(
+                    f"{file.name} was changed or removed after the model was opened. Try again with a folder into "
+                    "which nothing writes meanwhile."
+                )
+
     @contextmanager
     def private(self) -> Iterator[Path]:
         """`ModelFolder.private` with links to the weights, and a shard index of its own: transformers fails where
         there is none, or one without metadata, and may take up a file that the folder's index does not name."""
+        self.check_unchanged(self.state_of)
         with self.files.private() as folder:
             for file in set(self.file_of.values()):
                 (folder / file.name).symlink_to(file.resolve())
@@ -72,7 +90,9 @@ class Checkpoint:
         Raises `BrokenCheckpoint` for a dtype or a shape that torch does not have.
         """
         tensors: dict[str, Tensor] = {}
-        for file in sorted({self.file_of[name] for name in names}):
+        files = sorted({self.file_of[name] for name in names})
+        self.check_unchanged(files)
+        for file in files:
             with safe_open(file, framework="pt") as shard:
                 for name in shard.keys():  # noqa: SIM118 - a handle, not a dict
                     if name in names and self.file_of[name] == file:
@@ -97,10 +117,11 @@ class Checkpoint:
 
     def nbytes(self) -> int:
         """Bytes of the weight files on disk."""
-        return sum(file.stat().st_size for file in set(self.file_of.values()))
+        return sum(size for size, _ in self.state_of.values())
 
     def fingerprint(self) -> str:
         """sha256 over the names and contents of config.json and the weight files."""
+        self.check_unchanged(self.state_of)
         digest = hashlib.sha256()
         for file in [self.folder / CONFIG, *sorted(set(self.file_of.values()))]:
             digest.update(f"{file.name}\0{sha256(file)}\n".encode())
@@ -145,6 +166,11 @@ class CheckpointWriter:
 def _write_index(folder: Path, weight_map: Mapping[str, str], metadata: Mapping[str, int]) -> None:
     index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _state(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _check_header(file: Path) -> None:

@@ -207,6 +207,7 @@ def prune(
     with clock.stage("prune"):
         figures, training = prune_to(out, calibration, advancing("prune", "Pruning"), models, journal)
         pruned = Checkpoint(out)
+        fingerprint_of_dense = group.first(dense.checkpoint.fingerprint)  # which may be gone by the end
     if comparison is not None and models:
         with clock.stage("compare"):
             compared = [group.first(partial(measure, model, comparison)) for model in models]
@@ -240,6 +241,7 @@ def prune(
         report = report_of(
             spec,
             dense,
+            fingerprint_of_dense,
             revision,
             figures,
             training,
@@ -324,10 +326,9 @@ def _identity(
     spec: PruneSpec, checkpoint: Checkpoint, calibration: Tensor, held_out: Sequence[Tensor], group: Group
 ) -> dict[str, Any]:
     """All that the bytes of the output depend on, as far as it can change between two runs on one machine."""
-    weights = sorted(set(checkpoint.file_of.values()))
     return {
         "spec": spec.model_dump(mode="json"),
-        "weights": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights],
+        "weights": [[file.name, *state] for file, state in sorted(checkpoint.state_of.items())],
         "config": sha256(checkpoint.folder / CONFIG),
         "tokens": fingerprint(calibration),
         "held_out": list(map(fingerprint, held_out)),

@@ -23,6 +23,8 @@ from eggs_core.checkpoint import Checkpoint, CheckpointWriter
 from eggs_core.errors import BrokenCheckpoint, EggsError
 from eggs_core.model_folder import INDEX, MAX_HEADER_BYTES
 from eggs_core.pipeline import prune
+from eggs_core.progress import ProgressCallback, ProgressEvent
+from eggs_core.report import Report
 from eggs_core.spec import PruneSpec
 from tests.alterations import altered
 from tests.limited import limited
@@ -185,11 +187,11 @@ def model(make_model: MakeModel, tmp_path: Path) -> Path:
     return folder
 
 
-def prune_quickly(model: Path, out: Path) -> None:
+def prune_quickly(model: Path, out: Path, progress: ProgressCallback | None = None) -> Report:
     request = PruneSpec(
         model=str(model), method="ria", calibration={"samples": 1, "sequence_length": 16}, evaluation=None
     )
-    prune(request, out, cache_dir=out.parent / "cache")
+    return prune(request, out, cache_dir=out.parent / "cache", progress=progress)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +205,37 @@ def test_a_weight_of_another_type_than_the_others(
     save_file(weights | {name: weights[name].to(dtype)}, model / "model.safetensors")
     with suppress(EggsError):
         prune_quickly(model, tmp_path / "out")
+
+
+def _train_on(file: Path) -> None:
+    trained = file.with_name("trained")
+    save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, trained, {"format": "pt"})
+    trained.rename(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda file: shutil.rmtree(file.parent), lambda file: os.truncate(file, 100), _train_on],
+    ids=["removed", "truncated", "trained on"],
+)
+def test_a_model_that_does_not_stay_as_it_was(change: Callable[[Path], None], model: Path, tmp_path: Path) -> None:
+    """What it was pruned from would be two models, and the report would name the second one alone."""
+
+    def at(stage: str) -> ProgressCallback:
+        def progress(event: ProgressEvent) -> None:
+            if event.stage == stage and event.data.get("block", 0) == 0 and model.exists():
+                change(model / "model.safetensors")
+
+        return progress
+
+    fingerprint = Checkpoint(model).fingerprint()
+    shutil.copytree(model, tmp_path / "kept")
+    with pytest.raises(BrokenCheckpoint, match=r"model\.safetensors was changed or removed after"):
+        prune_quickly(model, tmp_path / "out", at("prune"))
+    shutil.rmtree(model, ignore_errors=True)
+    shutil.move(tmp_path / "kept", model)
+    report = prune_quickly(model, tmp_path / "late", at("pack"))
+    assert report.model.fingerprint == fingerprint
 
 
 @pytest.mark.parametrize(("whole", "examples"), [(False, 1000), (True, 25)], ids=["tensors", "run"])
