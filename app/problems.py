@@ -8,7 +8,7 @@ from eggs_core.errors import EggsError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:eggs:problem:"
-STATUS_OF_ERROR = {"model-not-allowed": 403, "no-space": 507, "store-unavailable": 503}
+STATUS_OF_ERROR = {"model-not-allowed": 403, "no-space": 507, "store-unavailable": 503, "disk-unavailable": 503}
 
 
 class ProblemDocument(BaseModel):

@@ -155,5 +155,11 @@ class NoSpace(EggsError):
     transient = True
 
 
+class DiskUnavailable(EggsError):
+    code = "disk-unavailable"
+    title = "The disk cannot be used"
+    transient = True
+
+
 class Cancelled(Exception):
     """Raised by a progress callback to stop a run between two blocks."""

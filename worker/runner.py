@@ -24,7 +24,7 @@ from app.jobs.models import Job, JobState
 from app.jobs.schemas import PushResource
 from app.settings import Settings
 from eggs_core.checksums import CHECKSUMS, read_checksums, sha256
-from eggs_core.errors import Cancelled, EggsError, NoSpace, OutputExists
+from eggs_core.errors import Cancelled, DiskUnavailable, EggsError, NoSpace, OutputExists
 from eggs_core.journal import finished
 from eggs_core.progress import ProgressEvent
 from worker import spans
@@ -37,6 +37,8 @@ from worker.trackers.tracker import TrackedJob
 
 # Between two tries to reach a database that does not answer.
 _PAUSE_SECONDS = 1.0
+# What a file system says that went read-only, whose disk fails, or whose server has forgotten the file.
+_DISK_AWAY = (errno.EROFS, errno.EIO, errno.ESTALE)
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +108,6 @@ def _see_through(
     trackers: Trackers,
 ) -> None:
     logger.info("Started")
-    _take_over(settings, lease)
     folder = staging.folder(settings, lease.job_id, lease.attempt)
     to_go_on = False
 
@@ -120,6 +121,7 @@ def _see_through(
     try:
         with Heart(sessions, lease, settings, stopping, ended, handed_back=told) as heart:
             try:
+                _take_over(settings, lease)
                 _prune_and_publish(settings, sessions, lease, heart, stages, trackers)
                 _note("succeeded")
             except Cancelled:
@@ -261,6 +263,11 @@ def _fail_or_retry(error: Exception, settings: Settings, sessions: sessionmaker[
     """Ends the job as failed; or queues it again, and returns True, where the fault may pass by itself."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         error = NoSpace("The disk ran full in the middle of the job. Make room and submit again.")
+    elif isinstance(error, OSError) and error.errno in _DISK_AWAY:
+        logger.warning("A disk of the worker cannot be used: %s", error)
+        error = DiskUnavailable(
+            "A disk of the worker is read-only, or does not answer. Tell the operator, and submit again after."
+        )
     if not isinstance(error, EggsError):
         problem = _our_fault(error)
     elif not error.transient:

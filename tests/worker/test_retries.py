@@ -1,5 +1,6 @@
 """Faults that may pass: the job waits, and goes on from what it has done; what will not pass fails."""
 
+import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -95,6 +96,42 @@ def test_a_disk_that_runs_full_in_the_middle(
     assert sums_of(sessions, job_id) == sums_of(sessions, undisturbed)
     kept = {name: (settings.artifacts_dir / str(job.artifacts_dir) / name).stat().st_mtime_ns for name in written}
     assert kept == written, "a finished block was pruned again"
+
+
+def test_a_disk_that_goes_read_only_in_the_middle(
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    make_model: MakeModel,
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a kernel makes it after an error. A worker would else fail one waiting job after the other."""
+
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)
+
+    model = make_model("llama", num_hidden_layers=40)
+    settings = settings.model_copy(
+        update={"data_dir": small_disk, "model_roots": [model.parent], "disk_reserve_bytes": 0}
+    )
+    job_id = make_job(sessions, model=str(model), calibration=SHORT, evaluation=None, output={"format": "dense"})
+    before_event(monkeypatch, 20, lambda: remount("ro"))
+    run_job(job_id, settings, sessions, Event())
+    shards = {shard.name for shard in settings.staging_dir.glob("*/*.safetensors")}
+    assert 1 < len(shards) < 41
+    end_pause(sessions, job_id)
+    run_next(settings, sessions, Event())  # what was left cannot even be taken over
+    job = read_job(sessions, job_id)
+    assert (job.state, job.retries, job.workers_lost) == ("queued", 2, 0)
+    assert events_of(sessions, job_id)[-1].data["error"]["type"] == "urn:eggs:problem:disk-unavailable"
+
+    remount("rw")
+    assert {shard.name for shard in settings.staging_dir.glob("*/*.safetensors")} == shards
+    end_pause(sessions, job_id)
+    run_next(settings, sessions, Event())
+    job = read_job(sessions, job_id)
+    assert (job.state, job.attempt) == ("succeeded", 3)
+    assert not list(settings.staging_dir.iterdir())
 
 
 def end_pause(sessions: sessionmaker[Session], job_id: str) -> None:
