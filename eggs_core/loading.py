@@ -6,7 +6,7 @@ So renamed and fused weights (a Mixtral checkpoint's experts, say) need no code 
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
-from transformers.utils.loading_report import LoadStateDictInfo
 
 from eggs_core.errors import BrokenCheckpoint
 
@@ -56,26 +55,30 @@ def load_tensors(
     transforms: list[Any],
     dtype: torch.dtype,
     device: str = "cpu",
-) -> LoadStateDictInfo:
-    """Puts `tensors`, by the checkpoint's names, into `model`, and tells which of either was left over.
+) -> set[str]:
+    """Puts `tensors`, by the checkpoint's names, into `model`. Returns the model's names that none of them led to.
 
     Raises `BrokenCheckpoint` for a shape that is not the model's.
     """
     load_config = LoadStateDictConfig(device_map={"": device}, dtype=dtype, weight_mapping=transforms)
     extra: dict[str, Any] = {"tp_plan": None} if _TENSOR_PARALLEL_PLAN else {}
-    info: LoadStateDictInfo
     with quiet():
-        info, _ = convert_and_load_state_dict_in_model(
+        told: Any = convert_and_load_state_dict_in_model(
             model=model, state_dict=tensors, load_config=load_config, **extra
         )
-    if info.mismatched_keys:
-        name, stored, wanted = sorted(info.mismatched_keys, key=str)[0]
+    if len(told) == 5:  # of transformers 5.0
+        missing, _, mismatched, _, errors = told
+    else:
+        missing, mismatched = told[0].missing_keys, told[0].mismatched_keys
+        errors = told[0].conversion_errors or told[0].error_msgs
+    if mismatched:
+        name, stored, wanted = sorted(mismatched, key=str)[0]
         raise BrokenCheckpoint(
             f"{name} has shape {tuple(stored)} in the checkpoint, where config.json asks for {tuple(wanted)}."
         )
-    if info.conversion_errors or info.error_msgs:
-        raise BrokenCheckpoint(f"transformers cannot load these weights: {next(iter(info.conversion_errors))}")
-    return info
+    if errors:
+        raise BrokenCheckpoint(f"transformers cannot load these weights: {next(iter(errors))}")
+    return cast(set[str], missing)
 
 
 def refuse_missing(names: Sequence[str]) -> None:

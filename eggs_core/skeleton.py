@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import revert_weight_conversion
-from transformers.utils.loading_report import LoadStateDictInfo
 
 from eggs_core import memory
 from eggs_core.checkpoint import Checkpoint
@@ -70,19 +69,20 @@ class Skeleton:
 
     def load_outside(self) -> None:
         """Loads what lies outside the blocks: embeddings, final norm, output head."""
-        loaded = self._load(self.checkpoint.read(self.names_outside))
+        missing = self._load(self.checkpoint.read(self.names_outside))
         # To whichever of the tied is there; and where both are, and differ, not at all.
-        self.model.tie_weights(missing_keys=loaded.missing_keys, recompute_mapping=False)
+        self.model.tie_weights(missing_keys=missing, recompute_mapping=False)
         block_modules = {module for block in self.blocks for module in block.modules()}
         for module in self.model.modules():
             if module not in block_modules:
                 _move_own_tensors(module, self.device)
-        missing = [
-            name
-            for name, p in self.model.named_parameters()
-            if p.is_meta and not name.startswith(self.block_names[0].removesuffix("0"))
-        ]
-        refuse_missing(missing)
+        refuse_missing(
+            [
+                name
+                for name, p in self.model.named_parameters()
+                if p.is_meta and not name.startswith(self.block_names[0].removesuffix("0"))
+            ]
+        )
 
     @contextmanager
     def loaded(self, index: int) -> Iterator[nn.Module]:
@@ -106,7 +106,7 @@ class Skeleton:
         refuse_missing([f"{self.block_names[index]}.{name}" for name, p in block.named_parameters() if p.is_meta])
         block.to(self.device)
 
-    def _load(self, tensors: dict[str, Tensor]) -> LoadStateDictInfo:
+    def _load(self, tensors: dict[str, Tensor]) -> set[str]:
         return load_tensors(self.model, tensors, self._transforms, self.dtype)
 
     def checkpoint_tensors(self, index: int, changed: dict[str, Tensor]) -> dict[str, Tensor]:

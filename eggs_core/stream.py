@@ -123,6 +123,11 @@ class BlockStream:
                 ending.enter_context(closing(calls))
             waiting = [next(calls) for calls in forwarding]
             left: dict[int, _Left] = {id(value): {} for call in waiting for value in _left(call)}
+            if not left and getattr(self._skeleton.model.config.get_text_config(), "num_kv_shared_layers", False):
+                raise UnsupportedModel(
+                    "Blocks of this model share keys and values, which this version of transformers hands on in "
+                    "its cache alone: that needs transformers 5.6 or later."
+                )
             while True:
                 index = waiting[0].block
                 call = BlockCall(forwards[index], waiting, left)

@@ -68,3 +68,11 @@ def test_blocks_that_are_given_what_several_before_them_return_are_refused(
     tokens = torch.randint(1, 300, (3, 20), generator=torch.Generator().manual_seed(1))
     with pytest.raises(UnsupportedModel, match="of what blocks before them return"):
         perplexity(Skeleton(Checkpoint(folder), torch.device("cpu")), tokens)
+
+
+def test_blocks_that_share_keys_without_being_given_them_are_refused(make_model: MakeModel) -> None:
+    """As those of Gemma 3n are by transformers before 5.6; without them a block makes up keys of its own."""
+    folder = make_model("llama", num_kv_shared_layers=1)
+    tokens = torch.randint(1, 300, (1, 20), generator=torch.Generator().manual_seed(1))
+    with pytest.raises(UnsupportedModel, match="share keys and values"):
+        perplexity(Skeleton(Checkpoint(folder), torch.device("cpu")), tokens)
