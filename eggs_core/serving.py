@@ -27,6 +27,7 @@ _NOT_THERE: Mapping[str, tuple[Any, ...]] = {
     "logprobs": (False,),
     "top_logprobs": (0,),
     "presence_penalty": (0,),
+    "frequency_penalty": (0,),  # what transformers makes of it multiplies, and does not count
     "suffix": (),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
@@ -181,8 +182,6 @@ class _Front:
             raise _RefusedError(f"temperature must be 0, or at least {_LEAST_TEMPERATURE}.")
         _number(body, "top_p", 0, 1)
         _number(body, "seed", -_MOST_WHOLE, _MOST_WHOLE, whole=True)
-        if (penalty := _number(body, "frequency_penalty", -1, 2)) is not None and 1 + penalty <= 0:
-            raise _RefusedError("frequency_penalty must be a number above -1.")
         _check_settings(body.get("generation_config"))
         if temperature and body.get("generation_config") is None:  # it never begins to sample by itself
             settings = self._settings.to_diff_dict() | {"do_sample": True}
