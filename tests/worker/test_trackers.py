@@ -401,6 +401,8 @@ def test_a_job_is_an_offline_run_of_weights_and_biases(
     request_body: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    import wandb
+
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_API_KEY", PASSWORD * 4)
@@ -408,6 +410,7 @@ def test_a_job_is_an_offline_run_of_weights_and_biases(
     job_id = make_job(sessions, **request_body)
     run_job(job_id, settings, sessions, Event())
     folder, report = report_of(settings, read_job(sessions, job_id))
+    wandb.teardown()  # waits for the process that writes the file
 
     (file,) = settings.data_dir.glob(f"wandb/offline-run-*-{job_id}/run-{job_id}.wandb")
     records = list(wandb_records(file))
