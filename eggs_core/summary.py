@@ -43,7 +43,7 @@ _LIBRARIES = ("eggs", "torch", "transformers", "tokenizers", "safetensors")
 def report_of(
     spec: PruneSpec,
     skeleton: Skeleton,
-    fingerprint: str,
+    model_fingerprint: str,
     revision: str | None,
     layers: list[LayerReport],
     training: list[BlockTraining],
@@ -67,7 +67,7 @@ def report_of(
             parameters=_parameters(skeleton),
             blocks=len(skeleton.blocks),
             dtype=str(skeleton.dtype).removeprefix("torch."),
-            fingerprint=fingerprint,
+            fingerprint=model_fingerprint,
         ),
         method=spec.method,
         pattern=spec.pattern,

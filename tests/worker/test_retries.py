@@ -50,6 +50,14 @@ def pauses_of(sessions: sessionmaker[Session], job_id: str) -> list[str]:
     return [event.message.rpartition(" in ")[2] for event in events if event.type == "job.queued"]
 
 
+def on_disk(folder: Path, settings: Settings, make_model: MakeModel) -> tuple[Settings, dict[str, Any]]:
+    """Those of a service that keeps its files there; and a request for a model of many small blocks."""
+    model = make_model("llama", num_hidden_layers=40)
+    changes = {"data_dir": folder, "model_roots": [model.parent], "disk_reserve_bytes": 0}
+    request = {"model": str(model), "calibration": SHORT, "evaluation": None, "output": {"format": "dense"}}
+    return settings.model_copy(update=changes), request
+
+
 def test_a_disk_that_runs_full_in_the_middle(
     settings: Settings,
     sessions: sessionmaker[Session],
@@ -58,11 +66,7 @@ def test_a_disk_that_runs_full_in_the_middle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The job waits, keeps its shards, and once there is room goes on to the same bytes as undisturbed."""
-    model = make_model("llama", num_hidden_layers=40)
-    settings = settings.model_copy(
-        update={"data_dir": small_disk, "model_roots": [model.parent], "disk_reserve_bytes": 0}
-    )
-    request = {"model": str(model), "calibration": SHORT, "evaluation": None, "output": {"format": "dense"}}
+    settings, request = on_disk(small_disk, settings, make_model)
     undisturbed, job_id = make_job(sessions, **request), make_job(sessions, **request)
     run_job(undisturbed, settings, sessions, Event())
 
@@ -110,11 +114,8 @@ def test_a_disk_that_goes_read_only_in_the_middle(
     def remount(how: str) -> None:
         subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)
 
-    model = make_model("llama", num_hidden_layers=40)
-    settings = settings.model_copy(
-        update={"data_dir": small_disk, "model_roots": [model.parent], "disk_reserve_bytes": 0}
-    )
-    job_id = make_job(sessions, model=str(model), calibration=SHORT, evaluation=None, output={"format": "dense"})
+    settings, request = on_disk(small_disk, settings, make_model)
+    job_id = make_job(sessions, **request)
     before_event(monkeypatch, 20, lambda: remount("ro"))
     run_job(job_id, settings, sessions, Event())
     shards = {shard.name for shard in settings.staging_dir.glob("*/*.safetensors")}
