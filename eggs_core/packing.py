@@ -1,14 +1,16 @@
-"""The packed form of an N:M matrix: the kept values, and a bit for each weight that says where they belong.
+"""The packed form of an N:M matrix: the kept values, and a mask that says where they belong.
 
 Shapes: W (C_out, C_in), any float dtype of 16 or 32 bits; values (C_out, C_in / M * N), of the same dtype, those
-of a row from left to right; mask (C_out, ceil(C_in / 8)) uint8, in which bit c % 8 of byte c // 8 is 1 where input
-channel c is kept, and bits beyond C_in are 0. docs/packed-format.md specifies both.
+of a row from left to right; mask (C_out, `mask_bytes` of C_in) uint8, whose bit b is bit b % 8 of byte b // 8. It
+is 1 where input channel b is kept; where M is 2, 4 or 8, each group has M - 1 bits instead, the parities of how
+many channels are kept from its first to each but its last. docs/packed-format.md specifies both.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eggs_core.errors import BrokenPack
+from eggs_core.packing_config import in_parities, mask_bits, mask_bytes
 from eggs_core.pattern import NMPattern
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -18,7 +20,7 @@ _BIT_PATTERNS = {2: torch.int16, 4: torch.int32}
 def packed_shapes(shape: tuple[int, int], pattern: NMPattern) -> tuple[tuple[int, int], tuple[int, int]]:
     """Shapes of the values and of the mask of a matrix of `shape`."""
     rows, columns = shape
-    return (rows, columns // pattern.m * pattern.n), (rows, -(-columns // 8))
+    return (rows, columns // pattern.m * pattern.n), (rows, mask_bytes(columns, pattern.m))
 
 
 def pack(W: Tensor, pattern: NMPattern) -> tuple[Tensor, Tensor]:
@@ -38,7 +40,7 @@ def pack(W: Tensor, pattern: NMPattern) -> tuple[Tensor, Tensor]:
     order = taken.byte().argsort(dim=2, descending=True, stable=True)[..., : pattern.n]
     kept = torch.zeros_like(taken).scatter_(2, order, True).view(rows, columns)
     values, _ = packed_shapes((rows, columns), pattern)
-    return bits[kept].view(values).view(W.dtype), _to_bits(kept)
+    return bits[kept].view(values).view(W.dtype), _stored(kept, pattern)
 
 
 def unpack(values: Tensor, mask: Tensor, pattern: NMPattern) -> Tensor:
@@ -55,9 +57,15 @@ def check(values: Tensor, mask: Tensor, pattern: NMPattern) -> Tensor:
     Raises `BrokenPack` where `check_form` does, and unless every group of M has exactly N bits.
     """
     columns = check_form(values, mask, pattern)
-    bits = torch.arange(8, dtype=torch.uint8, device=mask.device)
-    kept = (mask[..., None] >> bits & 1).bool().view(len(mask), 8 * mask.shape[1])
-    kept, beyond = kept[:, :columns], kept[:, columns:]
+    places = torch.arange(8, dtype=torch.uint8, device=mask.device)
+    bits = (mask[..., None] >> places & 1).bool().view(len(mask), 8 * mask.shape[1])
+    count = mask_bits(columns, pattern.m)
+    kept, beyond = bits[:, :count], bits[:, count:]
+    if in_parities(pattern.m):
+        # From before the first channel of a group to its last.
+        parities = nn.functional.pad(kept.reshape(len(mask), columns // pattern.m, pattern.m - 1), (1, 1))
+        parities[..., -1] = pattern.n % 2
+        kept = (parities[..., 1:] ^ parities[..., :-1]).view(len(mask), columns)
     if bool(beyond.any()) or bool((kept.reshape(-1, pattern.m).sum(dim=1) != pattern.n).any()):
         raise BrokenPack(f"A mask of packed weights does not keep {pattern.n} of every {pattern.m}.")
     return kept
@@ -82,8 +90,13 @@ def _bits(W: Tensor) -> Tensor:
     return W.contiguous().view(_BIT_PATTERNS[W.element_size()])
 
 
-def _to_bits(kept: Tensor) -> Tensor:
+def _stored(kept: Tensor, pattern: NMPattern) -> Tensor:
+    """The mask of what is kept, (C_out, C_in) bool."""
     rows, columns = kept.shape
-    padded = torch.zeros(rows, -(-columns // 8), 8, dtype=torch.uint8, device=kept.device)
-    padded.view(rows, 8 * padded.shape[1])[:, :columns] = kept
+    bits = kept
+    if in_parities(pattern.m):
+        groups = kept.view(rows, columns // pattern.m, pattern.m)[..., :-1]
+        bits = (groups.cumsum(dim=2, dtype=torch.uint8) & 1).view(rows, mask_bits(columns, pattern.m))
+    padded = torch.zeros(rows, mask_bytes(columns, pattern.m), 8, dtype=torch.uint8, device=kept.device)
+    padded.view(rows, 8 * padded.shape[1])[:, : bits.shape[1]] = bits
     return (padded << torch.arange(8, dtype=torch.uint8, device=kept.device)).sum(dim=2, dtype=torch.uint8)

@@ -9,7 +9,7 @@ from eggs_core.errors import BrokenPack
 from eggs_core.pattern import NMPattern
 
 METHOD = "eggs"
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 WEIGHT, VALUES, MASK = ".weight", ".weight_values", ".weight_mask"
 """How names of tensors end: a dense layer's, and in its place the two of a packed one."""
 
@@ -23,7 +23,7 @@ class PackingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     quant_method: Literal["eggs"] = "eggs"
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     pattern: NMPattern
     layers: dict[str, Kind]
 
@@ -34,7 +34,7 @@ class PackingConfig(BaseModel):
         if version != VERSION:
             raise BrokenPack(
                 f"The checkpoint is packed in version {version!r} of the form, and this eggs reads {VERSION}. "
-                "Install a later eggs, or unpack it with the one that packed it."
+                "Unpack it with the eggs that packed it, or install a later one."
             )
         try:
             return cls.model_validate(dict(entries))
@@ -46,3 +46,18 @@ class PackingConfig(BaseModel):
     def written(self) -> dict[str, Any]:
         """As config.json has it."""
         return self.model_dump(mode="json")
+
+
+def in_parities(m: int) -> bool:
+    """Whether the mask of a group of `m` is stored as running parities, a bit shorter."""
+    return m in (2, 4, 8)
+
+
+def mask_bits(columns: int, m: int) -> int:
+    """Bits that a row's mask takes of a file, for so many input channels in groups of `m`."""
+    return columns - columns // m if in_parities(m) else columns
+
+
+def mask_bytes(columns: int, m: int) -> int:
+    """Bytes that those bits take."""
+    return -(-mask_bits(columns, m) // 8)

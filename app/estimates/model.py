@@ -10,6 +10,7 @@ from pathlib import Path
 from app.files.content import MOST_TENSORS
 from eggs_core.errors import BrokenCheckpoint
 from eggs_core.model_folder import ModelFolder
+from eggs_core.packing_config import mask_bytes
 from eggs_core.pattern import NMPattern, check_fit
 from eggs_core.report import Report
 from eggs_core.safetensors_header import Read, StoredTensor, read_header
@@ -35,7 +36,7 @@ class Matrix:
         Raises `PatternDoesNotFit`, as a job would."""
         check_fit(self.shape, pattern, 0, self.name)
         rows, columns = self.shape
-        packed = columns // pattern.m * pattern.n * self.itemsize + -(-columns // 8)
+        packed = columns // pattern.m * pattern.n * self.itemsize + mask_bytes(columns, pattern.m)
         return rows * (columns * self.itemsize - packed)
 
 

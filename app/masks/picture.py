@@ -10,12 +10,16 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from eggs_core.packing_config import in_parities, mask_bytes
+from eggs_core.pattern import NMPattern
 from eggs_core.safetensors_header import Read
 
 # So much of a mask is in memory at a time, if a row of pixels needs no more.
 _CHUNK_BYTES = 1 << 20
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _WHITE = 255
+# Input channels whose bits are whole bytes of a row, whatever the pattern.
+_WHOLE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +44,20 @@ class Window:
         )
 
 
-def draw(read: Read, shape: tuple[int, int], window: Window) -> bytes:
+def draw(read: Read, shape: tuple[int, int], pattern: NMPattern, window: Window) -> bytes:
     """A window that lies in the mask of this shape, (C_out, C_in), as a PNG of 8 bits of grey.
 
-    `read` gives the mask's bytes: for each row ⌈C_in / 8⌉ of them.
+    `read` gives the mask's bytes, row after row.
     """
     last = min(window.column + window.width * window.scale, shape[1])
-    pixels = [_pixels(band, window.column, last, window.scale) for band in _bands(read, shape, window)]
+    bands = _bands(read, shape, pattern, window)
+    pixels = [_pixels(band, pattern, window.column, last, window.scale) for band in bands]
     return png(window.width, pixels)
 
 
-def _bands(read: Read, shape: tuple[int, int], window: Window) -> Iterator[Sequence[bytes]]:
+def _bands(read: Read, shape: tuple[int, int], pattern: NMPattern, window: Window) -> Iterator[Sequence[bytes]]:
     """The rows that each row of pixels stands for."""
-    bytes_of_row = -(-shape[1] // 8)
+    bytes_of_row = mask_bytes(shape[1], pattern.m)
     end = min(window.row + window.height * window.scale, shape[0])
     step = max(1, _CHUNK_BYTES // (bytes_of_row * window.scale)) * window.scale
     for first in range(window.row, end, step):
@@ -63,10 +68,11 @@ def _bands(read: Read, shape: tuple[int, int], window: Window) -> Iterator[Seque
             yield rows[at : at + window.scale]
 
 
-def _pixels(rows: Sequence[bytes], first: int, last: int, scale: int) -> bytes:
+def _pixels(rows: Sequence[bytes], pattern: NMPattern, first: int, last: int, scale: int) -> bytes:
     """A row of pixels: these rows from channel `first` to before `last`."""
-    begin = first // 8
-    kept = _kept([row[begin : -(-last // 8)] for row in rows])[first - 8 * begin : last - 8 * begin]
+    begin = first // _WHOLE * _WHOLE
+    of_row = slice(mask_bytes(begin, pattern.m), mask_bytes(-(-last // _WHOLE) * _WHOLE, pattern.m))
+    kept = _kept([row[of_row] for row in rows], pattern)[first - begin : last - begin]
     shares = kept.translate(bytes(_WHITE * min(count, len(rows)) // len(rows) for count in range(256)))
     if scale == 1:
         return shares
@@ -74,22 +80,38 @@ def _pixels(rows: Sequence[bytes], first: int, last: int, scale: int) -> bytes:
     return bytes(map(min, *(whole[offset::scale] for offset in range(scale))))
 
 
-def _kept(rows: Sequence[bytes]) -> bytes:
-    """For each input channel in how many of these rows, at most 255, it is kept.
+def _kept(rows: Sequence[bytes], pattern: NMPattern) -> bytes:
+    """For each input channel, from one on that rows of whole bytes begin with, in how many rows it is kept."""
+    width, m = len(rows[0]), pattern.m
+    stored = [int.from_bytes(row, "little") for row in rows]
+    if not in_parities(m):
+        return _ones(stored, width)
+    groups = 8 * width // (m - 1)
+    firsts = ((1 << (m - 1) * groups) - 1) // ((1 << m - 1) - 1)
+    # A bit is the parity there and the one before; after the last that is stored it is N's.
+    kept = bytearray(groups * m)
+    others = _ones([bits ^ (bits << 1 & ~firsts) for bits in stored], width)
+    for channel in range(m - 1):
+        kept[channel::m] = others[channel : groups * (m - 1) : m - 1]
+    last = bytes(_ones(stored, width)[m - 2 : groups * (m - 1) : m - 1])
+    kept[m - 1 :: m] = bytes(len(rows) - count for count in last) if pattern.n % 2 else last
+    return bytes(kept)
 
-    Sums a bit of every byte at a time, for all bytes at once: a row is a number, and each of its bytes a counter.
+
+def _ones(rows: Sequence[int], width: int) -> bytes:
+    """In how many of these rows of `width` bytes, at most 255, each bit is 1.
+
+    Sums a bit of every byte at a time, for all bytes at once: each byte of a number is a counter.
     """
-    width = len(rows[0])
-    ones = int.from_bytes(b"\1" * width)
+    mask = int.from_bytes(b"\1" * width)
     sums = [0] * 8
     for row in rows:
-        bits = int.from_bytes(row)
         for bit in range(8):
-            sums[bit] += bits >> bit & ones
-    kept = bytearray(8 * width)
+            sums[bit] += row >> bit & mask
+    ones = bytearray(8 * width)
     for bit, total in enumerate(sums):
-        kept[bit::8] = total.to_bytes(width)
-    return bytes(kept)
+        ones[bit::8] = total.to_bytes(width, "little")
+    return bytes(ones)
 
 
 def png(width: int, rows: Sequence[bytes]) -> bytes:

@@ -14,20 +14,23 @@ from app.jobs import service as jobs
 from app.jobs.models import Job
 from app.masks.picture import Window, draw
 from app.problems import Problem
-from eggs_core.model_folder import INDEX
+from eggs_core.errors import BrokenPack
+from eggs_core.model_folder import CONFIG, INDEX
+from eggs_core.packing_config import MASK, PackingConfig
+from eggs_core.pattern import NMPattern
 from eggs_core.safetensors_header import read_header
 
-_SUFFIX = ".weight_mask"
 # Where packed checkpoints are, in this order: beside a dense one, or alone.
 _FOLDERS = ("packed/", "")
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The tensor of a mask, and the file that holds it."""
+    """The tensor of a mask, the file that holds it, and the pattern it keeps."""
 
     tensor: str
     file: Artifact
+    pattern: NMPattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,10 @@ def picture(
 
     stored = read_header(read, place.file.name)[place.tensor]
     return draw(
-        lambda start, length: read(stored.start + start, length), (rows, columns), window.within((rows, columns))
+        lambda start, length: read(stored.start + start, length),
+        (rows, columns),
+        place.pattern,
+        window.within((rows, columns)),
     )
 
 
@@ -96,19 +102,25 @@ def _pruned(readers: sessionmaker[Session], project: str, job_id: str) -> _Prune
 
 def _places(store: Store, pruned: _Pruned) -> Mapping[str, _Place]:
     """Where masks are, by their layers' names in the checkpoint, and by those without their first part."""
+
+    def content(name: str) -> Any:
+        file = pruned.files[name]
+        return json.loads(artifacts.read(store, pruned.job, file, 0, file.bytes))
+
     found: dict[str, _Place] = {}
     for folder in _FOLDERS:
-        if (index := pruned.files.get(folder + INDEX)) is None:
+        if not {folder + INDEX, folder + CONFIG} <= pruned.files.keys():
             continue
-        for tensor, name in json.loads(artifacts.read(store, pruned.job, index, 0, index.bytes))[
-            "weight_map"
-        ].items():
-            if tensor.endswith(_SUFFIX):
-                layer, place = tensor.removesuffix(_SUFFIX), _Place(tensor, pruned.files[folder + name])
-                found[layer] = place
+        try:
+            packing = PackingConfig.read(content(folder + CONFIG).get("quantization_config", {}))
+        except BrokenPack:  # dense, or packed by another version
+            continue
+        for tensor, name in content(folder + INDEX)["weight_map"].items():
+            if tensor.endswith(MASK):
+                layer = tensor.removesuffix(MASK)
+                found[layer] = place = _Place(tensor, pruned.files[folder + name], packing.pattern)
                 found.setdefault(_without_prefix(layer), place)
-        if found:
-            break
+        break
     return found
 
 

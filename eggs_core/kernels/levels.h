@@ -17,9 +17,9 @@ static inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define EGGS_X86 1
-#define TARGET_AVX2 __attribute__((target("avx2,fma,f16c,popcnt")))
-#define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,popcnt")))
-#define TARGET_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi2,avx512bf16,popcnt")))
+#define TARGET_AVX2 __attribute__((target("avx2,fma,f16c,bmi2,popcnt")))
+#define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,bmi2,popcnt")))
+#define TARGET_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi2,avx512bf16,bmi2,popcnt")))
 #if defined(__linux__) && __has_include(<amxbf16intrin.h>)
 #define EGGS_HAS_AMX 1
 #define TARGET_AMX __attribute__((target("amx-tile,amx-bf16")))

@@ -42,20 +42,24 @@ static inline void portable(ARGUMENTS, const int tokens) {
     const void *values = values_of(W, row);
     const uint8_t *mask = mask_of(W, row);
     int64_t i = 0;
+    uint32_t bits = 0;
     for (int t = 0; t < tokens; t++) sums[t] = 0;
-    for (int64_t c = 0; c < W->columns; c++) {
-        float w = mask[c / 8] >> c % 8 & 1 ? load(values, i++, W->dtype) : 0.0f;
+    for (int64_t c = 0; c < W->columns; c++, bits >>= 1) {
+        if (c % 8 == 0) bits = bits_at(W, mask, c, least(8, W->columns - c));
+        float w = bits & 1 ? load(values, i++, W->dtype) : 0.0f;
         for (int t = 0; t < tokens; t++) sums[t] += w * X[t * W->columns + c];
     }
 }
 
 #ifdef EGGS_X86
 
-/* Where the rows of a kernel have their masks, and, counted from the first of these rows on, their values. */
+/* Where the rows of a kernel have their masks, and, counted from the first of these rows on, their values. How far the values
+   can be read from there, and the mask of the last of these rows from its beginning. */
 #define FIND_ROWS                                                                                                     \
     const void *values = values_of(W, row);                                                                           \
     const uint8_t *mask[MAX_ROWS];                                                                                    \
     int64_t i[MAX_ROWS], there = kept_of(W) * (W->rows - row);                                                        \
+    const int64_t readable = mask_readable(W, least(row + rows, W->rows) - 1);                                        \
     const int64_t ahead = rows * kept_of(W) * size_of(W->dtype); /* the same place of the next rows */               \
     UNROLLED for (int r = 0; r < rows; r++) {                                                                         \
         int64_t real = least(r, W->rows - row - 1);                                                                   \
@@ -73,35 +77,57 @@ TARGET_AVX2 INLINE float sum_of_eight(__m256 v) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+/* Steps of 32 columns, for as long as whole loads stay within the matrix. Moves i past their values, and returns the columns
+   done. With `steady` every eight columns keep as many, which need not be counted: where m divides 8. */
+TARGET_AVX2 INLINE int64_t avx2_steps(const eggs_packed *W, const void *values, const uint8_t *const *mask, int64_t *i,
+                                      const float *X, __m256 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS], const int rows,
+                                      const int tokens, const int chunks, const eggs_dtype dtype, const int steady,
+                                      int64_t there, int64_t ahead, int64_t readable) {
+    const char *spread = spread_of(eights_of(W), dtype);
+    const int64_t width = stored_bits(W, 8), step = 8 * W->n / W->m;
+    const uint64_t eight = ((UINT64_C(1) << width) - 1) * spread_bytes(dtype);
+    int64_t c = 0, passed = 0;
+    for (int64_t at = 0; c + 32 <= W->columns && i[rows - 1] + passed + 32 <= there && at / 8 + 8 <= readable; c += 32) {
+        uint64_t stored[MAX_ROWS];
+        UNROLLED for (int r = 0; r < rows; r++) {
+            PREFETCH((const char *)values + (i[r] + passed) * size_of(dtype), 32 * size_of(dtype));
+            stored[r] = stored_at(mask[r], at) * spread_bytes(dtype);
+        }
+        at += 4 * width;
+        UNROLLED for (int k = 0; k < 4; k++) {
+            __m256 w[MAX_ROWS];
+            UNROLLED for (int r = 0; r < rows; r++) {
+                w[r] = weights_of_8(values, i[r] + passed, spread + (stored[r] & eight), dtype);
+                if (!steady) i[r] += __builtin_popcountll(stored[r] & eight);
+                stored[r] >>= width;
+            }
+            if (steady) passed += step;
+            UNROLLED for (int t = 0; t < tokens; t++) {
+                __m256 inputs = _mm256_loadu_ps(X + t * W->columns + c + 8 * k);
+                UNROLLED for (int r = 0; r < rows; r++)
+                    acc[r][t][k % chunks] = _mm256_fmadd_ps(w[r], inputs, acc[r][t][k % chunks]);
+            }
+        }
+    }
+    UNROLLED for (int r = 0; r < rows; r++) i[r] += passed;
+    return c;
+}
+
 TARGET_AVX2 INLINE void avx2(ARGUMENTS, const int rows, const int tokens, const int chunks, const eggs_dtype dtype) {
     const float *X = x;
     FIND_ROWS
     __m256 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS];
     EVERY_SUM UNROLLED for (int k = 0; k < chunks; k++) acc[r][t][k] = _mm256_setzero_ps();
-    int64_t c = 0;
-    for (; c + 8 * chunks <= W->columns && i[rows - 1] + 8 * chunks <= there; c += 8 * chunks) {
-        UNROLLED for (int r = 0; r < rows; r++)
-            PREFETCH((const char *)values + i[r] * size_of(dtype), 8 * chunks * size_of(dtype));
-        UNROLLED for (int k = 0; k < chunks; k++) {
-            __m256 w[MAX_ROWS];
-            UNROLLED for (int r = 0; r < rows; r++) {
-                uint32_t bits = mask[r][c / 8 + k];
-                w[r] = weights_of_8(values, i[r], bits, dtype);
-                i[r] += __builtin_popcount(bits);
-            }
-            UNROLLED for (int t = 0; t < tokens; t++) {
-                __m256 inputs = _mm256_loadu_ps(X + t * W->columns + c + 8 * k);
-                UNROLLED for (int r = 0; r < rows; r++) acc[r][t][k] = _mm256_fmadd_ps(w[r], inputs, acc[r][t][k]);
-            }
-        }
-    }
+    int64_t c = 8 % W->m == 0
+                    ? avx2_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 1, there, ahead, readable)
+                    : avx2_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 0, there, ahead, readable);
     for (; c < W->columns; c += 8) {
         int64_t columns = least(8, W->columns - c);
         __m256i inside = first_of_eight((int)columns);
         UNROLLED for (int r = 0; r < rows; r++) {
-            uint32_t bits = bits_at(mask[r], c, columns);
+            uint32_t bits = bits_at(W, mask[r], c, columns);
             int count = __builtin_popcount(bits);
-            __m256 w = in_their_columns(eight(values, i[r], count, dtype), bits);
+            __m256 w = in_their_columns(eight(values, i[r], count, dtype), EGGS_PLAIN->spread_32[bits]);
             i[r] += count;
             UNROLLED for (int t = 0; t < tokens; t++) {
                 __m256 inputs = _mm256_maskload_ps(X + t * W->columns + c, inside);
@@ -117,34 +143,53 @@ TARGET_AVX2 INLINE void avx2(ARGUMENTS, const int rows, const int tokens, const 
 
 /* ---- AVX-512: sixteen columns at a time ---- */
 
+/* As `avx2_steps`, by 64 columns; steady where m divides 16. */
+TARGET_AVX512 INLINE int64_t avx512_steps(const eggs_packed *W, const void *values, const uint8_t *const *mask, int64_t *i,
+                                          const float *X, __m512 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS], const int rows,
+                                          const int tokens, const int chunks, const eggs_dtype dtype, const int steady,
+                                          int64_t there, int64_t ahead, int64_t readable) {
+    const int64_t bytes = stored_bits(W, 64) / 8, step = 16 * W->n / W->m;
+    const eggs_parities by = parities_of(W);
+    int64_t c = 0, passed = 0;
+    for (int64_t at = 0; c + 64 <= W->columns && i[rows - 1] + passed + 64 <= there && at + 8 <= readable; c += 64) {
+        uint64_t bits[MAX_ROWS];
+        UNROLLED for (int r = 0; r < rows; r++) {
+            PREFETCH((const char *)values + (i[r] + passed) * size_of(dtype), 64 * size_of(dtype));
+            bits[r] = bits_of_64(mask[r] + at, by);
+        }
+        at += bytes;
+        UNROLLED for (int k = 0; k < 4; k++) {
+            __m512 w[MAX_ROWS];
+            UNROLLED for (int r = 0; r < rows; r++) {
+                uint16_t here = (uint16_t)(bits[r] >> 16 * k);
+                w[r] = weights_of_16(values, i[r] + passed, here, dtype);
+                if (!steady) i[r] += __builtin_popcount(here);
+            }
+            if (steady) passed += step;
+            UNROLLED for (int t = 0; t < tokens; t++) {
+                __m512 inputs = _mm512_loadu_ps(X + t * W->columns + c + 16 * k);
+                UNROLLED for (int r = 0; r < rows; r++)
+                    acc[r][t][k % chunks] = _mm512_fmadd_ps(w[r], inputs, acc[r][t][k % chunks]);
+            }
+        }
+    }
+    UNROLLED for (int r = 0; r < rows; r++) i[r] += passed;
+    return c;
+}
+
 TARGET_AVX512 INLINE void avx512(ARGUMENTS, const int rows, const int tokens, const int chunks, const eggs_dtype dtype) {
     const float *X = x;
     FIND_ROWS
     __m512 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS];
     EVERY_SUM UNROLLED for (int k = 0; k < chunks; k++) acc[r][t][k] = _mm512_setzero_ps();
-    int64_t c = 0;
-    for (; c + 16 * chunks <= W->columns && i[rows - 1] + 16 * chunks <= there; c += 16 * chunks) {
-        UNROLLED for (int r = 0; r < rows; r++)
-            PREFETCH((const char *)values + i[r] * size_of(dtype), 16 * chunks * size_of(dtype));
-        UNROLLED for (int k = 0; k < chunks; k++) {
-            __m512 w[MAX_ROWS];
-            UNROLLED for (int r = 0; r < rows; r++) {
-                uint16_t bits;
-                memcpy(&bits, mask[r] + c / 8 + 2 * k, 2);
-                w[r] = weights_of_16(values, i[r], bits, dtype);
-                i[r] += __builtin_popcount(bits);
-            }
-            UNROLLED for (int t = 0; t < tokens; t++) {
-                __m512 inputs = _mm512_loadu_ps(X + t * W->columns + c + 16 * k);
-                UNROLLED for (int r = 0; r < rows; r++) acc[r][t][k] = _mm512_fmadd_ps(w[r], inputs, acc[r][t][k]);
-            }
-        }
-    }
+    int64_t c = 16 % W->m == 0
+                    ? avx512_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 1, there, ahead, readable)
+                    : avx512_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 0, there, ahead, readable);
     for (; c < W->columns; c += 16) {
         int64_t columns = least(16, W->columns - c);
         __mmask16 inside = (__mmask16)((1u << columns) - 1);
         UNROLLED for (int r = 0; r < rows; r++) {
-            uint32_t bits = bits_at(mask[r], c, columns);
+            uint32_t bits = bits_at(W, mask[r], c, columns);
             int count = __builtin_popcount(bits);
             __m512 w = _mm512_maskz_expand_ps((__mmask16)bits, sixteen(values, i[r], count, dtype));
             i[r] += count;
@@ -166,23 +211,25 @@ TARGET_AVX512 INLINE void avx512(ARGUMENTS, const int rows, const int tokens, co
    within the row, and moves i past them. Returns the columns done. */
 TARGET_BF16 INLINE int64_t by_steps(const eggs_packed *W, const uint16_t *values, const uint8_t *const *mask, int64_t *i,
                                     const uint16_t *X, __m512 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS], const int rows,
-                                    const int tokens, const int chunks, const int width, int64_t ahead) {
-    int64_t step = 32 * W->n / W->m, kept = kept_of(W);
-    int64_t loads = kept < width ? 0 : least(W->columns / 32, (kept - width) / step + 1);
-    int64_t whole = loads / chunks * chunks * 32;
-    for (int64_t c = 0, at = 0; c < whole; c += 32 * chunks, at += chunks * step) {
+                                    const int tokens, const int chunks, const int width, int64_t ahead, int64_t readable) {
+    const int64_t step = 32 * W->n / W->m, bytes = stored_bits(W, 64) / 8;
+    const int64_t whole = 64 * whole_steps(W, W->columns, width, readable);
+    const eggs_parities by = parities_of(W);
+    for (int64_t c = 0, at = 0, stored = 0; c < whole; c += 64, at += 2 * step, stored += bytes) {
+        uint64_t bits[MAX_ROWS];
         UNROLLED for (int r = 0; r < rows; r++) {
-            PREFETCH(values + i[r] + at, 2 * chunks * width);
-            _mm_prefetch((const char *)mask[r] + c / 8 + rows * W->mask_apart, _MM_HINT_T1);
+            PREFETCH(values + i[r] + at, 4 * width);
+            _mm_prefetch((const char *)mask[r] + stored + rows * W->mask_apart, _MM_HINT_T1);
+            bits[r] = bits_of_64(mask[r] + stored, by);
         }
-        UNROLLED for (int k = 0; k < chunks; k++) {
+        UNROLLED for (int k = 0; k < 2; k++) {
             __m512i w[MAX_ROWS];
             UNROLLED for (int r = 0; r < rows; r++)
-                w[r] = weights_of_32(values + i[r] + at + k * step, mask[r] + c / 8 + 4 * k, width);
+                w[r] = weights_of_32(values + i[r] + at + k * step, (uint32_t)(bits[r] >> 32 * k), width);
             UNROLLED for (int t = 0; t < tokens; t++) {
                 __m512i inputs = _mm512_loadu_si512(X + t * W->columns + c + 32 * k);
                 UNROLLED for (int r = 0; r < rows; r++)
-                    acc[r][t][k] = _mm512_dpbf16_ps(acc[r][t][k], (__m512bh)w[r], (__m512bh)inputs);
+                    acc[r][t][k % chunks] = _mm512_dpbf16_ps(acc[r][t][k % chunks], (__m512bh)w[r], (__m512bh)inputs);
             }
         }
     }
@@ -198,14 +245,14 @@ TARGET_BF16 INLINE void avx512_bf16(ARGUMENTS, const int rows, const int tokens,
     int64_t done = 0;
     (void)there;
     if (32 % W->m == 0)
-        done = 2 * W->n <= W->m ? by_steps(W, values, mask, i, X, acc, rows, tokens, chunks, 16, ahead)
-                                : by_steps(W, values, mask, i, X, acc, rows, tokens, chunks, 32, ahead);
+        done = 2 * W->n <= W->m ? by_steps(W, values, mask, i, X, acc, rows, tokens, chunks, 16, ahead, readable)
+                                : by_steps(W, values, mask, i, X, acc, rows, tokens, chunks, 32, ahead, readable);
     UNROLLED for (int r = 0; r < rows; r++) {
         const uint16_t *next = (const uint16_t *)values + i[r];
         for (int64_t c = done; c < W->columns; c += 32) {
             int64_t columns = least(32, W->columns - c);
             __mmask32 inside = columns == 32 ? 0xffffffffu : (1u << columns) - 1;
-            __m512i w = next_weights(&next, mask[r], c, columns);
+            __m512i w = next_weights(W, &next, mask[r], c, columns);
             UNROLLED for (int t = 0; t < tokens; t++) {
                 __m512i inputs = _mm512_maskz_loadu_epi16(inside, X + t * W->columns + c);
                 acc[r][t][0] = _mm512_dpbf16_ps(acc[r][t][0], (__m512bh)w, (__m512bh)inputs);
@@ -284,7 +331,8 @@ static int amx(void) {
 eggs_level eggs_best_level(void) {
 #ifdef EGGS_X86
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("bmi2")) {
         if (!__builtin_cpu_supports("avx512vbmi2") || !__builtin_cpu_supports("avx512bf16")) return EGGS_AVX512;
         return amx() ? EGGS_AMX : EGGS_AVX512_BF16;
     }

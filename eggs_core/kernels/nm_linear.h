@@ -9,9 +9,9 @@
 typedef enum { EGGS_F32 = 0, EGGS_F16 = 1, EGGS_BF16 = 2 } eggs_dtype;
 
 /* A matrix of `rows` rows and `columns` columns of which every row keeps n of each m, m dividing columns. Its values lie
-   row by row, from left to right; bit c % 8 of byte c / 8 of a row of the mask, (columns + 7) / 8 bytes, says whether
-   column c is kept. The mask of the next row begins `mask_apart` bytes further: 0 where all rows have one, as a dense
-   matrix does, of which each 1 of 1 is kept. */
+   row by row, from left to right; a row of the mask says which columns are kept, in the form of docs/packed-format.md. The
+   mask of the next row begins `mask_apart` bytes further: 0 where all rows have one, as a dense matrix does, of which each
+   1 of 1 is kept. */
 typedef struct {
     const void *values;
     const uint8_t *mask;

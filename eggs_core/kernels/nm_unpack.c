@@ -2,33 +2,59 @@
 
 #include "packed.h"
 
-#ifdef EGGS_X86
-int32_t eggs_spread_32[256][8];
-uint8_t eggs_spread_16[256][16], eggs_spread_high[256][32];
+eggs_eights eggs_eights_of[4][2];
 
-__attribute__((constructor)) static void fill_spread(void) {
-    for (int byte = 0; byte < 256; byte++)
-        for (int column = 0, kept = 0; column < 8; column++) {
-            int here = byte >> column & 1;
-            uint8_t low = (uint8_t)(here ? 2 * kept : NOTHING), high = (uint8_t)(here ? 2 * kept + 1 : NOTHING);
-            eggs_spread_32[byte][column] = here ? kept : NOTHING;
-            memcpy(&eggs_spread_16[byte][2 * column], (uint8_t[]){low, high}, 2);
-            memcpy(&eggs_spread_high[byte][4 * column], (uint8_t[]){NOTHING, NOTHING, low, high}, 4);
-            kept += here;
+/* What is stored of a mask of eight columns where a group is m, up to 8, and n odd or not; -1 where a group has not n. */
+static int stored_of(int mask, int m, int odd) {
+    int stored = 0, bits = 0, parity = 0;
+    for (int column = 0; column < 8; column++) {
+        parity ^= mask >> column & 1;
+        if (column % m < m - 1) {
+            stored |= parity << bits++;
+        } else {
+            if (parity != odd) return -1;
+            parity = 0;
+        }
+    }
+    return stored;
+}
+
+static void fill(eggs_eights *eights, int stored, int mask) {
+    eights->mask[stored] = (uint8_t)mask;
+    for (int column = 0, kept = 0; column < 8; column++) {
+        int here = mask >> column & 1;
+        uint8_t low = (uint8_t)(here ? 2 * kept : NOTHING), high = (uint8_t)(here ? 2 * kept + 1 : NOTHING);
+        eights->spread_32[stored][column] = here ? kept : NOTHING;
+        memcpy(&eights->spread_16[stored][2 * column], (uint8_t[]){low, high}, 2);
+        memcpy(&eights->spread_high[stored][4 * column], (uint8_t[]){NOTHING, NOTHING, low, high}, 4);
+        kept += here;
+    }
+}
+
+__attribute__((constructor)) static void fill_all(void) {
+    for (int mask = 0; mask < 256; mask++)
+        for (int odd = 0; odd < 2; odd++) {
+            for (int kind = 0; kind < 3; kind++) {
+                int stored = stored_of(mask, 2 << kind, odd);
+                if (stored >= 0) fill(&eggs_eights_of[kind][odd], stored, mask);
+            }
+            fill(&eggs_eights_of[3][odd], mask, mask);
         }
 }
-#endif
 
 static void unpack_row(const eggs_packed *W, int64_t row, void *dense) {
     const uint8_t *mask = mask_of(W, row);
     int64_t size = size_of(W->dtype);
     const char *value = values_of(W, row);
     memset(dense, 0, (size_t)(W->columns * size));
-    for (int64_t c = 0; c < W->columns; c++)
-        if (mask[c / 8] >> c % 8 & 1) {
+    uint32_t bits = 0;
+    for (int64_t c = 0; c < W->columns; c++, bits >>= 1) {
+        if (c % 8 == 0) bits = bits_at(W, mask, c, least(8, W->columns - c));
+        if (bits & 1) {
             memcpy((char *)dense + c * size, value, (size_t)size);
             value += size;
         }
+    }
 }
 
 #ifdef EGGS_X86
@@ -38,24 +64,25 @@ TARGET_AVX2 INLINE void unpack_row_avx2(const eggs_packed *W, int64_t row, char 
     const uint8_t *mask = mask_of(W, row);
     int64_t c = 0;
     for (; c + 8 <= W->columns && end - value >= 8 * size; c += 8) {
-        uint32_t bits = mask[c / 8];
+        uint32_t bits = bits_at(W, mask, c, 8);
         _mm_prefetch(value + AHEAD, _MM_HINT_T1);
         if (size == 4) {
-            _mm256_storeu_ps((float *)dense + c, in_their_columns(_mm256_loadu_ps((const float *)value), bits));
+            _mm256_storeu_ps((float *)dense + c, in_their_columns(_mm256_loadu_ps((const float *)value), EGGS_PLAIN->spread_32[bits]));
         } else {
-            __m128i from = _mm_loadu_si128((const __m128i *)eggs_spread_16[bits]);
+            __m128i from = _mm_loadu_si128((const __m128i *)EGGS_PLAIN->spread_16[bits]);
             __m128i w = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)value), from);
             _mm_storeu_si128((__m128i *)((uint16_t *)dense + c), w);
         }
         value += __builtin_popcount(bits) * size;
     }
-    for (; c < W->columns; c++) {
-        int kept = mask[c / 8] >> c % 8 & 1;
-        if (kept)
+    uint32_t bits = 0;
+    for (; c < W->columns; c++, bits >>= 1) {
+        if (c % 8 == 0) bits = bits_at(W, mask, c, least(8, W->columns - c));
+        if (bits & 1)
             memcpy(dense + c * size, value, (size_t)size);
         else
             memset(dense + c * size, 0, (size_t)size);
-        value += kept * size;
+        value += (bits & 1) * size;
     }
 }
 
@@ -68,30 +95,37 @@ TARGET_AVX2 static void unpack_row_of_32_bits_avx2(const eggs_packed *W, int64_t
 }
 
 /* By whole loads, where m divides 32 and they stay within the row. Returns the columns done. */
-TARGET_BF16 INLINE int64_t unpack_by_steps(const uint16_t *values, const uint8_t *mask, int64_t columns, int64_t kept,
-                                           int64_t step, uint16_t *dense, int64_t stride, const int width) {
-    int64_t loads = kept < width ? 0 : least(columns / 32, (kept - width) / step + 1);
-    for (int64_t i = 0; i < loads; i++) {
-        _mm_prefetch((const char *)(values + i * step) + AHEAD, _MM_HINT_T1);
-        _mm512_storeu_si512(dense + i * stride, weights_of_32(values + i * step, mask + 4 * i, width));
+TARGET_BF16 INLINE int64_t unpack_by_steps(const eggs_packed *W, const uint16_t *values, const uint8_t *mask,
+                                           int64_t columns, int64_t readable, uint16_t *dense, int64_t stride,
+                                           const int width) {
+    const int64_t step = 32 * W->n / W->m, bytes = stored_bits(W, 64) / 8;
+    const int64_t whole = whole_steps(W, columns, width, readable);
+    const eggs_parities by = parities_of(W);
+    for (int64_t i = 0; i < whole; i++, values += 2 * step, dense += 2 * stride) {
+        _mm_prefetch((const char *)values + AHEAD, _MM_HINT_T1);
+        if (width == 32) _mm_prefetch((const char *)values + AHEAD + 64, _MM_HINT_T1);
+        uint64_t bits = bits_of_64(mask + i * bytes, by);
+        _mm512_storeu_si512(dense, weights_of_32(values, (uint32_t)bits, width));
+        _mm512_storeu_si512(dense + stride, weights_of_32(values + step, (uint32_t)(bits >> 32), width));
     }
-    return 32 * loads;
+    return 64 * whole;
 }
 
 TARGET_BF16 INLINE void unpack_steps(const eggs_packed *W, int64_t row, int64_t first, int64_t columns, uint16_t *dense,
                                      int64_t stride, const int whole) {
     const uint16_t *values = (const uint16_t *)values_of(W, row) + first / W->m * W->n;
-    const uint8_t *mask = mask_of(W, row) + first / 8;
-    int64_t kept = columns / W->m * W->n, step = 32 * W->n / W->m, done = 0;
+    const uint8_t *mask = mask_of(W, row);
+    int64_t done = 0;
     if (32 % W->m == 0) {
-        done = 2 * W->n <= W->m ? unpack_by_steps(values, mask, columns, kept, step, dense, stride, 16)
-                                : unpack_by_steps(values, mask, columns, kept, step, dense, stride, 32);
+        const int64_t at = stored_bits(W, first) / 8, readable = mask_readable(W, row) - at;
+        done = 2 * W->n <= W->m ? unpack_by_steps(W, values, mask + at, columns, readable, dense, stride, 16)
+                                : unpack_by_steps(W, values, mask + at, columns, readable, dense, stride, 32);
         values += done / W->m * W->n;
     }
     for (int64_t c = done; c < columns; c += 32) {
         int64_t left = least(32, columns - c);
         __mmask32 inside = left == 32 || whole ? 0xffffffffu : (1u << left) - 1;
-        _mm512_mask_storeu_epi16(dense + c / 32 * stride, inside, next_weights(&values, mask, c, left));
+        _mm512_mask_storeu_epi16(dense + c / 32 * stride, inside, next_weights(W, &values, mask, first + c, left));
     }
 }
 

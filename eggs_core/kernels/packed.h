@@ -89,40 +89,107 @@ static inline const uint8_t *mask_of(const eggs_packed *W, int64_t row) {
     return W->mask + row * W->mask_apart;
 }
 
-/* Mask bits of the columns from c on, `count` of them at most 32, where c is a multiple of 8. */
-static inline uint32_t bits_at(const uint8_t *mask, int64_t c, int64_t count) {
-    uint32_t bits = 0;
-    if (count > 24)
-        memcpy(&bits, mask + c / 8, 4); /* the order of x86, and of every machine that this is likely to meet */
-    else
-        for (int64_t i = 0; i < (count + 7) / 8; i++) bits |= (uint32_t)mask[c / 8 + i] << 8 * i;
-    return count == 32 ? bits : bits & ((1u << count) - 1);
+/* ---- masks ---- */
+
+/* Where m is 2, 4 or 8, what is stored of a group are the running parities of its bits, from the first to each: without the
+   last of them, which is that of n. So a bit is the parity there and the one before it, added without carry. */
+static inline int in_parities(const eggs_packed *W) { return W->m == 2 || W->m == 4 || W->m == 8; }
+
+/* Stored bits of so many columns. */
+static inline int64_t stored_bits(const eggs_packed *W, int64_t columns) {
+    return in_parities(W) ? columns - columns / W->m : columns;
+}
+
+/* Stored bytes of a row. */
+static inline int64_t mask_bytes(const eggs_packed *W) { return ceiling(stored_bits(W, W->columns), 8); }
+
+/* Bytes from the mask of a row to the end of all masks; where all rows have one, to its end. */
+static inline int64_t mask_readable(const eggs_packed *W, int64_t row) {
+    return (W->rows - 1 - row) * W->mask_apart + mask_bytes(W);
+}
+
+/* By what is stored of eight columns: their mask bits; and where each finds its value among those kept, NOTHING where it has
+   none: for 32-bit values; and for the bytes of 16-bit ones, to 16 bits, and to the upper half of 32. */
+#define NOTHING 0x80
+typedef struct {
+    uint8_t mask[256];
+    int32_t spread_32[256][8];
+    uint8_t spread_16[256][16], spread_high[256][32];
+} eggs_eights;
+
+/* For m 2, 4, 8 and any other, and n even and odd. */
+extern eggs_eights eggs_eights_of[4][2];
+#define EGGS_PLAIN (&eggs_eights_of[3][0]) /* by the mask bits themselves */
+
+static inline const eggs_eights *eights_of(const eggs_packed *W) {
+    return &eggs_eights_of[!in_parities(W) ? 3 : W->m == 2 ? 0 : W->m == 4 ? 1 : 2][W->n & 1];
+}
+
+/* Mask bits of the columns from c on, `count` of them at most 32, where c is a multiple of 8; `mask` is that of the row. Reads
+   no byte beyond it. */
+static inline uint32_t bits_at(const eggs_packed *W, const uint8_t *mask, int64_t c, int64_t count) {
+    const int64_t width = stored_bits(W, 8), end = mask_bytes(W);
+    uint64_t bits = 0;
+    for (int64_t i = 0; i < count; i += 8) {
+        int64_t at = (c + i) / 8 * width;
+        uint32_t stored = mask[at / 8];
+        if (at % 8 + width > 8 && at / 8 + 1 < end) stored |= (uint32_t)mask[at / 8 + 1] << 8;
+        bits |= (uint64_t)eights_of(W)->mask[stored >> at % 8 & ((1u << width) - 1)] << i;
+    }
+    return (uint32_t)(bits & ((UINT64_C(1) << count) - 1));
 }
 
 #ifdef EGGS_X86
 
+/* How the mask bits of up to 64 columns come from what is stored of them: laid where `deposit` has ones, and added without
+   carry to themselves a place further, where `carry` has ones, and to `last`. */
+typedef struct {
+    uint64_t deposit, carry, last;
+} eggs_parities;
+
+static inline eggs_parities parities_of(const eggs_packed *W) {
+    if (!in_parities(W)) return (eggs_parities){~UINT64_C(0), 0, 0};
+    const uint64_t first = ~UINT64_C(0) / ((UINT64_C(1) << W->m) - 1), last = first << (W->m - 1);
+    return (eggs_parities){~last, ~UINT64_C(0), W->n & 1 ? last : 0};
+}
+
+/* What is stored from bit `at` on, 57 bits at least. */
+static inline uint64_t stored_at(const uint8_t *mask, int64_t at) {
+    uint64_t stored;
+    memcpy(&stored, mask + at / 8, 8);
+    return stored >> at % 8;
+}
+
+TARGET_AVX512 INLINE uint64_t bits_of_64(const uint8_t *mask, eggs_parities by) {
+    uint64_t stored = _pdep_u64(stored_at(mask, 0), by.deposit);
+    return stored ^ (stored << 1 & by.carry) ^ by.last;
+}
+
 /* ---- AVX2: eight columns at a time ---- */
 
-/* For every byte of mask bits, where each of eight columns finds its value among those kept, NOTHING where it has none: for
-   32-bit values; and for the bytes of 16-bit ones, to 16 bits, and to the upper half of 32. */
-extern int32_t eggs_spread_32[256][8];
-extern uint8_t eggs_spread_16[256][16], eggs_spread_high[256][32];
-#define NOTHING 0x80
-
-/* Up to eight values, of which this byte of the mask says the columns, as float32 with zeros between. */
-TARGET_AVX2 INLINE __m256 in_their_columns(__m256 packed, uint32_t bits) {
-    __m256i from = _mm256_loadu_si256((const __m256i *)eggs_spread_32[bits]);
+/* Up to eight values, of which what is stored of the mask says the columns, as float32 with zeros between. */
+TARGET_AVX2 INLINE __m256 in_their_columns(__m256 packed, const int32_t places[8]) {
+    __m256i from = _mm256_loadu_si256((const __m256i *)places);
     __m256 none = _mm256_castsi256_ps(_mm256_slli_epi32(from, 24)), spread = _mm256_permutevar8x32_ps(packed, from);
     return _mm256_blendv_ps(spread, _mm256_setzero_ps(), none);
 }
 
-/* The weights of eight columns with these mask bits, from value i on, as float32. Reads eight values. */
-TARGET_AVX2 INLINE __m256 weights_of_8(const void *values, int64_t i, uint32_t bits, eggs_dtype dtype) {
-    if (dtype == EGGS_F32) return in_their_columns(_mm256_loadu_ps((const float *)values + i), bits);
+/* Bytes of an entry of the table that spreads values of a dtype, and that table. */
+static inline int spread_bytes(eggs_dtype dtype) { return dtype == EGGS_F16 ? 16 : 32; }
+
+static inline const char *spread_of(const eggs_eights *eights, eggs_dtype dtype) {
+    return dtype == EGGS_F32   ? (const char *)eights->spread_32
+           : dtype == EGGS_F16 ? (const char *)eights->spread_16
+                               : (const char *)eights->spread_high;
+}
+
+/* The weights of eight columns, spread by this entry of the table, from value i on, as float32. Reads eight values. */
+TARGET_AVX2 INLINE __m256 weights_of_8(const void *values, int64_t i, const void *spread, eggs_dtype dtype) {
+    if (dtype == EGGS_F32) return in_their_columns(_mm256_loadu_ps((const float *)values + i), spread);
     __m128i packed = _mm_loadu_si128((const __m128i *)((const uint16_t *)values + i));
     if (dtype == EGGS_F16)
-        return _mm256_cvtph_ps(_mm_shuffle_epi8(packed, _mm_loadu_si128((const __m128i *)eggs_spread_16[bits])));
-    __m256i bytes = _mm256_loadu_si256((const __m256i *)eggs_spread_high[bits]);
+        return _mm256_cvtph_ps(_mm_shuffle_epi8(packed, _mm_loadu_si128(spread)));
+    __m256i bytes = _mm256_loadu_si256(spread);
     return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(packed), bytes));
 }
 
@@ -169,10 +236,16 @@ TARGET_AVX512 INLINE __m512 weights_of_16(const void *values, int64_t i, uint16_
 
 /* ---- AVX-512 with VBMI2 and BF16: thirty-two columns at a time, 16-bit values only ---- */
 
+/* Steps of 64 columns in which whole loads, of `width` values for each half and of eight bytes of the mask, stay within the
+   `columns` of a row, and the `readable` bytes of the mask. Where m divides 32. */
+static inline int64_t whole_steps(const eggs_packed *W, int64_t columns, int64_t width, int64_t readable) {
+    const int64_t kept = columns / W->m * W->n, step = 32 * W->n / W->m, bytes = stored_bits(W, 64) / 8;
+    if (kept < width || readable < 8) return 0;
+    return least(least(columns / 32, (kept - width) / step + 1) / 2, (readable - 8) / bytes + 1);
+}
+
 /* The weights of 32 columns with these mask bits, from `width` values on: 16, or 32. */
-TARGET_BF16 INLINE __m512i weights_of_32(const uint16_t *values, const uint8_t *mask, const int width) {
-    uint32_t bits;
-    memcpy(&bits, mask, 4);
+TARGET_BF16 INLINE __m512i weights_of_32(const uint16_t *values, uint32_t bits, const int width) {
     __m512i packed = width == 16 ? _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)values))
                                  : _mm512_loadu_si512(values);
     IN_REGISTER(packed);
@@ -180,8 +253,9 @@ TARGET_BF16 INLINE __m512i weights_of_32(const uint16_t *values, const uint8_t *
 }
 
 /* The weights of up to 32 columns from c on, which a step of 32 begins with; reads no further. Moves `values` past them. */
-TARGET_BF16 INLINE __m512i next_weights(const uint16_t **values, const uint8_t *mask, int64_t c, int64_t columns) {
-    uint32_t bits = bits_at(mask, c, columns);
+TARGET_BF16 INLINE __m512i next_weights(const eggs_packed *W, const uint16_t **values, const uint8_t *mask, int64_t c,
+                                        int64_t columns) {
+    uint32_t bits = bits_at(W, mask, c, columns);
     int count = __builtin_popcount(bits);
     __m512i packed = _mm512_maskz_loadu_epi16(count == 32 ? 0xffffffffu : (1u << count) - 1, *values);
     IN_REGISTER(packed);

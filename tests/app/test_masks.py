@@ -1,5 +1,6 @@
 """Pictures of masks: each pixel is what the packed checkpoint says, whatever the window."""
 
+import json
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,12 @@ from app.artifacts.local import LocalStore
 from app.examples import REPORT
 from app.jobs import leases
 from app.jobs.leases import NewArtifact
+from app.masks.picture import Window, draw
 from app.settings import Settings
 from eggs_core.checkpoint import CheckpointWriter
 from eggs_core.checksums import sha256
 from eggs_core.packing import pack
+from eggs_core.packing_config import PackingConfig
 from eggs_core.pattern import NMPattern
 from eggs_core.pipeline import prune
 from eggs_core.spec import PruneSpec
@@ -54,6 +57,10 @@ def job_id(settings: Settings, sessions: sessionmaker[Session]) -> str:
         values, mask = pack(kept_of(SHAPE).bfloat16(), NMPattern(2, 4))
         writer.write(shard, {f"{layer}.weight_values": values, f"{layer}.weight_mask": mask})
     writer.finish()
+    packing = PackingConfig(
+        pattern=NMPattern(2, 4), layers={BARE.removeprefix("model."): "linear", LAYER: "linear"}
+    )
+    (folder / "config.json").write_text(json.dumps({"quantization_config": packing.written()}))
     (one,) = REPORT["layers"]
     layers = [one | {"name": name, "shape": list(SHAPE)} for name in (BARE, LAYER, "model.layers.1.mlp.dense")]
     artifacts = [NewArtifact(f"packed/{f.name}", f.stat().st_size, sha256(f)) for f in folder.iterdir()]
@@ -136,6 +143,26 @@ def test_each_pixel_is_what_is_kept(client: TestClient, job_id: str, window: tup
         answer = client.get(f"/v1/jobs/{job_id}/masks/{layer}", params=dict(zip(names, window, strict=True)))
         assert answer.status_code == 200, answer.text
         assert torch.equal(pixels(answer.content), expected(kept_of(SHAPE), *window).byte())
+
+
+@pytest.mark.parametrize("pattern", ["1:2", "3:4", "5:8", "3:16", "2:3", "1:1"])
+def test_any_pattern_is_drawn(pattern: str) -> None:
+    """Of which parities are stored, for N odd and even, or the bits themselves."""
+    shape, nm = (37, 624), NMPattern.parse(pattern)
+    groups = torch.rand(shape[0], shape[1] // nm.m, nm.m, generator=torch.Generator().manual_seed(1))
+    kept = (groups.argsort(dim=2) < nm.n).view(shape)
+    _, mask = pack(kept.bfloat16(), nm)
+    stored = mask.numpy().tobytes()
+    for window in ((0, 0, 37, 256, 1), (5, 70, 20, 256, 1), (3, 9, 9, 100, 4)):
+        png = draw(lambda start, length: stored[start : start + length], shape, nm, Window(*window).within(shape))
+        assert torch.equal(pixels(png), expected(kept, *window).byte())
+
+
+def test_masks_of_another_version_are_not_drawn(client: TestClient, job_id: str, settings: Settings) -> None:
+    config = settings.artifacts_dir / f"{job_id}.1" / "packed" / "config.json"
+    config.write_text(config.read_text().replace('"version": 2', '"version": 1'))
+    assert client.get(f"/v1/jobs/{job_id}/masks").json()["data"] == []
+    assert client.get(f"/v1/jobs/{job_id}/masks/{LAYER}").status_code == 404
 
 
 def test_windows_that_are_none(client: TestClient, job_id: str) -> None:

@@ -211,6 +211,10 @@ def _tensor(name: str, change: Callable[[Tensor], Tensor]) -> Damage:
     return damage
 
 
+def _first_byte_of_mask(byte: int) -> Damage:
+    return _tensor(f"{LAYER}{MASK}", lambda mask: mask.index_fill(1, torch.tensor([0]), byte))
+
+
 def _without(name: str) -> Damage:
     def damage(folder: Path) -> None:
         file = Checkpoint(folder).file_of[name]
@@ -226,7 +230,7 @@ def _layers(change: Callable[[dict[str, str]], dict[str, str]]) -> Damage:
 
 
 def _reshaped(folder: Path) -> None:
-    for part, columns in ((VALUES, 16), (MASK, 4)):
+    for part, columns in ((VALUES, 16), (MASK, 3)):
         _tensor(f"{LAYER}{part}", lambda tensor, columns=columns: tensor.reshape(-1, columns))(folder)
 
 
@@ -239,14 +243,15 @@ LAYER = "model.layers.1.mlp.down_proj"
 SQUARE = "model.layers.1.self_attn.q_proj"
 NORM = "model.layers.1.input_layernorm.weight"
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "a later version": (_config(version=2), "reads 1"),
-    "no version": (_config(version=None), "reads 1"),
+    "a later version": (_config(version=3), "reads 2"),
+    "an earlier version": (_config(version=1), "reads 2"),
+    "no version": (_config(version=None), "reads 2"),
     "no pattern": (_config(pattern="4:2"), "pattern"),
     "another entry": (_config(blocks=3), "blocks"),
     "another kind": (_config(layers={LAYER: "embedding"}), "layers"),
     "another pattern": (_config(pattern="1:4"), "q_proj.*shapes"),
-    "a bit too many": (_tensor(f"{LAYER}.weight_mask", lambda mask: mask | 1 << 3), "down_proj"),
-    "a bit too few": (_tensor(f"{LAYER}.weight_mask", lambda mask: mask & 0x7F), "down_proj"),
+    "groups that keep all": (_first_byte_of_mask(0b01101101), "down_proj"),
+    "groups that keep none": (_first_byte_of_mask(0), "down_proj"),
     "a row too few": (_tensor(f"{LAYER}.weight_values", lambda values: values[1:]), "down_proj"),
     "no values": (_tensor(f"{LAYER}.weight_values", lambda values: values[:, :0]), "down_proj"),
     "another shape, which both agree on": (_reshaped, "down_proj.* has shape"),

@@ -87,7 +87,7 @@ def test_a_state_whose_mask_is_of_another_pattern_is_refused() -> None:
     layer = packed(96, 64)
     state = layer.state_dict()
     with pytest.raises(RuntimeError, match="does not keep 2 of every 4"):
-        packed(96, 64).load_state_dict(state | {"weight_mask": torch.full_like(layer.weight_mask, 255)})
+        packed(96, 64).load_state_dict(state | {"weight_mask": torch.zeros_like(layer.weight_mask)})
     with torch.device("meta"):
         packed_on_meta = PackedLinear(64, 96, TWO_OF_FOUR, bias=True, dtype=torch.bfloat16)
     packed_on_meta.load_state_dict(state, assign=True)

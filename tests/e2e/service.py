@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from app.settings import Settings
 from eggs_core.checkpoint import CheckpointWriter
 from eggs_core.checksums import CHECKSUMS, sha256, write_checksums
 from eggs_core.packing import pack
+from eggs_core.packing_config import PackingConfig
 from eggs_core.pattern import NMPattern
 from eggs_core.report import Report
 from eggs_core.spec import Effort
@@ -176,6 +178,8 @@ def write_masks(folder: Path, pattern: NMPattern) -> list[NewArtifact]:
     writer = CheckpointWriter(packed, 1)
     writer.write(0, tensors)
     writer.finish()
+    packing = PackingConfig(pattern=pattern, layers=dict.fromkeys(MASKED, "linear"))
+    (packed / "config.json").write_text(json.dumps({"quantization_config": packing.written()}))
     return [NewArtifact(f"packed/{file.name}", file.stat().st_size, sha256(file)) for file in packed.iterdir()]
 
 
