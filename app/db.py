@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
@@ -28,8 +28,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-# What says that the database cannot be asked now, and nothing of what was asked.
-DATABASE_DOWN = (OperationalError, InterfaceError, PoolTimeout)
+# What says that the database cannot be asked now, and nothing of what was asked. An InternalError is PostgreSQL's
+# word for one that takes no writes: a standby, or a service whose disk is full.
+DATABASE_DOWN = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
 CONNECTIONS = 20
 """Connections that a process may have at a time."""

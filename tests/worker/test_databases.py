@@ -51,6 +51,15 @@ class Postgres:
         """As a crash would."""
         self._run("pg_ctl", "stop", "--mode=immediate")
 
+    def refuse_writes(self, refuse: bool) -> None:
+        """As a standby does that took over a name too early, and a service whose disk is full."""
+        value = "on" if refuse else "off"
+        engine = create_engine(self.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f"ALTER SYSTEM SET default_transaction_read_only = {value}"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+        engine.dispose()
+
     def _run(self, program: str, *arguments: str) -> None:
         user = ["runuser", "--user", "postgres", "--"] if os.geteuid() == 0 else []
         command = [*user, str(self._binaries / program), *arguments]
@@ -108,6 +117,37 @@ def test_postgresql_is_restarted_in_the_middle_of_a_job(
         after = client.get(f"/v1/jobs/{job_id}")
         assert after.status_code == 200
         assert after.json()["progress"] >= before["progress"]
+        worker.join()
+    job = read_job(sessions, job_id)
+    assert (job.state, job.attempt, job.error) == ("succeeded", 1, None)
+    engine.dispose()
+
+
+def test_postgresql_takes_no_writes_for_a_while(
+    postgres: Postgres, tmp_path: Path, make_model: MakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be stored is answered as where the server is away; the job goes on, and its end waits."""
+    model = make_model("llama", num_hidden_layers=40)
+    settings = Settings(
+        data_dir=tmp_path, database_url=postgres.url, model_roots=[model.parent], allow_hub=False, lease_seconds=60
+    )
+    engine = make_engine(postgres.url)
+    upgrade(engine)
+    sessions = make_sessions(engine)
+    _, token = make_key(sessions)
+    job_id = make_job(sessions, model=str(model), calibration=SHORT, evaluation=None)
+    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {token}"}) as client:
+        worker = Thread(target=run_job, args=(job_id, settings, sessions, Event()))
+        worker.start()
+        wait_for(lambda: read_job(sessions, job_id).stage == "prune")
+        postgres.refuse_writes(True)
+        try:
+            answer = client.post("/v1/jobs", json={"model": str(model)})
+            assert (answer.status_code, answer.json()["type"]) == (503, "urn:eggs:problem:database-unavailable")
+            assert client.get(f"/v1/jobs/{job_id}").json()["state"] == "running"
+            wait_for(lambda: "The end of an attempt is not recorded yet" in caplog.text)
+        finally:
+            postgres.refuse_writes(False)
         worker.join()
     job = read_job(sessions, job_id)
     assert (job.state, job.attempt, job.error) == ("succeeded", 1, None)
