@@ -17,6 +17,8 @@ from sqlalchemy import (
     TypeDecorator,
     create_engine,
     event,
+    func,
+    select,
 )
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -67,6 +69,13 @@ class UTCDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def now(session: Session) -> datetime:
+    """Now by the database's clock, which is one for all hosts, whatever their own say; SQLite's is its host's."""
+    if session.get_bind().dialect.name == "sqlite":
+        return utcnow()
+    return session.scalars(select(func.clock_timestamp(type_=UTCDateTime))).one()
 
 
 class SecondsBetween(FunctionElement[float]):

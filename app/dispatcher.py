@@ -6,7 +6,7 @@ from datetime import timedelta
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.db import utcnow
+from app import db
 from app.jobs import repository
 from app.jobs.leases import reoffer_candidates
 from app.queue import ring, waiting_messages
@@ -31,7 +31,7 @@ def dispatch(
         logger.warning("The broker cannot be reached; jobs wait until it can")
         return []
     with readers.begin() as session:
-        missing = min(repository.count_startable(session, utcnow(), most_running) - waiting, MOST_PER_ROUND)
+        missing = min(repository.count_startable(session, db.now(session), most_running) - waiting, MOST_PER_ROUND)
         jobs = reoffer_candidates(session, missing, queued_for=queued_for) if missing > 0 else []
     return [job_id for job_id in jobs if ring(celery, job_id)]
 

@@ -15,19 +15,24 @@ def id_pattern(prefix: str) -> str:
     return f"^{prefix}_[{ALPHABET}]{{{TIME_DIGITS + RANDOM_DIGITS}}}$"
 
 
-def new_id(prefix: str) -> str:
-    """A new id; one made later sorts later, down to the microsecond."""
-    return _id(prefix, time.time_ns() // 1000, secrets.randbits(5 * RANDOM_DIGITS))
+def new_id(prefix: str, moment: datetime | None = None) -> str:
+    """A new id; one made later sorts later, down to the microsecond: at `moment`, or now by this host's clock."""
+    microseconds = time.time_ns() // 1000 if moment is None else _microseconds(moment)
+    return _id(prefix, microseconds, secrets.randbits(5 * RANDOM_DIGITS))
 
 
 def first_id(prefix: str, moment: datetime) -> str:
     """What the ids made before this moment sort before, and later ones after."""
-    return _id(prefix, int(moment.timestamp() * 1_000_000), 0)
+    return _id(prefix, _microseconds(moment), 0)
 
 
 def is_id(prefix: str, text: str) -> bool:
     """Whether `text` has the form of an id with this prefix."""
     return re.fullmatch(id_pattern(prefix), text) is not None
+
+
+def _microseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1_000_000)
 
 
 def _id(prefix: str, microseconds: int, rest: int) -> str:

@@ -1,8 +1,8 @@
 """What a worker may do to a job. The database is the truth: a worker owns a job while its lease token is current.
 
 Each function is meant for a transaction of its own and commits nothing:
-`with sessions.begin() as session: claim(session, ...)`. Leases are compared with the clocks of the hosts, which
-must agree to well within the length of a lease.
+`with sessions.begin() as session: claim(session, ...)`. Leases go by the database's clock: hosts whose own are
+wrong neither lose their jobs nor take those of others.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,11 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app import problems
+from app import db, problems
 from app.artifacts import repository as artifacts_repository
 from app.artifacts import service as artifacts_service
 from app.artifacts.service import NewArtifact
-from app.db import utcnow
 from app.ids import new_id
 from app.jobs import repository, transitions
 from app.jobs.models import Job, JobState
@@ -99,7 +98,7 @@ def claim(
     if key_id is None:
         return None
     keys_repository.lock(session, key_id)
-    now = utcnow()
+    now = db.now(session)
     lost = repository.lease_lost(now)
     if transitions.cancelled(session, job_id, lost & Job.cancel_requested_at.is_not(None)) is not None:
         return None
@@ -129,12 +128,12 @@ def claim(
 
 def next_job(session: Session, *, most_running: int | None, passed: Collection[str] = ()) -> str | None:
     """The job whose turn it is; another worker may be faster to claim it."""
-    return repository.next_claimable(session, utcnow(), most_running=most_running, passed=passed)
+    return repository.next_claimable(session, db.now(session), most_running=most_running, passed=passed)
 
 
 def heartbeat(session: Session, lease: Lease, lease_seconds: float) -> Heartbeat:
     """Extends the lease, and says whether the worker should go on."""
-    expires_at = utcnow() + timedelta(seconds=lease_seconds)
+    expires_at = db.now(session) + timedelta(seconds=lease_seconds)
     job = repository.extend_lease(session, lease.job_id, lease.token, expires_at)
     if job is None:
         return Heartbeat.LOST
@@ -249,7 +248,7 @@ def retry(
 
 def reoffer_candidates(session: Session, limit: int, *, queued_for: timedelta = timedelta()) -> Sequence[str]:
     """Jobs that a worker could take and that are at least so old, the oldest first."""
-    now = utcnow()
+    now = db.now(session)
     return repository.claimable_ids(session, now, queued_before=now - queued_for, limit=limit)
 
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, tuple_, union, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, undefer
 
-from app.db import SecondsBetween, TextUnder, utcnow
+from app import db
+from app.db import SecondsBetween, TextUnder
 from app.jobs.models import Job, JobEvent, JobEventType, JobSort, JobState
 from app.keys.models import ApiKey
 from eggs_core.spec import Effort, Method, PruneSpec
@@ -112,7 +113,7 @@ def advance(
         stage=job.stage,
         message=message,
         data=data or {},
-        created_at=utcnow(),
+        created_at=db.now(session),
     )
     session.add(told)
     session.flush()

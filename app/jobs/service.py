@@ -5,9 +5,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app import s3_sources, tracing
+from app import db, s3_sources, tracing
 from app.audit import service as audit
-from app.db import utcnow
 from app.files import layout
 from app.files import service as files
 from app.idempotency import once
@@ -75,7 +74,7 @@ def create(
         priority=body.priority,
         push_to_hub=_push(body),
         hub_token=hub_token,
-        created_at=utcnow(),
+        created_at=db.now(session),
         traceparent=tracing.traceparent(),
     )
     stored = transitions.queued(session, job)
@@ -125,7 +124,7 @@ def cancel(session: Session, project: str, job_id: str, by: str | None = None) -
     Raises a 409 `Problem` where there is nothing to cancel, or where that was asked for already.
     """
     get(session, project, job_id)
-    cancelled = transitions.cancelled(session, job_id, repository.without_worker(utcnow()))
+    cancelled = transitions.cancelled(session, job_id, repository.without_worker(db.now(session)))
     if cancelled is not None:
         audit.note(session, project, by, audit.Action.JOB_CANCELLED, job_id)
         return cancelled

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, true
 from sqlalchemy.orm import Session
 
-from app.db import utcnow
+from app import db
 from app.jobs import repository
 from app.jobs.models import Job, JobEventType, JobState
 from app.sweeps import completion
@@ -58,7 +58,7 @@ def running(
         lease_token=token,
         lease_expires_at=expires_at,
         retry_at=None,
-        started_at=before.started_at or utcnow(),
+        started_at=before.started_at or db.now(session),
     )
 
 
@@ -93,7 +93,7 @@ def retried(
         data={"error": problem},
         state=JobState.QUEUED,
         retries=Job.retries + 1,
-        retry_at=utcnow() + pause,
+        retry_at=db.now(session) + pause,
         **_NO_LEASE,
     )
 
@@ -129,7 +129,7 @@ def cancel_requested(session: Session, job_id: str, condition: ColumnElement[boo
         condition,
         event=JobEventType.CANCEL_REQUESTED,
         message="Cancellation was asked for; the worker stops after the block at hand.",
-        cancel_requested_at=utcnow(),
+        cancel_requested_at=db.now(session),
     )
 
 
@@ -144,7 +144,7 @@ def succeeded(
     push: dict[str, Any] | None,
 ) -> Job | None:
     """The artifacts and the report are there, the artifacts for so long or for ever, and `push` came of a push."""
-    now = utcnow()
+    now = db.now(session)
     verdict = (report.get("acceptance") or {}).get("verdict")
     data = {name: value for name, value in (("push_to_hub", push), ("verdict", verdict)) if value is not None}
     return _advance(
@@ -180,14 +180,14 @@ def failed(
         data={"error": problem},
         state=JobState.FAILED,
         error=problem,
-        finished_at=utcnow(),
+        finished_at=db.now(session),
         **_OVER,
     )
 
 
 def cancelled(session: Session, job_id: str, condition: ColumnElement[bool]) -> Job | None:
     """The job was stopped because the user asked for it."""
-    now = utcnow()
+    now = db.now(session)
     return _advance(
         session,
         job_id,

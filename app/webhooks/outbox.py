@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from app.db import utcnow
+from app import db
 from app.ids import new_id
 from app.jobs.models import Job, JobEvent
 from app.sweeps import comparison
@@ -62,9 +62,9 @@ def _text(payload: BaseModel) -> str:
 
 
 def _add(session: Session, endpoint_id: str, kind: str, payload: str, **about: Any) -> WebhookDelivery:
-    now = utcnow()
+    now = db.now(session)
     delivery = WebhookDelivery(
-        id=new_id("msg"),
+        id=new_id("msg", now),
         endpoint_id=endpoint_id,
         type=kind,
         payload=payload,

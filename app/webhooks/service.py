@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
+from app import db
 from app.audit import service as audit
 from app.db import utcnow
 from app.ids import is_id, new_id
@@ -109,7 +110,7 @@ def rotate(
     webhook = get(session, principal.project, webhook_id)
     secret = _new_secret()
     webhook.previous_secret = webhook.secret if secrets.can_decrypt(webhook.secret) else None
-    webhook.previous_secret_until = utcnow() + OLD_SECRET_SIGNS_FOR
+    webhook.previous_secret_until = db.now(session) + OLD_SECRET_SIGNS_FOR
     webhook.secret = secrets.encrypt(secret)
     session.flush()
     _note(session, principal, audit.Action.WEBHOOK_SECRET_ROTATED, webhook.id)
@@ -153,7 +154,7 @@ def redeliver(session: Session, principal: Principal, webhook_id: str, delivery_
         )
     _enabled(webhook)
     _note(session, principal, audit.Action.WEBHOOK_REDELIVERED, delivery.id)
-    return repository.queue_again(session, delivery.id, utcnow())
+    return repository.queue_again(session, delivery.id, db.now(session))
 
 
 def _enabled(webhook: WebhookEndpoint) -> WebhookEndpoint:

@@ -1,8 +1,8 @@
 """What a courier may do to messages. It has an endpoint to itself for a turn: so no message is sent twice at once,
 messages to an endpoint go out in the order of their events, and endpoints share the couriers fairly.
 
-Each function is meant for a transaction of its own and commits nothing. Leases are compared with the clocks of the
-hosts, as those of `app.jobs.leases`.
+Each function is meant for a transaction of its own and commits nothing. Leases, and what is due, go by the
+database's clock, as in `app.jobs.leases`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from random import SystemRandom
 
 from sqlalchemy.orm import Session
 
-from app.db import utcnow
+from app import db
 from app.ids import first_id, new_id
 from app.webhooks import repository
 from app.webhooks.models import DeliveryState
@@ -68,18 +68,18 @@ class Message:
 
 def waiting(session: Session, *, limit: int) -> Sequence[str]:
     """Endpoints that could be taken."""
-    return repository.waiting(session, utcnow(), limit=limit)
+    return repository.waiting(session, db.now(session), limit=limit)
 
 
 def take(session: Session, endpoint_id: str) -> Turn | None:
     """A turn at an endpoint; None where another courier was faster."""
-    now, token = utcnow(), new_id("lease")
+    now, token = db.now(session), new_id("lease")
     return Turn(endpoint_id, token) if repository.take(session, endpoint_id, token, now, now + _LEASE) else None
 
 
 def next_message(session: Session, turn: Turn) -> Message | None:
     """What is to be sent next; None where there is nothing, or the turn is over."""
-    now = utcnow()
+    now = db.now(session)
     if (found := repository.next_due(session, turn.endpoint_id, turn.token, now)) is None:
         return None
     delivery, endpoint = found
@@ -110,7 +110,7 @@ def settle(session: Session, message: Message, outcome: Outcome, attempted_at: d
         state = DeliveryState.FAILED
     elif outcome.error is not None:
         state = DeliveryState.PENDING
-        next_attempt_at = utcnow() + PAUSES[message.retries] * _random.uniform(0.9, 1.1)
+        next_attempt_at = db.now(session) + PAUSES[message.retries] * _random.uniform(0.9, 1.1)
     repository.settle(
         session,
         message.id,
@@ -134,4 +134,4 @@ def end(session: Session, turn: Turn) -> None:
 
 def forget(session: Session) -> None:
     """Removes what is in the log for longer than it is kept."""
-    repository.forget(session, first_id("msg", utcnow() - KEPT))
+    repository.forget(session, first_id("msg", db.now(session) - KEPT))

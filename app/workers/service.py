@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.db import utcnow
+from app import db
 from app.workers import repository
 from app.workers.models import Worker
 
@@ -39,7 +39,7 @@ class Seen:
 
 def beat(session: Session, worker: Worker) -> None:
     """Writes that a worker is there, and what it is at."""
-    worker.last_seen_at = utcnow()
+    worker.last_seen_at = db.now(session)
     repository.put(session, worker)
 
 
@@ -50,8 +50,9 @@ def leave(session: Session, worker_id: str) -> None:
 
 def all_workers(session: Session, project: str, lease_seconds: float) -> Sequence[Seen]:
     """Every worker of the installation, the oldest first."""
+    lost_since = db.now(session) - timedelta(seconds=lease_seconds)
     return [
-        _seen(worker, worker.job_id if at == project else None, lease_seconds)
+        _seen(worker, worker.job_id if at == project else None, lost_since)
         for worker, at in repository.all_with_projects(session)
     ]
 
@@ -59,10 +60,10 @@ def all_workers(session: Session, project: str, lease_seconds: float) -> Sequenc
 def sweep(sessions: sessionmaker[Session]) -> None:
     """Forgets workers that have long been lost."""
     with sessions.begin() as session:
-        repository.remove_unseen(session, utcnow() - _SHOWN_LOST)
+        repository.remove_unseen(session, db.now(session) - _SHOWN_LOST)
 
 
-def _seen(worker: Worker, job_id: str | None, lease_seconds: float) -> Seen:
-    if worker.last_seen_at < utcnow() - timedelta(seconds=lease_seconds):
+def _seen(worker: Worker, job_id: str | None, lost_since: datetime) -> Seen:
+    if worker.last_seen_at < lost_since:
         return Seen(worker, WorkerState.LOST, job_id, worker.last_seen_at)
     return Seen(worker, WorkerState.ONLINE if job_id is None else WorkerState.BUSY, job_id, None)

@@ -1,9 +1,10 @@
 """Leases: of many workers one wins, a lost job comes back, and an attempt that was overtaken changes nothing."""
 
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from multiprocessing import get_context
 from threading import Barrier
+from typing import Self
 
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
@@ -118,6 +119,41 @@ def test_heartbeat_extends_the_lease(sessions: Sessions) -> None:
     expires_at = read_job(sessions, job_id).lease_expires_at
     assert expires_at is not None
     assert timedelta(seconds=50) < expires_at - utcnow() <= timedelta(seconds=60)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_a_host_whose_clock_is_wrong_loses_no_job_and_takes_none(
+    minutes: int, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as wrong:
+        wrong.setattr("app.db.datetime", clock_off_by(timedelta(minutes=minutes)))
+        its = make_job(sessions)
+        lease = must_claim(sessions, its)
+    other = make_job(sessions)
+    must_claim(sessions, other)
+    assert claim(sessions, its) is None
+    lost = make_job(sessions)
+    must_claim(sessions, lost, lease_seconds=-1)
+    with monkeypatch.context() as wrong:
+        wrong.setattr("app.db.datetime", clock_off_by(timedelta(minutes=minutes)))
+        assert claim(sessions, other) is None
+        with sessions.begin() as session:
+            assert leases.heartbeat(session, lease, 60) is Heartbeat.OK
+            assert leases.next_job(session, most_running=None) == lost
+            leases.retry(session, lease, {"title": "A fault"}, first_pause=timedelta(0), max_retries=1)
+    assert claim(sessions, its) is not None, "it waits for no longer than it should"
+
+
+def clock_off_by(error: timedelta) -> type[datetime]:
+    """A host's clock."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + error
+
+    return Clock
 
 
 def test_heartbeat_tells_of_a_cancellation_and_of_a_loss(sessions: Sessions) -> None:
