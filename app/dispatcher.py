@@ -1,4 +1,6 @@
-"""Rings again for jobs that nobody has come for: the message was lost, or the worker was."""
+"""Rings again for jobs that nobody has come for: the message was lost, or the worker was.
+
+And for those that have ended without a word to their experiment trackers, as a worker can tell those."""
 
 import logging
 from datetime import timedelta
@@ -7,7 +9,7 @@ from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import db
-from app.jobs import repository
+from app.jobs import repository, tracked
 from app.jobs.leases import reoffer_candidates
 from app.queue import ring, waiting_messages
 from app.rounds import Rounds
@@ -22,7 +24,7 @@ def dispatch(
 ) -> list[str]:
     """One round; returns the jobs that it rang for.
 
-    It rings only as often as there are more jobs than messages that could start, for the oldest that wait: those
+    It rings only as often as there are more such jobs than messages, for the oldest that wait: those
     that wait for another one of their key, of which `most_running` may run, start after that one. However long
     every worker is busy, or gone, the queue so never grows beyond the number of jobs.
     """
@@ -31,8 +33,11 @@ def dispatch(
         logger.warning("The broker cannot be reached; jobs wait until it can")
         return []
     with readers.begin() as session:
-        missing = min(repository.count_startable(session, db.now(session), most_running) - waiting, MOST_PER_ROUND)
+        untold = tracked.overlooked(session, MOST_PER_ROUND)
+        startable = repository.count_startable(session, db.now(session), most_running)
+        missing = min(len(untold) + startable - waiting, MOST_PER_ROUND)
         jobs = reoffer_candidates(session, missing, queued_for=queued_for) if missing > 0 else []
+        jobs = [*untold, *jobs][: max(missing, 0)]
     return [job_id for job_id in jobs if ring(celery, job_id)]
 
 

@@ -5,7 +5,7 @@ from app.audit.models import AuditEntry
 from app.db import Base
 from app.files.models import JobFile, UploadedFile
 from app.idempotency import IdempotencyKey
-from app.jobs.models import Job, JobEvent
+from app.jobs.models import Job, JobEvent, JobTracking
 from app.keys.models import ApiKey
 from app.sessions.models import BrowserSession
 from app.shares.models import ShareLink
@@ -23,6 +23,7 @@ __all__ = [
     "Job",
     "JobEvent",
     "JobFile",
+    "JobTracking",
     "ShareLink",
     "StoredLocation",
     "Sweep",

@@ -18,7 +18,7 @@ from app import logs, problems, staging
 from app.artifacts.store import open_store
 from app.db import DATABASE_DOWN
 from app.ids import new_id
-from app.jobs import leases, repository
+from app.jobs import leases, repository, tracked
 from app.jobs.leases import Lease, LeaseLost, NewArtifact
 from app.jobs.models import Job, JobState
 from app.jobs.schemas import PushResource
@@ -52,6 +52,7 @@ def run_next(
     taken: Callable[[str], None] = lambda job_id: None,
 ) -> None:
     """Runs the job whose turn it is, if there is one; `taken` is told of it."""
+    _track_overlooked(settings, sessions, stopping)
     passed: set[str] = set()
     while True:
         with sessions.begin() as session:
@@ -82,6 +83,8 @@ def run_job(
                 max_attempts=settings.max_attempts,
                 most_running=settings.max_running_per_key,
             )
+            if lease is not None and settings.trackers:
+                tracked.note(session, job_id)
             job = repository.get(session, job_id)
         if lease is None:
             logger.info(
@@ -89,7 +92,7 @@ def run_job(
             )
             if job is not None and job.state in (JobState.FAILED, JobState.CANCELLED):
                 _remove_leftovers(settings, job_id)
-                _track_lost(settings, job, stopping)
+                _track_lost(settings, sessions, job, stopping)
             return False
         assert job is not None
         taken(job_id)
@@ -154,19 +157,38 @@ def _track_end(
     if trackers:
         try:
             with sessions.begin() as session:
-                job = repository.get(session, lease.job_id)
+                job = repository.get(session, lease.job_id, with_report=True)
         except DATABASE_DOWN:
-            logger.warning("Trackers do not hear of the end: the database does not answer")
+            logger.warning("Trackers do not hear of the end yet: the database does not answer")
             return
         assert job is not None
-        trackers.end(job, folder, stopping, patience)
+        if trackers.end(job, folder, stopping, patience) and job.state.final:
+            with suppress(*DATABASE_DOWN), sessions.begin() as session:  # or another worker tells them again
+                tracked.forget(session, lease.job_id)
 
 
-def _track_lost(settings: Settings, job: Job, stopping: Signal) -> None:
+def _track_lost(settings: Settings, sessions: sessionmaker[Session], job: Job, stopping: Signal) -> None:
     """Ends in the trackers what the attempts at a job began, none of which came to its end."""
-    if settings.trackers and job.attempt:
+    _track(settings, job, stopping)
+    with sessions.begin() as session:
+        tracked.forget(session, job.id)
+
+
+def _track_overlooked(settings: Settings, sessions: sessionmaker[Session], stopping: Signal) -> None:
+    """Tells the trackers of the end of a job whose own worker has not come to that."""
+    with sessions.begin() as session:
+        job = tracked.take(session)
+    if job is not None:
+        with logs.bound(job_id=job.id):
+            logger.info("Trackers hear of its end only now")
+            _track(settings, job, stopping)
+
+
+def _track(settings: Settings, job: Job, stopping: Signal) -> None:
+    if settings.trackers:
         with suppress(ValidationError):
-            Trackers(settings, TrackedJob.of(job)).end(job, settings.staging_dir, stopping)
+            folder = staging.folder(settings, job.id, job.attempt)
+            Trackers(settings, TrackedJob.of(job)).end(job, folder, stopping)
 
 
 def _note(outcome: str, problem: dict[str, Any] | None = None) -> None:

@@ -132,3 +132,11 @@ class JobEvent(Base):
     message: Mapped[str] = mapped_column(Text)
     data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+
+
+class JobTracking(Base):
+    """A job of whose end experiment trackers are still to hear; see `app.jobs.tracked`."""
+
+    __tablename__ = "tracked_jobs"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, tuple_, union, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, literal, or_, select, tuple_, union, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, undefer
 
 from app import db
 from app.db import SecondsBetween, TextUnder
-from app.jobs.models import Job, JobEvent, JobEventType, JobSort, JobState
+from app.jobs.models import Job, JobEvent, JobEventType, JobSort, JobState, JobTracking
 from app.keys.models import ApiKey
 from eggs_core.spec import Effort, Method, PruneSpec
 
@@ -133,9 +133,10 @@ def leased_job(session: Session, job_id: str, token: str) -> Job | None:
     return session.scalars(select(Job).where(Job.id == job_id, leased(token))).one_or_none()
 
 
-def get(session: Session, job_id: str) -> Job | None:
+def get(session: Session, job_id: str, *, with_report: bool = False) -> Job | None:
     """The job as the database has it now."""
-    return session.get(Job, job_id, populate_existing=True)
+    options = [undefer(Job.report)] if with_report else []
+    return session.get(Job, job_id, options=options, populate_existing=True)
 
 
 def get_in_project(session: Session, project: str, job_id: str, *, with_report: bool = False) -> Job | None:
@@ -283,6 +284,29 @@ def _has_room(running: ColumnElement[int], most_running: int | None) -> ColumnEl
 def key_of(session: Session, job_id: str) -> str | None:
     """The id of the key that a job belongs to; None if there is no such job."""
     return session.scalars(select(Job.key_id).where(Job.id == job_id)).one_or_none()
+
+
+def note_tracked(session: Session, job_id: str) -> None:
+    """Says that trackers follow a job, if it is not said yet."""
+    session.merge(JobTracking(job_id=job_id))
+    session.flush()
+
+
+def forget_tracked(session: Session, job_id: str) -> bool:
+    """Says that trackers are to hear no more of a job; False if they were not. One DELETE decides."""
+    gone = delete(JobTracking).where(JobTracking.job_id == job_id).returning(JobTracking.job_id)
+    return session.execute(gone, execution_options={"synchronize_session": False}).first() is not None
+
+
+def tracked(session: Session, *, ended_before: datetime, limit: int) -> Sequence[str]:
+    """Jobs of whose end trackers are to hear, and that ended before this moment, the oldest first."""
+    return session.scalars(
+        select(Job.id)
+        .join(JobTracking, JobTracking.job_id == Job.id)
+        .where(Job.state.in_([state for state in JobState if state.final]), Job.finished_at < ended_before)
+        .order_by(Job.id)
+        .limit(limit)
+    ).all()
 
 
 def count_unended(session: Session, key_id: str) -> Counter[JobState]:

@@ -18,7 +18,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.db import utcnow
+from app.dispatcher import dispatch
+from app.jobs import tracked
 from app.jobs.models import Job
+from app.queue import make_celery
 from app.settings import Settings
 from eggs_core.report import Report
 from tests.app.build import make_job, read_job
@@ -27,7 +30,7 @@ from tests.documents.blocks import blocks_of
 from tests.mlflow_server import MlflowServer, mlflow_server
 from tests.tiny_models import MakeModel
 from tests.worker.test_runner import in_thread, run_and_cancel
-from worker.runner import run_job
+from worker.runner import run_job, run_next
 
 __all__ = ["mlflow_server"]
 
@@ -45,6 +48,15 @@ tokens = inner.tokenizer(sys.argv[1], return_tensors="pt")
 out = inner.model.generate(**tokens, max_new_tokens=8, do_sample=False)[0].tolist()
 import eggs_core
 print(json.dumps([out, model.predict([sys.argv[1]], params={"max_new_tokens": 8}), eggs_core.__file__]))
+"""
+RUN = """
+import sys
+from threading import Event
+from app.db import make_engine, make_sessions
+from app.settings import Settings
+from worker.runner import run_job
+settings = Settings()
+run_job(sys.argv[1], settings, make_sessions(make_engine(settings.database_url)), Event())
 """
 
 
@@ -318,6 +330,46 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(
     (run,) = runs_of(experiment)
     history = MlflowClient().get_metric_history(run.info.run_id, "progress")
     assert (run.info.status, sorted(metric.step for metric in history)) == ("FINISHED", list(range(40)))
+
+
+def test_another_worker_tells_of_the_end_where_the_jobs_own_was_killed_before_it_could(
+    mlflow_server: MlflowServer,
+    experiment: str,
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    long_body: dict[str, Any],
+) -> None:
+    from mlflow import MlflowClient
+
+    job_id = make_job(sessions, **long_body)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", RUN, job_id], env=os.environ | settings.environment(), stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: experiment_exists(experiment) and runs_of(experiment))
+    mlflow_server.pause()
+    try:
+        wait_for(lambda: read_job(sessions, job_id).state == "succeeded")
+    finally:
+        worker.kill()
+        worker.wait()
+        mlflow_server.resume()
+    assert [run.info.status for run in runs_of(experiment)] == ["RUNNING"]
+    celery = make_celery(settings)
+    assert dispatch(sessions, celery, timedelta()) == [], "its own worker may be at it"
+    with sessions.begin() as session:
+        session.execute(update(Job).values(finished_at=utcnow() - timedelta(hours=1)))
+    assert dispatch(sessions, celery, timedelta()) == [job_id]
+    run_next(settings, sessions, Event())
+    (run,) = runs_of(experiment)
+    assert (run.info.status, run.data.tags["eggs.verdict"]) == ("FINISHED", "accepted")
+    assert {file.path for file in MlflowClient().list_artifacts(run.info.run_id)} >= {"report.json", "charts"}
+    for told in (job_id, other := make_job(sessions, **long_body | {"pattern": "5:7"})):
+        run_job(told, settings, sessions, Event())
+    with sessions.begin() as session:
+        session.execute(update(Job).values(finished_at=utcnow() - timedelta(hours=1)))
+    assert read_job(sessions, other).state == "failed"
+    with sessions() as session:
+        assert tracked.overlooked(session, 10) == [], "all ends are told"
 
 
 def test_nothing_is_loaded_for_trackers_unless_they_are_asked_for(settings: Settings) -> None:

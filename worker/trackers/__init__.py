@@ -71,11 +71,11 @@ class Trackers:
         for feed in self._feeds:
             feed.log(point)
 
-    def end(self, job: Job, folder: Path, stopping: Signal, patience: float = PATIENCE_SECONDS) -> None:
-        """Tells how the attempt has left its job, as it is stored now, and what is in its folder.
+    def end(self, job: Job, folder: Path, stopping: Signal, patience: float = PATIENCE_SECONDS) -> bool:
+        """Tells how the attempt has left its job, as it is stored now with its report, and what is in its folder.
 
         Returns when the trackers have taken it, or have failed to; at the latest after `patience` seconds, and
-        soon where the worker is to stop.
+        soon where the worker is to stop. Then it is False: there was no word of the rest.
         """
         began = time.monotonic()
         with TemporaryDirectory() as scratch:
@@ -88,14 +88,18 @@ class Trackers:
                     if waited > patience or (stopping.is_set() and waited > FAREWELL_SECONDS):
                         logger.warning("%s has not taken all of the job", feed.name)
                         break
+            return all(feed.ended(0) for feed in self._feeds)
 
     def _end(self, job: Job, folder: Path, scratch: Path) -> End:
         if job.attempt != self._job.attempt:
             return End(JobState.RUNNING)  # another attempt has it
         if job.state is not JobState.SUCCEEDED:
             return End(job.state, job.error)
-        report = Report.model_validate_json((folder / REPORT).read_text())
-        files = {name: folder / name for name in _FILES} | _charts(report, scratch)
+        report = Report.model_validate(job.report)
+        charts = _charts(report, scratch)
+        if not folder.is_dir():  # another worker's, which came to its end before it could tell
+            return End(job.state, None, report, charts)
+        files = {name: folder / name for name in _FILES} | charts
         return End(job.state, None, report, files, _model(folder) if self._settings.track_models else None)
 
 
