@@ -19,14 +19,22 @@ def prune(
     model: str,
     pattern: str,
     ratio: float,
+    run: str,
     checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ):
-    """Fails where perplexity pruned / dense is above `ratio` on the evaluation text."""
+    """Fails where perplexity pruned / dense is above `ratio` on the evaluation text.
+
+    Tried again in the same `run`, it goes on with the job that it has.
+    """
+    import hashlib
+
     from eggs_client import Eggs
 
+    key = hashlib.sha256(f"{run} {model} {pattern} {ratio}".encode()).hexdigest()
     with Eggs(url) as eggs:
-        job = eggs.jobs.submit(model=model, pattern=pattern, accept_if={"perplexity_ratio": ratio}).wait()
+        accept_if = {"perplexity_ratio": ratio}
+        job = eggs.jobs.submit(model=model, pattern=pattern, accept_if=accept_if, idempotency_key=key).wait()
         for text in job.report().evaluation.texts:
             metrics.log_metric("perplexity ratio", text.perplexity.ratio)
             metrics.log_metric("KL divergence", text.kl_divergence)
@@ -39,8 +47,9 @@ def prune(
 @dsl.pipeline(name="prune")
 def pipeline(url: str, model: str = "smollm2-135m-instruct", pattern: str = "2:4", ratio: float = 1.15):
     """Prunes a model and keeps what came out as an artifact."""
-    step = prune(url=url, model=model, pattern=pattern, ratio=ratio)
+    step = prune(url=url, model=model, pattern=pattern, ratio=ratio, run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
     step.set_caching_options(False)
+    step.set_retry(num_retries=1)
     kubernetes.use_secret_as_env(step, secret_name="eggs", secret_key_to_env={"EGGS_API_KEY": "EGGS_API_KEY"})
 
 

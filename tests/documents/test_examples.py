@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,8 @@ def test_the_container_of_the_kubeflow_component_can_install_the_client(place: P
     assert (tmp_path / "installed" / "eggs_client" / "__init__.py").is_file()
 
 
-def test_the_kubeflow_component(place: Place, tmp_path: Path) -> None:
-    """The pipeline compiles, and the component runs as its container would, in an environment of its own."""
+def in_kubeflow(place: Place, folder: Path, script: str) -> str:
+    """What a script prints that uses the example, in an environment of its own as its container would have it."""
     python = ROOT / ".kfp" / "bin" / "python"
     assert python.is_file(), "make .kfp/installed makes the environment"
     environment = {"PATH": f"{python.parent}:{os.environ['PATH']}", "EGGS_PACKAGE": "eggs-client"}
@@ -117,18 +118,32 @@ import sys
 sys.path.insert(0, {str(EXAMPLES)!r})
 from kfp import compiler, local
 import kubeflow_component
+runner = local.SubprocessRunner(use_venv=False)
+local.init(runner=runner, pipeline_root="outputs", raise_on_error=False)
+{script}"""
+    ran = subprocess.run([python, "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_the_kubeflow_component(place: Place, tmp_path: Path) -> None:
+    """It compiles, in a pipeline, and it runs."""
+    script = f"""
 compiler.Compiler().compile(kubeflow_component.pipeline, "pipeline.yaml")
-local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root="outputs")
-task = kubeflow_component.prune(url={place.url!r}, model={MODEL!r}, pattern="2:4", ratio=1000.0)
+task = kubeflow_component.prune(url={place.url!r}, model={MODEL!r}, pattern="2:4", ratio=1000.0, run="")
 print(task.outputs["checkpoint"].path)
 print(task.outputs["metrics"].metadata["perplexity ratio"])
 """
-    ran = subprocess.run([python, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    checkpoint, ratio = ran.stdout.splitlines()[-2:]
+    checkpoint, ratio = in_kubeflow(place, tmp_path, script).splitlines()[-2:]
     assert {"config.json", "report.json", "SHA256SUMS", "packed/config.json"} <= files_of(Path(checkpoint))
     assert float(ratio) > 0
     step = next(
         iter(yaml.safe_load((tmp_path / "pipeline.yaml").read_text().split("---")[0])["root"]["dag"]["tasks"])
     )
     assert step == "prune"
+
+
+def test_the_kubeflow_component_tried_again_is_one_job_in_each_run(place: Place, tmp_path: Path) -> None:
+    script = f"for _ in range(2): kubeflow_component.pipeline(url={place.url!r}, ratio=0.001)"
+    rejected = Counter(re.findall(r"that (job_\w+) made", in_kubeflow(place, tmp_path, script)))
+    assert list(rejected.values()) == [2, 2]
