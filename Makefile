@@ -23,6 +23,12 @@ install: .venv/installed
 	.kfp/bin/pip install --quiet --no-compile kfp==2.17.3 kfp-kubernetes==2.17.3 --editable ./client
 	touch $@
 
+# What examples/airflow_dag.py runs in, whose requirements are its own as well.
+.airflow/installed: Makefile client/pyproject.toml
+	$(PYTHON) -m venv .airflow
+	.airflow/bin/pip install --quiet --no-compile apache-airflow==3.3.2 --editable ./client
+	touch $@
+
 demo: install
 	$(BIN)/eggs demo
 
@@ -41,7 +47,7 @@ browser:
 # wait for what they have started.
 PROCESSES ?= $(shell expr $$(nproc) + 1)
 
-test: install .kfp/installed
+test: install .kfp/installed .airflow/installed
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal
 
 lint: install $(PROMTOOL)
@@ -80,4 +86,4 @@ preact:
 	sha256sum --check app/dashboard/static/preact.sha256
 
 clean:
-	rm -rf .venv .audit .kfp .promtool build eggs-data demo-report.json
+	rm -rf .venv .audit .kfp .airflow .promtool build eggs-data demo-report.json

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from nbclient import NotebookClient
 
+from eggs_client import Eggs
 from tests.conftest import files_of
 from tests.documents.blocks import ROOT
 from tests.documents.conftest import MODEL, Place
@@ -147,3 +148,72 @@ def test_the_kubeflow_component_tried_again_is_one_job_in_each_run(place: Place,
     script = f"for _ in range(2): kubeflow_component.pipeline(url={place.url!r}, ratio=0.001)"
     rejected = Counter(re.findall(r"that (job_\w+) made", in_kubeflow(place, tmp_path, script)))
     assert list(rejected.values()) == [2, 2]
+
+
+class InAirflow:
+    """Runs the example as `airflow dags test` does, in an environment of its own."""
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        self._python = ROOT / ".airflow" / "bin" / "python"
+        assert self._python.is_file(), "make .airflow/installed makes the environment"
+        (folder / "dags").mkdir()
+        (folder / "dags" / "airflow_dag.py").symlink_to(EXAMPLES / "airflow_dag.py")
+        self._environment = {"AIRFLOW_HOME": str(folder), "AIRFLOW__CORE__LOAD_EXAMPLES": "false"}
+        self._environment |= {"PYTHONPATH": str(folder / "dags"), "PATH": os.environ["PATH"]}
+        self._environment |= {name: place.environment[name] for name in ("HOME", "EGGS_URL", "EGGS_API_KEY")}
+        self._run("-m", "airflow", "db", "migrate")
+
+    def _run(self, *arguments: str) -> str:
+        command = [self._python, *arguments]
+        ran = subprocess.run(command, env=self._environment, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def run(self, script: str) -> str:
+        """What a script prints that has the example's module and `run`, which runs its DAG without pauses."""
+        return self._run(
+            "-c",
+            f"""
+from datetime import timedelta
+import airflow_dag
+def run(timeout=60, **conf):
+    dag = airflow_dag.prune()
+    for task in dag.tasks: task.retry_delay = timedelta(0)
+    wait = dag.get_task("wait")
+    wait.poke_interval, wait.timeout = 1, timeout
+    ended = dag.test(run_conf=conf)
+    tasks = sorted(ended.get_task_instances(), key=lambda task: task.task_id)
+    print("ENDED", ended.state, *[f"{{task.task_id}}:{{task.state}}:{{task.try_number}}" for task in tasks])
+{script}""",
+        )
+
+
+def test_the_airflow_dag(place: Place, tmp_path: Path) -> None:
+    """It submits one job a run, tells what is wrong, and leaves no job behind."""
+    airflow = InAirflow(place, tmp_path)
+    with Eggs(place.url, place.key) as eggs:
+        before = {job.id for job in eggs.jobs.list()}
+        said = airflow.run(f"""
+class DiesOnceSubmitted(airflow_dag.Eggs):
+    def __exit__(self, *error):
+        airflow_dag.Eggs = alive
+        raise OSError("the machine has gone")
+alive, airflow_dag.Eggs = airflow_dag.Eggs, DiesOnceSubmitted
+run(ratio=1000.0)
+run(ratio=0.001)
+run(model="nobody/nothing")
+long = {{"effort": "best", "calibration": {{"samples": 64, "sequence_length": 1024}}}}
+alive().jobs.submit(model={MODEL!r}, **long)
+run(timeout=0)
+""")
+        assert re.findall(r"^ENDED (.*)$", said, re.MULTILINE) == [
+            "success report:success:1 stop:success:1 submit:success:2 wait:success:1",
+            "failed report:failed:1 stop:success:1 submit:success:1 wait:success:1",
+            "failed report:upstream_failed:0 stop:success:1 submit:success:1 wait:failed:1",
+            "failed report:upstream_failed:0 stop:success:1 submit:success:1 wait:failed:1",
+        ]
+        # The long one is not cancelled: that might end the worker of all the tests.
+        stopped, _, failed, rejected, _ = [job for job in eggs.jobs.list() if job.id not in before]
+        assert stopped.state == "cancelled"
+    assert f"The model that {rejected.id} made is not good enough" in said
+    assert f"{failed.id}: No such model" in said
