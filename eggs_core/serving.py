@@ -2,14 +2,17 @@
 
 Before it stands what such clients rely on and it lacks: a list of the model under names that a user can know,
 sampling at a temperature, an end of what is generated where the model's positions end, and errors in their form.
+After it comes what `answers` makes of what it says. What it serves besides is for nobody: it would load any model.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eggs_core.answers import Answer
 from eggs_core.errors import BrokenCheckpoint, SequenceTooLong, ServingNotInstalled
 from eggs_core.listener import bound
 
@@ -118,8 +121,8 @@ class _Front:
         from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
         self._app: ASGIApp = app
-        self._name, self._pinned = str(folder), str(folder.absolute())
-        known = (self._name, self._pinned, folder.absolute().name)
+        self._name, self._pinned = os.path.basename(os.path.abspath(folder)), str(folder.absolute())
+        known = (self._name, str(folder), self._pinned)
         self._names = (None, *known, *(f"{name}@main" for name in known))
         options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
         self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -136,24 +139,32 @@ class _Front:
         from fastapi.requests import Request
         from fastapi.responses import JSONResponse
 
-        if scope["type"] != "http":
+        if scope["type"] != "http" or (scope["method"], scope["path"]) == ("GET", "/health"):
             await self._app(scope, receive, send)
-        elif (scope["method"], scope["path"]) == ("GET", "/v1/models"):
-            model = {"id": self._name, "object": "model", "created": 0, "owned_by": "eggs"}
-            await JSONResponse({"object": "list", "data": [model]})(scope, receive, send)
-        elif scope["method"] == "POST" and scope["path"] in (_COMPLETIONS, _CHAT):
-            request = Request(scope, receive)
-            content = await request.body()
-            try:
-                content = self._understood(content, scope["path"])
-            except _RefusedError as refusal:
-                await _answer(request, refusal)(scope, receive, send)
-                return
-            await self._app(_with_length(scope, len(content)), _repeated(content, receive), send)
-        else:
-            await self._app(scope, receive, send)
+            return
+        request, path = Request(scope, receive), scope["path"]
+        try:
+            if scope["method"] == "POST" and path in (_COMPLETIONS, _CHAT):
+                body = self._understood(await request.body(), path)
+                usage_last = bool((body.get("stream_options") or {}).get("include_usage"))
+                answer = Answer(send, self._name, body["stop"] or [], usage_last=usage_last)
+                content = json.dumps(body).encode()
+                await self._app(_with_length(scope, len(content)), _repeated(content, receive), answer.send)
+            else:
+                await JSONResponse(self._models(scope["method"], path))(scope, receive, send)
+        except _RefusedError as refusal:
+            await _answer(request, refusal)(scope, receive, send)
 
-    def _understood(self, content: bytes, path: str) -> bytes:
+    def _models(self, method: str, path: str) -> dict[str, Any]:
+        """The list of models, or the model in it that a path names. Raises `_RefusedError`."""
+        model = {"id": self._name, "object": "model", "created": 0, "owned_by": "eggs"}
+        if (method, path) == ("GET", "/v1/models"):
+            return {"object": "list", "data": [model]}
+        if method == "GET" and path.removeprefix("/v1/models/") in self._names:
+            return model
+        raise _RefusedError(f"There is no {method} {path} here.", status=404)
+
+    def _understood(self, content: bytes, path: str) -> dict[str, Any]:
         """The request's body as transformers takes it. Raises `_RefusedError`."""
         from eggs_core.construction import most_new_tokens
 
@@ -172,18 +183,23 @@ class _Front:
             )
         not_there = {**_NOT_THERE, **(_NOT_THERE_WITH_TOOLS if body.get("tools") else {})}
         if path == _COMPLETIONS:
-            not_there["logit_bias"] = ({},)
+            not_there |= {"logit_bias": ({},), "logprobs": ()}  # where 0 asks for that of each token
         for name, harmless in not_there.items():
             if body.get(name) is not None and body[name] not in harmless:
                 raise _RefusedError(f"{name} is not supported.")
+        if not isinstance(body.get("stream") or False, bool) or not _is_object(body, "stream_options"):
+            raise _RefusedError("stream must be true or false, and stream_options an object.")
+        if path == _CHAT:
+            body["messages"] = _messages(body)
         prompt = self._prompt(body, path)
         temperature = _number(body, "temperature", 0, sys.float_info.max)
         if temperature and temperature < _LEAST_TEMPERATURE:
             raise _RefusedError(f"temperature must be 0, or at least {_LEAST_TEMPERATURE}.")
-        _number(body, "top_p", 0, 1)
+        top_p = _number(body, "top_p", 0, 1)
         _number(body, "seed", -_MOST_WHOLE, _MOST_WHOLE, whole=True)
         _check_settings(body.get("generation_config"))
-        if temperature and body.get("generation_config") is None:  # it never begins to sample by itself
+        samples = top_p not in (None, 1) if temperature is None else temperature > 0
+        if samples and body.get("generation_config") is None:  # it never begins to sample by itself
             settings = self._settings.to_diff_dict() | {"do_sample": True}
             body["generation_config"] = json.dumps(settings)
         # Of what is empty transformers makes an error.
@@ -199,7 +215,7 @@ class _Front:
             new_tokens = most_new_tokens(self._config, prompt, new_tokens)
         except SequenceTooLong as error:
             raise _RefusedError(str(error), "context_length_exceeded") from error
-        return json.dumps(body | {"model": self._pinned, "max_tokens": new_tokens}).encode()
+        return body | {"model": self._pinned, "max_tokens": new_tokens}
 
     def _logit_bias(self, bias: Any) -> dict[str, float]:
         """As transformers takes it. Raises `_RefusedError` for tokens that there are not, and for no numbers."""
@@ -232,26 +248,73 @@ class _Front:
             if not isinstance(prompt, str) or not (ids := self._tokenizer(prompt)["input_ids"]):
                 raise _RefusedError("prompt must be a text, and not an empty one.")
             return list(ids)
-        messages = body.get("messages")
-        if not isinstance(messages, list) or not messages:
-            raise _RefusedError("messages must be a list, and not an empty one.")
-        if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
-            raise _RefusedError("Every one of the messages must be an object with a role.")
         if self._tokenizer.chat_template is None:
             raise _RefusedError(f"The model has no chat template. Ask {_COMPLETIONS} instead.")
-        plain = [message | {"content": _text(message.get("content"))} for message in messages]
-        try:
-            text = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates refuse in their own ways what they do not foresee
-            raise _RefusedError(f"The model's chat template does not take these messages: {error}") from error
+        tools = body.get("tools") or None
+        text = self._chat(body, tools)
+        if tools and text == self._chat(body, None):
+            raise _RefusedError("The model's chat template has no place for tools.")
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _chat(self, body: Mapping[str, Any], tools: Any) -> str:
+        """The text of the prompt, as transformers' server makes it. Raises `_RefusedError`."""
+        try:
+            text = self._tokenizer.apply_chat_template(
+                body["messages"],
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=True,
+                **body.get("chat_template_kwargs", {}),
+            )
+        except Exception as error:  # templates refuse in their own ways what they do not foresee
+            raise _RefusedError(f"The model's chat template does not take this: {error}") from error
+        return str(text)
+
+
+def _is_object(body: Mapping[str, Any], name: str) -> bool:
+    return body.get(name) is None or isinstance(body[name], dict)
+
+
+def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """With texts as their contents, and what each call of a tool is given as objects: what templates take.
+
+    Raises `_RefusedError` for what is anything else.
+    """
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise _RefusedError("messages must be a list, and not an empty one.")
+    if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
+        raise _RefusedError("Every one of the messages must be an object with a role.")
+    understood = []
+    for message in messages:
+        plain = {"role": message["role"], "content": _text(message.get("content"))}
+        if message.get("tool_calls"):
+            plain |= {"tool_calls": _calls(message["tool_calls"]), "content": ""}  # as transformers has it
+        if message.get("tool_call_id") is not None:
+            plain["tool_call_id"] = message["tool_call_id"]
+        understood.append(plain)
+    return understood
 
 
 def _text(content: Any) -> str:
-    """Of a message: all of its parts that are text."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+    """Of a message: all of its parts. Raises `_RefusedError` for one that is no text, such as an image."""
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    if len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
+        raise _RefusedError("The content of each message must be a text, or a list of parts of type text.")
+    return " ".join(map(str, texts))
+
+
+def _calls(calls: Any) -> list[dict[str, Any]]:
+    try:
+        functions = [call["function"] for call in calls]
+        arguments = [json.loads(given) if isinstance(given := of["arguments"], str) else given for of in functions]
+        return [
+            {**call, "function": {**of, "arguments": given}}
+            for call, of, given in zip(calls, functions, arguments, strict=True)
+        ]
+    except (TypeError, KeyError, ValueError) as error:
+        raise _RefusedError("Each of tool_calls must have a function with its arguments, in JSON.") from error
 
 
 def _stop(body: Mapping[str, Any]) -> list[str]:

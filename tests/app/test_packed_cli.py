@@ -37,6 +37,7 @@ EGGS = [sys.executable, "-m", "app.cli"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
 PROMPT = "The value of"
 MESSAGES: Any = [{"role": "user", "content": PROMPT}]
+TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}
 
 
 def eggs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -218,22 +219,71 @@ def test_serve_model_answers_openais_client(client: openai.OpenAI, pruned: Path)
 
 def test_serve_model_tells_its_name_and_takes_others_that_mean_it(client: openai.OpenAI, pruned: Path) -> None:
     (model,) = client.models.list().data
-    assert model.id == str(pruned / "packed")
+    assert model.id == client.models.retrieve("packed").id == "packed"
     options: Any = {"prompt": PROMPT, "max_tokens": 4, "temperature": 0}
     whole = client.completions.create(model=model.id, **options)
-    for name in ("packed", whole.model):
+    assert whole.model == "packed"
+    assert {part.model for part in client.completions.create(model=model.id, **options, stream=True)} == {"packed"}
+    for name in (str(pruned / "packed"), "packed@main"):
         assert client.completions.create(model=name, **options).choices == whole.choices
     with pytest.raises(openai.NotFoundError, match="There is no model 'another' here"):
         client.completions.create(model="another", **options)
 
 
-def test_serve_model_samples_at_a_temperature(client: openai.OpenAI) -> None:
+@pytest.mark.parametrize("asked", [{"temperature": 2}, {"top_p": 0.99}])
+def test_serve_model_samples_where_it_is_asked_to(asked: Any, client: openai.OpenAI) -> None:
     def said(seed: int) -> str:
         options: Any = {"model": "packed", "prompt": PROMPT, "max_tokens": 16}
-        return client.completions.create(**options, temperature=2, seed=seed).choices[0].text
+        return client.completions.create(**options, **asked, seed=seed).choices[0].text
 
     assert said(1) == said(1)
     assert len({said(seed) for seed in range(4)}) > 1
+
+
+def test_serve_model_ends_before_a_stop(client: openai.OpenAI) -> None:
+    options: Any = {"model": "packed", "max_tokens": 8, "temperature": 0}
+    whole = client.completions.create(prompt=PROMPT, **options).choices[0].text
+    options["stop"] = ["never said", stop := whole[2:4]]
+    expected = whole[: whole.index(stop)]
+    stopped = client.completions.create(prompt=PROMPT, **options).choices[0]
+    assert (stopped.text, stopped.finish_reason) == (expected, "stop")
+    assert client.chat.completions.create(messages=MESSAGES, **options).choices[0].message.content == expected
+    parts = client.completions.create(prompt=PROMPT, **options, stream=True)
+    assert "".join(part.choices[0].text for part in parts) == expected
+    chat = client.chat.completions.create(messages=MESSAGES, **options, stream=True)
+    assert "".join(part.choices[0].delta.content or "" for part in chat) == expected
+
+
+def test_serve_model_ends_streams_as_openai_does(client: openai.OpenAI, served: str) -> None:
+    options: Any = {"model": "packed", "max_tokens": 4, "temperature": 0, "stream": True}
+    with_usage = {"stream_options": {"include_usage": True}}
+    *_, last, usage = client.chat.completions.create(messages=MESSAGES, **options, **with_usage)
+    assert (last.choices[0].finish_reason, last.usage, usage.choices) == ("length", None, [])
+    assert usage.usage is not None
+    assert usage.usage.completion_tokens == 4
+    said = httpx.post(f"{served}/completions", json=options | {"prompt": PROMPT}, timeout=60).text
+    assert said.endswith("\n\ndata: [DONE]\n\n")
+
+
+def test_serve_model_takes_its_answers_back(client: openai.OpenAI) -> None:
+    """As clients give them that write out all of a message, and calls of tools with their results."""
+    options: Any = {"model": "packed", "max_tokens": 4}
+    answer = client.chat.completions.create(messages=MESSAGES, **options).choices[0].message.model_dump()
+    assert answer["tool_calls"] is None
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    called: Any = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "5"},
+    ]
+    usage = client.chat.completions.create(messages=[*MESSAGES, answer, *called, *MESSAGES], **options).usage
+    assert usage is not None
+
+
+@pytest.mark.parametrize("path", ["reset", "load_model", "v1/responses", "v1/systemone", "docs"])
+def test_serve_model_serves_nothing_else(path: str, served: str) -> None:
+    """Such as loading another model, which transformers' server does for whoever asks."""
+    answer = httpx.post(served.removesuffix("v1") + path, json={"model": "another"}, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, f"There is no POST /{path} here.")
 
 
 def test_serve_model_ends_where_the_models_positions_do(client: openai.OpenAI) -> None:
@@ -280,6 +330,14 @@ def test_serve_model_ends_where_the_models_positions_do(client: openai.OpenAI) -
         ({"prompt": "a\ud800b"}, "surrogate"),
         ({"prompt": PROMPT, "n": 2}, "n is not supported"),
         ({"prompt": PROMPT, "logprobs": 3}, "logprobs is not supported"),
+        ({"prompt": PROMPT, "logprobs": 0}, "logprobs is not supported"),
+        ({"prompt": PROMPT, "stream": "yes"}, "stream must be"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a list of parts of type text"),
+        ({"messages": [{"role": "user", "content": ["hello"]}]}, "a list of parts of type text"),
+        ({"messages": [{"role": "user", "content": 5}]}, "a list of parts of type text"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "Each of tool_calls must have"),
+        ({"messages": MESSAGES, "tools": [5]}, "chat template does not take this"),
+        ({"messages": MESSAGES, "tools": [TOOL]}, "no place for tools"),
         ({"prompt": PROMPT, "no_such_field": 1}, "Unexpected fields"),
         ({"messages": []}, "messages must be"),
         ({"messages": ["hello"]}, "an object with a role"),
