@@ -57,6 +57,12 @@ _library.define(
 )
 
 
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raises TypeError for one that packed weights do not have."""
+    if dtype not in DTYPES:
+        raise TypeError(f"Packed weights cannot be {dtype}. Unpack the model first, as eggs unpack does.")
+
+
 class PackedLinear(nn.Module):
     """y = x Wᵀ + b for a W in packed form; made without content, which a checkpoint's is loaded into.
 
@@ -123,8 +129,7 @@ class PackedLinear(nn.Module):
 
         Raises TypeError for a dtype that packed weights do not have.
         """
-        if (dtype := fn(self.weight_values.data[:0]).dtype) not in DTYPES:
-            raise TypeError(f"Packed weights cannot be {dtype}. Unpack the model first, as eggs unpack does.")
+        check_dtype(fn(self.weight_values.data[:0]).dtype)
         held = self.compressed, self.metadata
         before = self.weight_values.device, self.weight_values.dtype  # torch changes a parameter in place
         self.compressed, self.metadata = None, None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
@@ -17,7 +18,7 @@ from eggs_core.checkpoint import Checkpoint
 from eggs_core.dense_linear import put_dense_layers
 from eggs_core.errors import BrokenPack
 from eggs_core.large_batches import choose_products
-from eggs_core.packed_linear import PackedLinear
+from eggs_core.packed_linear import PackedLinear, check_dtype
 from eggs_core.packing import check
 from eggs_core.packing_config import METHOD, PackingConfig
 
@@ -43,6 +44,11 @@ class EggsQuantizer(HfQuantizer):
 
     requires_calibration = True
     quantization_config: EggsConfig
+
+    def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Refuses what a caller asks for that packed weights are never loaded as."""
+        check_dtype(dtype)
+        return dtype
 
     def _process_model_before_weight_loading(
         self, model: "PreTrainedModel", checkpoint_files: Sequence[str] | None = None, **kwargs: Any

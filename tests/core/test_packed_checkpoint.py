@@ -172,6 +172,12 @@ def test_it_is_generated_from_compiled_saved_and_differentiated(pruned: Any, tmp
     torch.testing.assert_close(embedded.grad, gradients[1])
 
 
+def test_a_dtype_that_packed_weights_do_not_have_is_not_called_damage(pruned: Any) -> None:
+    out, _ = pruned("llama")
+    with pytest.raises(TypeError, match="Packed weights cannot be torch"):
+        AutoModelForCausalLM.from_pretrained(out / "packed", dtype=torch.float64)
+
+
 def test_the_operator_keeps_torchs_rules(pruned: Any) -> None:
     out, _ = pruned("llama")
     layer = load(out / "packed").model.layers[0].mlp.up_proj
