@@ -146,9 +146,10 @@ class _Front:
         try:
             if scope["method"] == "POST" and path in (_COMPLETIONS, _CHAT):
                 body = self._understood(await request.body(), path)
-                usage_last = bool((body.get("stream_options") or {}).get("include_usage"))
-                answer = Answer(send, self._name, body["stop"] or [], usage_last=usage_last)
-                content = json.dumps(body).encode()
+                streams = bool(body.get("stream"))
+                usage_last = streams and bool((body.get("stream_options") or {}).get("include_usage"))
+                answer = Answer(send, self._name, body["stop"] or [], streams=streams, usage_last=usage_last)
+                content = json.dumps(body | {"stream": True}).encode()
                 await self._app(_with_length(scope, len(content)), _repeated(content, receive), answer.send)
             else:
                 await JSONResponse(self._models(scope["method"], path))(scope, receive, send)
