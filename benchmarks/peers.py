@@ -3,7 +3,7 @@
     python -m benchmarks.peers [--calibration SOURCE] [--evaluation SOURCE ...] [--samples 24] [--windows 32]
         [--length 1024] [--pattern 2:4] [--seeds 0 ...] [--resume]
 
-The library is installed into an environment of its own, `benchmarks/.venv`, and given the very windows that our
+The library is installed into an environment of its own, and given the very windows that our
 methods get. Its time begins with the model and the windows in memory and ends with the pruned model in memory.
 """
 
@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import tempfile
-import venv
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy
 import torch
 
 from benchmarks.comparison import Figures, Prune, Task, compare
+from benchmarks.environment import ROOT, TORCH, python_with
 from eggs_core.checkpoint import Checkpoint
 from eggs_core.expansion import expansion_figures
 from eggs_core.pattern import NMPattern
@@ -26,10 +26,6 @@ from eggs_core.prune import plan
 from eggs_core.skeleton import Skeleton
 from eggs_core.spec import PruneSpec
 
-ROOT = Path(__file__).parent.parent
-ENVIRONMENT = Path(__file__).parent / ".venv"
-# torch comes first and by itself, in the build that is used here: left to itself pip would fetch CUDA for a CPU.
-TORCH = f"torch=={torch.__version__.split('+')[0]}"
 LIBRARIES = ("llmcompressor==0.14.0.1", "transformers==5.17.0")
 
 
@@ -50,7 +46,7 @@ def prune_with_peer(modifier: str, task: Task, out: Path) -> Figures:
         }
         words = [str(word) for option in options.items() for word in option]
         run = subprocess.run(
-            [_python(), "-m", "benchmarks.peer_llmcompressor", *words],
+            [python_with("llm-compressor", LIBRARIES), "-m", "benchmarks.peer_llmcompressor", *words],
             cwd=ROOT,
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
             capture_output=True,
@@ -67,18 +63,6 @@ PEERS: dict[str, Prune] = {
     f"llm-compressor {modifier}": partial(prune_with_peer, modifier) for modifier in ("wanda", "sparsegpt")
 }
 NOTE = f"llm-compressor runs with {TORCH} and {', '.join(LIBRARIES)}; its edges are its weights that are not zero."
-
-
-def _python() -> Path:
-    """The interpreter of the peer's environment, which is made if it is not there as it should be."""
-    python, installed = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "installed"
-    wanted = "\n".join([TORCH, *LIBRARIES])
-    if not installed.is_file() or installed.read_text() != wanted:
-        venv.create(ENVIRONMENT, clear=True, with_pip=True)
-        for requirements in ([TORCH], [TORCH, *LIBRARIES]):
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
-        installed.write_text(wanted)
-    return python
 
 
 def _fewest_edges(dense: Path, pruned: Path, pattern: NMPattern) -> int:

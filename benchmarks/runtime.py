@@ -5,16 +5,17 @@
 
 A randomly initialised Llama in bfloat16, by default of 1.1 billion parameters, pruned by magnitude: 64 tokens
 decoded greedily after a prompt of 128, by transformers, in one process in which the two forms take turns. Peak
-memory is that of a process of its own that loads one form and generates as much, `benchmarks.peak`.
+memory is that of a process of its own that loads one form and generates as much, `benchmarks.peak`, in an
+environment as a worker has it: transformers and torch load more where more is installed.
 """
 
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.environment import ROOT, python_of_a_worker
 from benchmarks.random_llama import save_model
 from benchmarks.results import keep, of_processor
 from eggs_core.checkpoint import Checkpoint
@@ -56,7 +57,8 @@ def main() -> None:
         peaks = {
             form: json.loads(
                 subprocess.run(
-                    [sys.executable, "-m", "benchmarks.peak", str(folder)],
+                    [python_of_a_worker(), "-m", "benchmarks.peak", str(folder)],
+                    cwd=ROOT,
                     check=True,
                     capture_output=True,
                     text=True,
@@ -87,10 +89,11 @@ def main() -> None:
         f"--batches {' '.join(map(str, arguments.batches))} --rounds {arguments.rounds}",
         rows,
         f"{report.model.parameters / 1e9:.2f} billion parameters. "
-        f"On disk {sizes['packed'] / sizes['dense']:.3f} of the dense {sizes['dense'] / 2**20:.0f} MiB; "
-        f"peak resident memory {peaks['packed']['peak'] / peaks['dense']['peak']:.3f} of "
-        f"{peaks['dense']['peak'] / 2**20:.0f} MiB; {added['packed'] / added['dense']:.3f} of "
-        f"{added['dense'] / 2**20:.0f} MiB without the {peaks['dense']['before'] / 2**20:.0f} MiB "
+        f"On disk {sizes['packed'] / sizes['dense']:.3f} of the dense {sizes['dense'] / 2**20:.0f} MiB. "
+        "Peak resident memory, with a worker's libraries alone, "
+        f"{peaks['packed']['peak'] / peaks['dense']['peak']:.3f} of {peaks['dense']['peak'] / 2**20:.0f} MiB; "
+        f"{added['packed'] / added['dense']:.3f} of {added['dense'] / 2**20:.0f} MiB "
+        f"without the {peaks['dense']['before'] / 2**20:.0f} MiB "
         "that Python, torch and transformers take before there is a model.",
     )
 
