@@ -110,9 +110,9 @@ REPORT: dict[str, Any] = {
     "bytes": {
         "dense_checkpoint": 269060552,
         "pruned_checkpoint": 269060552,
-        "packed_checkpoint": 176185600,
+        "packed_checkpoint": 172867840,
         "pruned_in_memory": 269043456,
-        "packed_in_memory": 176167680,
+        "packed_in_memory": 172849920,
         "peak_resident": 1288490188,
         "peak_device": None,
     },

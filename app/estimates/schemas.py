@@ -9,8 +9,8 @@ from app.examples import example
 _SIZES: dict[str, Any] = {
     "parameters": 134515008,
     "dense_bytes": 269030016,
-    "packed_bytes": 176146560,
-    "output_bytes": 445176576,
+    "packed_bytes": 172828800,
+    "output_bytes": 441858816,
     "basis": "From the tensors in the model's files.",
 }
 _MEMORY: dict[str, Any] = {
