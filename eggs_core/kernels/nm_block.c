@@ -10,7 +10,6 @@
 
 #ifdef EGGS_X86
 
-#define UNROLLED _Pragma("GCC unroll 8")
 /* Columns of a step: what a register holds of a row. */
 #define STEP 32
 /* Columns and rows that are unpacked at a time. */

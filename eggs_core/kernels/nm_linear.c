@@ -18,7 +18,6 @@
 #define XFEATURE_XTILEDATA 18
 #endif
 
-#define UNROLLED _Pragma("GCC unroll 8")
 #define MAX_ROWS 4
 #define MAX_TOKENS 8
 #define MAX_CHUNKS 2
@@ -41,11 +40,12 @@ static inline void portable(ARGUMENTS, const int tokens) {
     const float *X = x;
     const void *values = values_of(W, row);
     const uint8_t *mask = mask_of(W, row);
+    const eggs_stored in = stored_in(W);
     int64_t i = 0;
     uint32_t bits = 0;
     for (int t = 0; t < tokens; t++) sums[t] = 0;
     for (int64_t c = 0; c < W->columns; c++, bits >>= 1) {
-        if (c % 8 == 0) bits = bits_at(W, mask, c, least(8, W->columns - c));
+        if (c % 8 == 0) bits = bits_at(in, mask, c, least(8, W->columns - c));
         float w = bits & 1 ? load(values, i++, W->dtype) : 0.0f;
         for (int t = 0; t < tokens; t++) sums[t] += w * X[t * W->columns + c];
     }
@@ -60,6 +60,7 @@ static inline void portable(ARGUMENTS, const int tokens) {
     const uint8_t *mask[MAX_ROWS];                                                                                    \
     int64_t i[MAX_ROWS], there = kept_of(W) * (W->rows - row);                                                        \
     const int64_t readable = mask_readable(W, least(row + rows, W->rows) - 1);                                        \
+    const eggs_stored in = stored_in(W);                                                                              \
     const int64_t ahead = rows * kept_of(W) * size_of(W->dtype); /* the same place of the next rows */               \
     UNROLLED for (int r = 0; r < rows; r++) {                                                                         \
         int64_t real = least(r, W->rows - row - 1);                                                                   \
@@ -125,7 +126,7 @@ TARGET_AVX2 INLINE void avx2(ARGUMENTS, const int rows, const int tokens, const 
         int64_t columns = least(8, W->columns - c);
         __m256i inside = first_of_eight((int)columns);
         UNROLLED for (int r = 0; r < rows; r++) {
-            uint32_t bits = bits_at(W, mask[r], c, columns);
+            uint32_t bits = bits_at(in, mask[r], c, columns);
             int count = __builtin_popcount(bits);
             __m256 w = in_their_columns(eight(values, i[r], count, dtype), EGGS_PLAIN->spread_32[bits]);
             i[r] += count;
@@ -189,7 +190,7 @@ TARGET_AVX512 INLINE void avx512(ARGUMENTS, const int rows, const int tokens, co
         int64_t columns = least(16, W->columns - c);
         __mmask16 inside = (__mmask16)((1u << columns) - 1);
         UNROLLED for (int r = 0; r < rows; r++) {
-            uint32_t bits = bits_at(W, mask[r], c, columns);
+            uint32_t bits = bits_at(in, mask[r], c, columns);
             int count = __builtin_popcount(bits);
             __m512 w = _mm512_maskz_expand_ps((__mmask16)bits, sixteen(values, i[r], count, dtype));
             i[r] += count;
@@ -252,7 +253,7 @@ TARGET_BF16 INLINE void avx512_bf16(ARGUMENTS, const int rows, const int tokens,
         for (int64_t c = done; c < W->columns; c += 32) {
             int64_t columns = least(32, W->columns - c);
             __mmask32 inside = columns == 32 ? 0xffffffffu : (1u << columns) - 1;
-            __m512i w = next_weights(W, &next, mask[r], c, columns);
+            __m512i w = next_weights(in, &next, mask[r], c, columns);
             UNROLLED for (int t = 0; t < tokens; t++) {
                 __m512i inputs = _mm512_maskz_loadu_epi16(inside, X + t * W->columns + c);
                 acc[r][t][0] = _mm512_dpbf16_ps(acc[r][t][0], (__m512bh)w, (__m512bh)inputs);

@@ -47,9 +47,10 @@ static void unpack_row(const eggs_packed *W, int64_t row, void *dense) {
     int64_t size = size_of(W->dtype);
     const char *value = values_of(W, row);
     memset(dense, 0, (size_t)(W->columns * size));
+    const eggs_stored in = stored_in(W);
     uint32_t bits = 0;
     for (int64_t c = 0; c < W->columns; c++, bits >>= 1) {
-        if (c % 8 == 0) bits = bits_at(W, mask, c, least(8, W->columns - c));
+        if (c % 8 == 0) bits = bits_at(in, mask, c, least(8, W->columns - c));
         if (bits & 1) {
             memcpy((char *)dense + c * size, value, (size_t)size);
             value += size;
@@ -58,26 +59,32 @@ static void unpack_row(const eggs_packed *W, int64_t row, void *dense) {
 }
 
 #ifdef EGGS_X86
-/* Eight columns at a time for as long as whole loads stay within the row; then one by one. */
+/* Steps of 32 columns for as long as whole loads stay within the matrix; then one by one. */
 TARGET_AVX2 INLINE void unpack_row_avx2(const eggs_packed *W, int64_t row, char *dense, const int64_t size) {
-    const char *value = values_of(W, row), *end = value + kept_of(W) * size;
+    const char *value = values_of(W, row), *end = values_of(W, W->rows);
     const uint8_t *mask = mask_of(W, row);
+    const int64_t columns = W->columns, readable = mask_readable(W, row);
+    const eggs_stored in = stored_in(W);
     int64_t c = 0;
-    for (; c + 8 <= W->columns && end - value >= 8 * size; c += 8) {
-        uint32_t bits = bits_at(W, mask, c, 8);
+    for (int64_t at = 0; c + 32 <= columns && end - value >= 32 * size && at / 8 + 8 <= readable; at += 4 * in.width) {
+        uint64_t stored = stored_at(mask, at);
         _mm_prefetch(value + AHEAD, _MM_HINT_T1);
-        if (size == 4) {
-            _mm256_storeu_ps((float *)dense + c, in_their_columns(_mm256_loadu_ps((const float *)value), EGGS_PLAIN->spread_32[bits]));
-        } else {
-            __m128i from = _mm_loadu_si128((const __m128i *)EGGS_PLAIN->spread_16[bits]);
-            __m128i w = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)value), from);
-            _mm_storeu_si128((__m128i *)((uint16_t *)dense + c), w);
+        UNROLLED for (int k = 0; k < 4; k++, c += 8, stored >>= in.width) {
+            uint64_t eight = stored & ((1u << in.width) - 1);
+            if (size == 4) {
+                __m256 packed = _mm256_loadu_ps((const float *)value);
+                _mm256_storeu_ps((float *)dense + c, in_their_columns(packed, in.eights->spread_32[eight]));
+            } else {
+                __m128i from = _mm_loadu_si128((const __m128i *)in.eights->spread_16[eight]);
+                __m128i w = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)value), from);
+                _mm_storeu_si128((__m128i *)((uint16_t *)dense + c), w);
+            }
+            value += __builtin_popcount(in.eights->mask[eight]) * size;
         }
-        value += __builtin_popcount(bits) * size;
     }
     uint32_t bits = 0;
-    for (; c < W->columns; c++, bits >>= 1) {
-        if (c % 8 == 0) bits = bits_at(W, mask, c, least(8, W->columns - c));
+    for (; c < columns; c++, bits >>= 1) {
+        if (c % 8 == 0) bits = bits_at(in, mask, c, least(8, columns - c));
         if (bits & 1)
             memcpy(dense + c * size, value, (size_t)size);
         else
@@ -115,6 +122,7 @@ TARGET_BF16 INLINE void unpack_steps(const eggs_packed *W, int64_t row, int64_t 
                                      int64_t stride, const int whole) {
     const uint16_t *values = (const uint16_t *)values_of(W, row) + first / W->m * W->n;
     const uint8_t *mask = mask_of(W, row);
+    const eggs_stored in = stored_in(W);
     int64_t done = 0;
     if (32 % W->m == 0) {
         const int64_t at = stored_bits(W, first) / 8, readable = mask_readable(W, row) - at;
@@ -125,7 +133,7 @@ TARGET_BF16 INLINE void unpack_steps(const eggs_packed *W, int64_t row, int64_t 
     for (int64_t c = done; c < columns; c += 32) {
         int64_t left = least(32, columns - c);
         __mmask32 inside = left == 32 || whole ? 0xffffffffu : (1u << left) - 1;
-        _mm512_mask_storeu_epi16(dense + c / 32 * stride, inside, next_weights(W, &values, mask, first + c, left));
+        _mm512_mask_storeu_epi16(dense + c / 32 * stride, inside, next_weights(in, &values, mask, first + c, left));
     }
 }
 

@@ -125,16 +125,25 @@ static inline const eggs_eights *eights_of(const eggs_packed *W) {
     return &eggs_eights_of[!in_parities(W) ? 3 : W->m == 2 ? 0 : W->m == 4 ? 1 : 2][W->n & 1];
 }
 
+/* How the masks of a matrix are stored: found once, as a loop that writes would find it anew for each eight columns. */
+typedef struct {
+    const eggs_eights *eights;
+    int64_t width, end; /* stored bits of eight columns, and bytes of a row */
+} eggs_stored;
+
+static inline eggs_stored stored_in(const eggs_packed *W) {
+    return (eggs_stored){eights_of(W), stored_bits(W, 8), mask_bytes(W)};
+}
+
 /* Mask bits of the columns from c on, `count` of them at most 32, where c is a multiple of 8; `mask` is that of the row. Reads
    no byte beyond it. */
-static inline uint32_t bits_at(const eggs_packed *W, const uint8_t *mask, int64_t c, int64_t count) {
-    const int64_t width = stored_bits(W, 8), end = mask_bytes(W);
+static inline uint32_t bits_at(eggs_stored in, const uint8_t *mask, int64_t c, int64_t count) {
     uint64_t bits = 0;
     for (int64_t i = 0; i < count; i += 8) {
-        int64_t at = (c + i) / 8 * width;
+        int64_t at = (c + i) / 8 * in.width;
         uint32_t stored = mask[at / 8];
-        if (at % 8 + width > 8 && at / 8 + 1 < end) stored |= (uint32_t)mask[at / 8 + 1] << 8;
-        bits |= (uint64_t)eights_of(W)->mask[stored >> at % 8 & ((1u << width) - 1)] << i;
+        if (at % 8 + in.width > 8 && at / 8 + 1 < in.end) stored |= (uint32_t)mask[at / 8 + 1] << 8;
+        bits |= (uint64_t)in.eights->mask[stored >> at % 8 & ((1u << in.width) - 1)] << i;
     }
     return (uint32_t)(bits & ((UINT64_C(1) << count) - 1));
 }
@@ -253,9 +262,9 @@ TARGET_BF16 INLINE __m512i weights_of_32(const uint16_t *values, uint32_t bits, 
 }
 
 /* The weights of up to 32 columns from c on, which a step of 32 begins with; reads no further. Moves `values` past them. */
-TARGET_BF16 INLINE __m512i next_weights(const eggs_packed *W, const uint16_t **values, const uint8_t *mask, int64_t c,
+TARGET_BF16 INLINE __m512i next_weights(eggs_stored in, const uint16_t **values, const uint8_t *mask, int64_t c,
                                         int64_t columns) {
-    uint32_t bits = bits_at(W, mask, c, columns);
+    uint32_t bits = bits_at(in, mask, c, columns);
     int count = __builtin_popcount(bits);
     __m512i packed = _mm512_maskz_loadu_epi16(count == 32 ? 0xffffffffu : (1u << count) - 1, *values);
     IN_REGISTER(packed);
