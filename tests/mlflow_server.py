@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -42,12 +43,14 @@ class MlflowServer:
         except httpx.TransportError:
             return False
 
-    def pause(self) -> None:
-        """From now on it takes connections and says nothing."""
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Meanwhile it takes connections and says nothing."""
         os.killpg(self._process.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        os.killpg(self._process.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)

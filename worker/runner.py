@@ -169,9 +169,10 @@ def _track_end(
 
 def _track_lost(settings: Settings, sessions: sessionmaker[Session], job: Job, stopping: Signal) -> None:
     """Ends in the trackers what the attempts at a job began, none of which came to its end."""
-    _track(settings, job, stopping)
-    with sessions.begin() as session:
-        tracked.forget(session, job.id)
+    if job.attempt:
+        _track(settings, job, stopping)
+        with sessions.begin() as session:
+            tracked.forget(session, job.id)
 
 
 def _track_overlooked(settings: Settings, sessions: sessionmaker[Session], stopping: Signal) -> None:

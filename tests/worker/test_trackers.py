@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.db import utcnow
 from app.dispatcher import dispatch
-from app.jobs import tracked
+from app.jobs import service, tracked
 from app.jobs.models import Job
 from app.queue import make_celery
 from app.settings import Settings
@@ -320,16 +320,27 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(
     job_id = make_job(sessions, **long_body)
     thread = in_thread(job_id, settings, sessions)
     wait_for(lambda: experiment_exists(experiment) and runs_of(experiment))
-    mlflow_server.pause()
-    try:
+    with mlflow_server.paused():
         wait_for(lambda: "The job goes on without mlflow" in caplog.text)
-    finally:
-        mlflow_server.resume()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     thread.join()
     (run,) = runs_of(experiment)
     history = MlflowClient().get_metric_history(run.info.run_id, "progress")
     assert (run.info.status, sorted(metric.step for metric in history)) == ("FINISHED", list(range(40)))
+
+
+def test_a_job_that_never_began_has_no_run(
+    mlflow_server: MlflowServer,
+    experiment: str,
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    request_body: dict[str, Any],
+) -> None:
+    job_id = make_job(sessions, **request_body)
+    with sessions.begin() as session:
+        service.cancel(session, "default", job_id)
+    run_job(job_id, settings, sessions, Event())  # its message is still in the queue
+    assert not experiment_exists(experiment)
 
 
 def test_another_worker_tells_of_the_end_where_the_jobs_own_was_killed_before_it_could(
@@ -346,13 +357,12 @@ def test_another_worker_tells_of_the_end_where_the_jobs_own_was_killed_before_it
         [sys.executable, "-c", RUN, job_id], env=os.environ | settings.environment(), stderr=subprocess.DEVNULL
     )
     wait_for(lambda: experiment_exists(experiment) and runs_of(experiment))
-    mlflow_server.pause()
-    try:
-        wait_for(lambda: read_job(sessions, job_id).state == "succeeded")
-    finally:
-        worker.kill()
-        worker.wait()
-        mlflow_server.resume()
+    with mlflow_server.paused():
+        try:
+            wait_for(lambda: read_job(sessions, job_id).state == "succeeded")
+        finally:
+            worker.kill()
+            worker.wait()
     assert [run.info.status for run in runs_of(experiment)] == ["RUNNING"]
     celery = make_celery(settings)
     assert dispatch(sessions, celery, timedelta()) == [], "its own worker may be at it"
