@@ -4,16 +4,17 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread, Timer
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session
 
 from app.db import make_engine, make_sessions
 from app.jobs import leases
@@ -51,14 +52,22 @@ class Postgres:
         """As a crash would."""
         self._run("pg_ctl", "stop", "--mode=immediate")
 
-    def refuse_writes(self, refuse: bool) -> None:
+    @contextmanager
+    def refusing_writes(self) -> Iterator[None]:
         """As a standby does that took over a name too early, and a service whose disk is full."""
-        value = "on" if refuse else "off"
         engine = create_engine(self.url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(text(f"ALTER SYSTEM SET default_transaction_read_only = {value}"))
-            connection.execute(text("SELECT pg_reload_conf()"))
-        engine.dispose()
+
+        def set_read_only(value: str) -> None:
+            with engine.connect() as connection:
+                connection.execute(text(f"ALTER SYSTEM SET default_transaction_read_only = {value}"))
+                connection.execute(text("SELECT pg_reload_conf()"))
+
+        set_read_only("on")
+        try:
+            yield
+        finally:
+            set_read_only("off")
+            engine.dispose()
 
     def _run(self, program: str, *arguments: str) -> None:
         user = ["runuser", "--user", "postgres", "--"] if os.geteuid() == 0 else []
@@ -85,16 +94,22 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     server.stop()
 
 
+def prepared(postgres: Postgres, data: Path, model: Path) -> tuple[Settings, Engine]:
+    """Settings of a service on that server, which has its tables now."""
+    engine = make_engine(postgres.url)
+    upgrade(engine)
+    settings = Settings(
+        data_dir=data, database_url=postgres.url, model_roots=[model.parent], allow_hub=False, lease_seconds=60
+    )
+    return settings, engine
+
+
 def test_postgresql_is_restarted_in_the_middle_of_a_job(
     postgres: Postgres, tmp_path: Path, make_model: MakeModel
 ) -> None:
     model = make_model("llama", num_hidden_layers=40)
-    settings = Settings(
-        data_dir=tmp_path, database_url=postgres.url, model_roots=[model.parent], allow_hub=False, lease_seconds=60
-    )
-    engine = make_engine(postgres.url)
-    upgrade(engine)
-    sessions: sessionmaker[Session] = make_sessions(engine)
+    settings, engine = prepared(postgres, tmp_path, model)
+    sessions = make_sessions(engine)
     _, token = make_key(sessions)
     job_id = make_job(sessions, model=str(model), calibration=SHORT, evaluation=None)
     with TestClient(create_app(settings), headers={"Authorization": f"Bearer {token}"}) as client:
@@ -128,11 +143,7 @@ def test_postgresql_takes_no_writes_for_a_while(
 ) -> None:
     """What cannot be stored is answered as where the server is away; the job goes on, and its end waits."""
     model = make_model("llama", num_hidden_layers=40)
-    settings = Settings(
-        data_dir=tmp_path, database_url=postgres.url, model_roots=[model.parent], allow_hub=False, lease_seconds=60
-    )
-    engine = make_engine(postgres.url)
-    upgrade(engine)
+    settings, engine = prepared(postgres, tmp_path, model)
     sessions = make_sessions(engine)
     _, token = make_key(sessions)
     job_id = make_job(sessions, model=str(model), calibration=SHORT, evaluation=None)
@@ -140,14 +151,11 @@ def test_postgresql_takes_no_writes_for_a_while(
         worker = Thread(target=run_job, args=(job_id, settings, sessions, Event()))
         worker.start()
         wait_for(lambda: read_job(sessions, job_id).stage == "prune")
-        postgres.refuse_writes(True)
-        try:
+        with postgres.refusing_writes():
             answer = client.post("/v1/jobs", json={"model": str(model)})
             assert (answer.status_code, answer.json()["type"]) == (503, "urn:eggs:problem:database-unavailable")
             assert client.get(f"/v1/jobs/{job_id}").json()["state"] == "running"
             wait_for(lambda: "The end of an attempt is not recorded yet" in caplog.text)
-        finally:
-            postgres.refuse_writes(False)
         worker.join()
     job = read_job(sessions, job_id)
     assert (job.state, job.attempt, job.error) == ("succeeded", 1, None)
@@ -160,11 +168,7 @@ def test_postgresql_goes_away_at_the_moment_of_publication(
 ) -> None:
     """Whether the transaction was committed or not: the job succeeds, once, and its files are there."""
     model = make_model("llama")
-    settings = Settings(
-        data_dir=tmp_path, database_url=postgres.url, model_roots=[model.parent], allow_hub=False, lease_seconds=60
-    )
-    engine = make_engine(postgres.url)
-    upgrade(engine)
+    settings, engine = prepared(postgres, tmp_path, model)
     sessions = make_sessions(engine)
     job_id = make_job(sessions, model=str(model), calibration=SHORT, evaluation=None)
     succeed = leases.succeed
