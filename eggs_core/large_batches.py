@@ -15,7 +15,7 @@ from torch import nn
 from eggs_core.kernels import semi_structured
 from eggs_core.kernels.semi_structured import PATTERN, Backend
 from eggs_core.packed_linear import PackedLinear
-from eggs_core.packing import pack
+from eggs_core.packing import pack, packed_shapes, unpack
 
 TOKENS = 2048
 """Of the products that are timed: a long prompt, or some that are taken in together."""
@@ -105,10 +105,12 @@ def measure(shape: Shape) -> Measured:
     rows, columns, dtype, biased, device = shape
     generator = torch.Generator(device).manual_seed(0)  # its own: loading a model changes nothing that others draw
     random = partial(torch.randn, generator=generator, dtype=dtype, device=device)
-    W = random((rows, columns))
-    W[:, 2::4] = W[:, 3::4] = 0
-    values, mask = pack(W, PATTERN)
+    kept, _ = packed_shapes((rows, columns), PATTERN)
+    one_row = torch.ones(1, columns, dtype=dtype, device=device)
+    one_row[:, 2::4] = one_row[:, 3::4] = 0
+    values, mask = random(kept), pack(one_row, PATTERN)[1].repeat(rows, 1)
     x, bias = random((TOKENS, columns)), random(rows) if biased else None
+    W = unpack(values, mask, PATTERN)
     calls: dict[str, Callable[[], Any]] = {
         _DENSE: partial(nn.functional.linear, x, W, bias),
         _UNPACKED: partial(torch.ops.eggs.nm_linear, x, values, mask, bias, PATTERN.n, PATTERN.m),
