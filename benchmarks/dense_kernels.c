@@ -49,7 +49,8 @@ void dense(const uint16_t *W, const uint16_t *x, float *y, int64_t rows, int64_t
         const uint16_t *w = W + row * columns;
         sums a = zero(), b = zero(), c = zero(), d = zero();
         for (int64_t i = 0; i < columns; i += STEP) {
-            for (int r = 4; r < 8; r++) _mm_prefetch((const char *)(w + r * columns + i), _MM_HINT_T1);
+            /* The next four rows, in one stream from their first byte on, a line for each STEP of a row. */
+            for (int r = 0; r < 4; r++) _mm_prefetch((const char *)(w + 4 * columns + 4 * i + r * STEP), _MM_HINT_T1);
             a = add_product(a, w + i, x + i);
             b = add_product(b, w + columns + i, x + i);
             c = add_product(c, w + 2 * columns + i, x + i);

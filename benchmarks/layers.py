@@ -95,9 +95,11 @@ def one_token(shape: tuple[int, int], library: ctypes.CDLL, rounds: int) -> list
         "dense kernel": (by_kernel, copies),
         "F.linear": (lambda copy: nn.functional.linear(x, dense[copy]), copies),
     }
+    bytes_of = dict.fromkeys(works, size)
     for pattern in map(NMPattern.parse, PATTERNS):
         parts = [pack(dense[0] if str(pattern) == "2:4" else sparse(shape, pattern, generator), pattern)]
-        packed = -(-COPIES_BYTES // sum(part.nbytes for part in parts[0]))
+        bytes_of[f"packed {pattern}"] = sum(part.nbytes for part in parts[0])
+        packed = -(-COPIES_BYTES // bytes_of[f"packed {pattern}"])
         parts += [(parts[0][0].clone(), parts[0][1].clone()) for _ in range(packed - 1)]
 
         def product(copy: int, parts: Parts = parts, pattern: NMPattern = pattern) -> Tensor:
@@ -105,9 +107,6 @@ def one_token(shape: tuple[int, int], library: ctypes.CDLL, rounds: int) -> list
 
         works[f"packed {pattern}"] = product, packed
     taken = medians(works, rounds)
-    bytes_of = dict.fromkeys(works, size) | {
-        f"packed {p}": size * p.n // p.m + size // 16 for p in map(NMPattern.parse, PATTERNS)
-    }
     return [
         {
             "C_out × C_in": f"{rows} × {columns}",

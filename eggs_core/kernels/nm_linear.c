@@ -3,8 +3,9 @@
    zeros, as in a dense product. With one token the time is that of reading the packed bytes from memory.
 
    A kernel takes TOKENS tokens, so that weights are spread once for all of them, and ROWS rows, so that inputs are loaded
-   once for all of those, and memory is read in as many streams: with one alone it gives a sixth less on some processors. It
-   keeps CHUNKS sums for each, of columns that follow each other, so that they need not wait. */
+   once for all of those. It keeps CHUNKS sums for each, of columns that follow each other, so that they need not wait. What
+   the next rows take is meanwhile asked for from memory in one stream, from their first byte to their last: where memory is
+   fast it gives up to a quarter more than if each row were asked for by itself. */
 
 #include "packed.h"
 
@@ -53,6 +54,11 @@ static inline void portable(ARGUMENTS, const int tokens) {
 
 #ifdef EGGS_X86
 
+/* Where the values and the mask of the rows begin that come after those of a kernel. */
+typedef struct {
+    const char *values, *mask;
+} next_rows;
+
 /* Where the rows of a kernel have their masks, and, counted from the first of these rows on, their values. How far the values
    can be read from there, and the mask of the last of these rows from its beginning. */
 #define FIND_ROWS                                                                                                     \
@@ -61,14 +67,22 @@ static inline void portable(ARGUMENTS, const int tokens) {
     int64_t i[MAX_ROWS], there = kept_of(W) * (W->rows - row);                                                        \
     const int64_t readable = mask_readable(W, least(row + rows, W->rows) - 1);                                        \
     const eggs_stored in = stored_in(W);                                                                              \
-    const int64_t ahead = rows * kept_of(W) * size_of(W->dtype); /* the same place of the next rows */               \
+    const next_rows next = {(const char *)values + rows * kept_of(W) * size_of(W->dtype),                             \
+                            (const char *)mask_of(W, row + rows)};                                                    \
     UNROLLED for (int r = 0; r < rows; r++) {                                                                         \
         int64_t real = least(r, W->rows - row - 1);                                                                   \
         mask[r] = mask_of(W, row + real), i[r] = real * kept_of(W);                                                   \
     }
 #define EVERY_SUM UNROLLED for (int r = 0; r < rows; r++) UNROLLED for (int t = 0; t < tokens; t++)
-#define PREFETCH(FROM, BYTES)                                                                                         \
-    UNROLLED for (int line = 0; line < (BYTES); line += 64) _mm_prefetch((const char *)(FROM) + ahead + line, _MM_HINT_T1)
+
+/* Asks for as much of the next rows as a step reads of these: of their values and masks, from the first of their bytes on.
+   Of each of these rows `read` bytes of values were read, and `stored` of the mask; a step reads `step` of values, at most
+   `most`. */
+INLINE void ask_for(next_rows next, int64_t read, int64_t stored, int64_t step, const int64_t most, const int rows) {
+    UNROLLED for (int r = 0; r < rows; r++) UNROLLED for (int64_t line = 0; line < most; line += 64)
+        _mm_prefetch(next.values + rows * read + r * step + line, _MM_HINT_T0);
+    _mm_prefetch(next.mask + rows * stored, _MM_HINT_T0);
+}
 
 /* ---- AVX2: eight columns at a time ---- */
 
@@ -83,17 +97,15 @@ TARGET_AVX2 INLINE float sum_of_eight(__m256 v) {
 TARGET_AVX2 INLINE int64_t avx2_steps(const eggs_packed *W, const void *values, const uint8_t *const *mask, int64_t *i,
                                       const float *X, __m256 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS], const int rows,
                                       const int tokens, const int chunks, const eggs_dtype dtype, const int steady,
-                                      int64_t there, int64_t ahead, int64_t readable) {
+                                      int64_t there, next_rows next, int64_t readable) {
     const char *spread = spread_of(eights_of(W), dtype);
-    const int64_t width = stored_bits(W, 8), step = 8 * W->n / W->m;
+    const int64_t width = stored_bits(W, 8), step = 8 * W->n / W->m, bytes = 32 * W->n / W->m * size_of(dtype);
     const uint64_t eight = ((UINT64_C(1) << width) - 1) * spread_bytes(dtype);
     int64_t c = 0, passed = 0;
     for (int64_t at = 0; c + 32 <= W->columns && i[rows - 1] + passed + 32 <= there && at / 8 + 8 <= readable; c += 32) {
         uint64_t stored[MAX_ROWS];
-        UNROLLED for (int r = 0; r < rows; r++) {
-            PREFETCH((const char *)values + (i[r] + passed) * size_of(dtype), 32 * size_of(dtype));
-            stored[r] = stored_at(mask[r], at) * spread_bytes(dtype);
-        }
+        ask_for(next, (i[0] + passed) * size_of(dtype), at / 8, bytes, 32 * size_of(dtype), rows);
+        UNROLLED for (int r = 0; r < rows; r++) stored[r] = stored_at(mask[r], at) * spread_bytes(dtype);
         at += 4 * width;
         UNROLLED for (int k = 0; k < 4; k++) {
             __m256 w[MAX_ROWS];
@@ -120,8 +132,8 @@ TARGET_AVX2 INLINE void avx2(ARGUMENTS, const int rows, const int tokens, const 
     __m256 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS];
     EVERY_SUM UNROLLED for (int k = 0; k < chunks; k++) acc[r][t][k] = _mm256_setzero_ps();
     int64_t c = 8 % W->m == 0
-                    ? avx2_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 1, there, ahead, readable)
-                    : avx2_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 0, there, ahead, readable);
+                    ? avx2_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 1, there, next, readable)
+                    : avx2_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 0, there, next, readable);
     for (; c < W->columns; c += 8) {
         int64_t columns = least(8, W->columns - c);
         __m256i inside = first_of_eight((int)columns);
@@ -148,17 +160,15 @@ TARGET_AVX2 INLINE void avx2(ARGUMENTS, const int rows, const int tokens, const 
 TARGET_AVX512 INLINE int64_t avx512_steps(const eggs_packed *W, const void *values, const uint8_t *const *mask, int64_t *i,
                                           const float *X, __m512 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS], const int rows,
                                           const int tokens, const int chunks, const eggs_dtype dtype, const int steady,
-                                          int64_t there, int64_t ahead, int64_t readable) {
-    const int64_t bytes = stored_bits(W, 64) / 8, step = 16 * W->n / W->m;
+                                          int64_t there, next_rows next, int64_t readable) {
+    const int64_t stored = stored_bits(W, 64) / 8, step = 16 * W->n / W->m, bytes = 64 * W->n / W->m * size_of(dtype);
     const eggs_parities by = parities_of(W);
     int64_t c = 0, passed = 0;
     for (int64_t at = 0; c + 64 <= W->columns && i[rows - 1] + passed + 64 <= there && at + 8 <= readable; c += 64) {
         uint64_t bits[MAX_ROWS];
-        UNROLLED for (int r = 0; r < rows; r++) {
-            PREFETCH((const char *)values + (i[r] + passed) * size_of(dtype), 64 * size_of(dtype));
-            bits[r] = bits_of_64(mask[r] + at, by);
-        }
-        at += bytes;
+        ask_for(next, (i[0] + passed) * size_of(dtype), at, bytes, 64 * size_of(dtype), rows);
+        UNROLLED for (int r = 0; r < rows; r++) bits[r] = bits_of_64(mask[r] + at, by);
+        at += stored;
         UNROLLED for (int k = 0; k < 4; k++) {
             __m512 w[MAX_ROWS];
             UNROLLED for (int r = 0; r < rows; r++) {
@@ -184,8 +194,8 @@ TARGET_AVX512 INLINE void avx512(ARGUMENTS, const int rows, const int tokens, co
     __m512 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS];
     EVERY_SUM UNROLLED for (int k = 0; k < chunks; k++) acc[r][t][k] = _mm512_setzero_ps();
     int64_t c = 16 % W->m == 0
-                    ? avx512_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 1, there, ahead, readable)
-                    : avx512_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 0, there, ahead, readable);
+                    ? avx512_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 1, there, next, readable)
+                    : avx512_steps(W, values, mask, i, X, acc, rows, tokens, chunks, dtype, 0, there, next, readable);
     for (; c < W->columns; c += 16) {
         int64_t columns = least(16, W->columns - c);
         __mmask16 inside = (__mmask16)((1u << columns) - 1);
@@ -212,17 +222,14 @@ TARGET_AVX512 INLINE void avx512(ARGUMENTS, const int rows, const int tokens, co
    within the row, and moves i past them. Returns the columns done. */
 TARGET_BF16 INLINE int64_t by_steps(const eggs_packed *W, const uint16_t *values, const uint8_t *const *mask, int64_t *i,
                                     const uint16_t *X, __m512 acc[MAX_ROWS][MAX_TOKENS][MAX_CHUNKS], const int rows,
-                                    const int tokens, const int chunks, const int width, int64_t ahead, int64_t readable) {
+                                    const int tokens, const int chunks, const int width, next_rows next, int64_t readable) {
     const int64_t step = 32 * W->n / W->m, bytes = stored_bits(W, 64) / 8;
     const int64_t whole = 64 * whole_steps(W, W->columns, width, readable);
     const eggs_parities by = parities_of(W);
     for (int64_t c = 0, at = 0, stored = 0; c < whole; c += 64, at += 2 * step, stored += bytes) {
         uint64_t bits[MAX_ROWS];
-        UNROLLED for (int r = 0; r < rows; r++) {
-            PREFETCH(values + i[r] + at, 4 * width);
-            _mm_prefetch((const char *)mask[r] + stored + rows * W->mask_apart, _MM_HINT_T1);
-            bits[r] = bits_of_64(mask[r] + stored, by);
-        }
+        ask_for(next, 2 * at, stored, 4 * step, 4 * width, rows);
+        UNROLLED for (int r = 0; r < rows; r++) bits[r] = bits_of_64(mask[r] + stored, by);
         UNROLLED for (int k = 0; k < 2; k++) {
             __m512i w[MAX_ROWS];
             UNROLLED for (int r = 0; r < rows; r++)
@@ -246,14 +253,14 @@ TARGET_BF16 INLINE void avx512_bf16(ARGUMENTS, const int rows, const int tokens,
     int64_t done = 0;
     (void)there;
     if (32 % W->m == 0)
-        done = 2 * W->n <= W->m ? by_steps(W, values, mask, i, X, acc, rows, tokens, chunks, 16, ahead, readable)
-                                : by_steps(W, values, mask, i, X, acc, rows, tokens, chunks, 32, ahead, readable);
+        done = 2 * W->n <= W->m ? by_steps(W, values, mask, i, X, acc, rows, tokens, chunks, 16, next, readable)
+                                : by_steps(W, values, mask, i, X, acc, rows, tokens, chunks, 32, next, readable);
     UNROLLED for (int r = 0; r < rows; r++) {
-        const uint16_t *next = (const uint16_t *)values + i[r];
+        const uint16_t *left = (const uint16_t *)values + i[r];
         for (int64_t c = done; c < W->columns; c += 32) {
             int64_t columns = least(32, W->columns - c);
             __mmask32 inside = columns == 32 ? 0xffffffffu : (1u << columns) - 1;
-            __m512i w = next_weights(in, &next, mask[r], c, columns);
+            __m512i w = next_weights(in, &left, mask[r], c, columns);
             UNROLLED for (int t = 0; t < tokens; t++) {
                 __m512i inputs = _mm512_maskz_loadu_epi16(inside, X + t * W->columns + c);
                 acc[r][t][0] = _mm512_dpbf16_ps(acc[r][t][0], (__m512bh)w, (__m512bh)inputs);
