@@ -6,6 +6,8 @@ is 1 where input channel b is kept; where M is 2, 4 or 8, each group has M - 1 b
 many channels are kept from its first to each but its last. docs/packed-format.md specifies both.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from eggs_core.packing_config import in_parities, mask_bits, mask_bytes
 from eggs_core.pattern import NMPattern
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_CHECKED_WEIGHTS = 1 << 20
 _BIT_PATTERNS = {2: torch.int16, 4: torch.int32}
 
 
@@ -45,30 +48,41 @@ def pack(W: Tensor, pattern: NMPattern) -> tuple[Tensor, Tensor]:
 
 def unpack(values: Tensor, mask: Tensor, pattern: NMPattern) -> Tensor:
     """The dense matrix (C_out, C_in). Raises `BrokenPack` where `check` does."""
-    kept = check(values, mask, pattern)
+    kept = where_kept(values, mask, pattern)
     W = torch.zeros(kept.shape, dtype=values.dtype, device=values.device)
     _bits(W)[kept] = _bits(values).flatten()
     return W
 
 
-def check(values: Tensor, mask: Tensor, pattern: NMPattern) -> Tensor:
-    """Where weights are kept, (C_out, C_in) bool.
+def check(values: Tensor, mask: Tensor, pattern: NMPattern) -> None:
+    """Raises `BrokenPack` where `check_form` does, and unless every group of M has exactly N bits."""
+    for _ in _kept_rows(values, mask, pattern):
+        pass
 
-    Raises `BrokenPack` where `check_form` does, and unless every group of M has exactly N bits.
-    """
+
+def where_kept(values: Tensor, mask: Tensor, pattern: NMPattern) -> Tensor:
+    """Where weights are kept, (C_out, C_in) bool. Raises `BrokenPack` where `check` does."""
+    return torch.cat(list(_kept_rows(values, mask, pattern)))
+
+
+def _kept_rows(values: Tensor, mask: Tensor, pattern: NMPattern) -> Iterator[Tensor]:
+    """As `where_kept`, some rows at a time, as they are found to be right: what is made on the way takes several
+    times the memory of the mask."""
     columns = check_form(values, mask, pattern)
-    places = torch.arange(8, dtype=torch.uint8, device=mask.device)
-    bits = (mask[..., None] >> places & 1).bool().view(len(mask), 8 * mask.shape[1])
     count = mask_bits(columns, pattern.m)
-    kept, beyond = bits[:, :count], bits[:, count:]
-    if in_parities(pattern.m):
-        # From before the first channel of a group to its last.
-        parities = nn.functional.pad(kept.reshape(len(mask), columns // pattern.m, pattern.m - 1), (1, 1))
-        parities[..., -1] = pattern.n % 2
-        kept = (parities[..., 1:] ^ parities[..., :-1]).view(len(mask), columns)
-    if bool(beyond.any()) or bool((kept.reshape(-1, pattern.m).sum(dim=1) != pattern.n).any()):
-        raise BrokenPack(f"A mask of packed weights does not keep {pattern.n} of every {pattern.m}.")
-    return kept
+    places = torch.arange(8, dtype=torch.uint8, device=mask.device)
+    for rows in mask.split(max(1, _CHECKED_WEIGHTS // max(1, columns))):
+        bits = (rows[..., None] >> places & 1).bool().view(len(rows), 8 * mask.shape[1])
+        kept, beyond = bits[:, :count], bits[:, count:]
+        if in_parities(pattern.m):
+            # From before the first channel of a group to its last.
+            parities = nn.functional.pad(kept.reshape(len(rows), columns // pattern.m, pattern.m - 1), (1, 1))
+            parities[..., -1] = pattern.n % 2
+            kept = (parities[..., 1:] ^ parities[..., :-1]).view(len(rows), columns)
+        kept_of_groups = kept.reshape(-1, pattern.m).sum(dim=1, dtype=torch.uint8)
+        if bool(beyond.any()) or bool((kept_of_groups != pattern.n).any()):
+            raise BrokenPack(f"A mask of packed weights does not keep {pattern.n} of every {pattern.m}.")
+        yield kept
 
 
 def check_form(values: Tensor, mask: Tensor, pattern: NMPattern) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eggs_core.errors import BrokenPack
 from eggs_core.masks import top_n_mask
-from eggs_core.packing import DTYPES, check, pack, packed_shapes, unpack
+from eggs_core.packing import DTYPES, pack, packed_shapes, unpack, where_kept
 from eggs_core.pattern import NMPattern
 
 patterns = st.integers(1, 32).flatmap(lambda m: st.integers(1, m).map(lambda n: NMPattern(n, m)))
@@ -126,7 +126,7 @@ def test_damage_is_refused_or_harmless(problem: tuple[Tensor, NMPattern], data: 
         case _:
             return
     try:
-        kept = check(values, mask, pattern)
+        kept = where_kept(values, mask, pattern)
     except BrokenPack:
         with pytest.raises(BrokenPack):
             unpack(values, mask, pattern)
