@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import suppress
+from types import UnionType
 from typing import Any
 
 import torch
@@ -28,6 +30,26 @@ def put_packed_layers(model: PreTrainedModel, packing: PackingConfig) -> None:
         model.set_submodule(path, packed)
 
 
+def put_unpacked_layers(model: PreTrainedModel, packing: PackingConfig) -> None:
+    """Puts a plain layer with the same weights, which learn, into `model` for every `PackedLinear` in it.
+
+    Raises `BrokenPack` where `eggs_core.packing.check` does.
+    """
+    for name, kind in packing.layers.items():
+        layer = _find(model, name, PackedLinear)
+        if layer is None:
+            continue
+        path, packed = layer
+        with torch.device("meta"):  # weights are put in
+            size = packed.in_features, packed.out_features
+            plain = Conv1D(*reversed(size)) if kind == "conv1d" else nn.Linear(*size, bias=packed.bias is not None)
+        W = packed.weight
+        plain.weight = nn.Parameter(W.T.contiguous() if kind == "conv1d" else W)
+        if packed.bias is not None:
+            plain.bias = nn.Parameter(packed.bias.data)
+        model.set_submodule(path, plain)
+
+
 def bytes_in_memory(model: PreTrainedModel, packing: PackingConfig, device: torch.device) -> int:
     """Of all tensors of `model` once its layers are packed and it is loaded onto `device`, in its present dtypes.
 
@@ -52,11 +74,8 @@ def packed_layers(model: PreTrainedModel, packing: PackingConfig) -> Iterator[tu
 
     Raises `BrokenPack`, naming the layer, where the model has no such layer, or the pattern does not fit it.
     """
-    prefix = f"{model.base_model_prefix}."
     for name, kind in packing.layers.items():
-        # Checkpoints of a base model alone leave out its name, as transformers allows.
-        layer = _find(model, name) or _find(model, prefix + name) or _find(model, name.removeprefix(prefix))
-        shown = repr(name[:128])
+        layer, shown = _find(model, name, nn.Linear | Conv1D), repr(name[:128])
         if layer is None:
             raise BrokenPack(f"config.json says that {shown} is packed, and this model has no such layer.")
         path, module = layer
@@ -113,9 +132,13 @@ def check_tensors(model: PreTrainedModel, checkpoint: Checkpoint, packing: Packi
         refuse_missing(sorted(missing & dict(tried.named_parameters()).keys()))
 
 
-def _find(model: nn.Module, name: str) -> tuple[str, Any] | None:
-    try:
-        module = model.get_submodule(name)
-    except AttributeError:
-        return None
-    return (name, module) if isinstance(module, (nn.Linear, Conv1D)) else None
+def _find(model: PreTrainedModel, name: str, kinds: type | UnionType) -> tuple[str, Any] | None:
+    """The path and the module of what a checkpoint calls `name`, where it is of these kinds. Checkpoints of a base
+    model alone leave out its name, as transformers allows."""
+    prefix = f"{model.base_model_prefix}."
+    for path in (name, prefix + name, name.removeprefix(prefix)):
+        with suppress(AttributeError):
+            module = model.get_submodule(path)
+            if isinstance(module, kinds):
+                return path, module
+    return None

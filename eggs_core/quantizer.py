@@ -76,6 +76,13 @@ class EggsQuantizer(HfQuantizer):
         memory.give_back()  # what the checks took: the process lives on with no more than the model
         return model
 
+    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        """The same model with plain layers, for training, or for a dtype that packed weights do not have."""
+        from eggs_core.packed_model import put_unpacked_layers
+
+        put_unpacked_layers(model, self.quantization_config.packing)
+        return model.to(dtype)
+
     def is_serializable(self) -> bool:
         return True
 

@@ -172,6 +172,23 @@ def test_it_is_generated_from_compiled_saved_and_differentiated(pruned: Any, tmp
     torch.testing.assert_close(embedded.grad, gradients[1])
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_a_loaded_model_becomes_the_dense_one(family: str, pruned: Any, tmp_path: Path) -> None:
+    """By transformers' own name for it, and to the bit: what it saves is the dense checkpoint."""
+    out, _ = pruned(family)
+    model = load(out / "packed").dequantize()
+    assert not any(isinstance(module, PackedLinear) for module in model.modules())
+    model.save_pretrained(tmp_path)
+    saved, expected = tensors_of(tmp_path), tensors_of(out)
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in saved.items())
+    assert "quantization_config" not in config_of(tmp_path)
+    tokens = torch.randint(1, 300, (1, 20), generator=torch.Generator().manual_seed(0))
+    model(tokens, labels=tokens).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert load(out / "packed").dequantize(torch.float64)(tokens).logits.dtype is torch.float64
+
+
 def test_a_dtype_that_packed_weights_do_not_have_is_not_called_damage(pruned: Any) -> None:
     out, _ = pruned("llama")
     with pytest.raises(TypeError, match="Packed weights cannot be torch"):
