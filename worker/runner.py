@@ -139,10 +139,22 @@ def _see_through(
             except Exception as error:
                 to_go_on = _fail_or_retry(error, settings, sessions, lease)
     except LeaseLost:
-        _note("given up, as it lost its lease")
+        to_go_on = _queued_since(sessions, lease)
+        _note("queued again" if to_go_on else "given up, as it lost its lease")
     _track_end(trackers, sessions, lease, folder, stopping, PATIENCE_SECONDS)
     if not to_go_on:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _queued_since(sessions: sessionmaker[Session], lease: Lease) -> bool:
+    """Whether the job waits for another attempt to go on where this one stopped: a connection may have been lost
+    between the commit that queued it again and the word of it."""
+    try:
+        with sessions.begin() as session:
+            job = repository.get(session, lease.job_id)
+    except DATABASE_DOWN:
+        return True  # what is left of a job that has ended is swept
+    return job is not None and (job.state, job.attempt) == (JobState.QUEUED, lease.attempt)
 
 
 def _track_end(

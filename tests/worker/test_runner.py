@@ -11,17 +11,20 @@ from threading import Event
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text, update
+from sqlalchemy import create_engine, event, text, update
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from transformers import AutoModelForCausalLM
 
 from app.artifacts import repository as artifacts_repository
 from app.db import utcnow
-from app.jobs import service
+from app.jobs import leases, service
+from app.jobs.leases import Lease
 from app.jobs.models import Job
 from app.settings import Settings
 from eggs_core import pipeline
+from eggs_core.errors import StoreUnavailable
 from tests.app.build import events_of, make_job, read_job
 from tests.conftest import files_of, wait_for
 from tests.tiny_models import MakeModel
@@ -293,6 +296,45 @@ def test_a_worker_that_stops_hands_its_job_back(
     ]
     assert sums_of(sessions, stopped) == sums_of(sessions, undisturbed)
     assert not list(settings.staging_dir.iterdir())
+
+
+@pytest.mark.parametrize("way", ["hand_back", "retry"])
+def test_what_is_done_is_kept_where_a_connection_is_lost_just_after_the_job_was_queued_again(
+    way: str,
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    request_body: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The commit was made, so that the next try to make it finds the lease gone."""
+    job_id = make_job(sessions, **request_body | {"evaluation": None})
+    queue_again, record_progress = getattr(leases, way), leases.record_progress
+    stopping = Event()
+    cut: list[str] = []
+
+    def stop_in_a_block(session: Session, lease: Lease, **progress: Any) -> None:
+        record_progress(session, lease, **progress)
+        if len(list(settings.staging_dir.glob("*/*.safetensors"))) > 1:
+            if way == "retry":
+                raise StoreUnavailable("The store does not answer.")
+            stopping.set()
+
+    def lose_the_word(session: Session, *arguments: Any, **options: Any) -> Any:
+        def lose(_: Session) -> None:
+            if not cut:
+                cut.append(way)
+                raise OperationalError("COMMIT", None, Exception("the connection was lost"))
+
+        event.listen(session, "after_commit", lose)
+        return queue_again(session, *arguments, **options)
+
+    monkeypatch.setattr(leases, "record_progress", stop_in_a_block)
+    monkeypatch.setattr(leases, way, lose_the_word)
+    run_job(job_id, settings, sessions, stopping)
+    assert cut == [way]
+    job = read_job(sessions, job_id)
+    assert (job.state, job.attempt, job.lease_token) == ("queued", 1, None)
+    assert len(list(settings.staging_dir.glob("*/*.safetensors"))) > 1
 
 
 def test_a_job_that_is_to_be_cancelled_is_not_handed_back(
