@@ -105,15 +105,19 @@ def database_url(request: pytest.FixtureRequest) -> str:
         return str(request.getfixturevalue("sqlite_url"))
     url = request.getfixturevalue("postgres_url")
     engine = make_engine(url)
-    truncate(engine)
+    empty(engine)
     engine.dispose()
     return str(url)
 
 
-def truncate(engine: Engine) -> None:
-    """Empties all tables of a PostgreSQL database."""
+def empty(engine: Engine) -> None:
+    """Empties all tables of a PostgreSQL database.
+
+    Row by row: TRUNCATE makes all their files anew, and takes fifty times as long for the few rows of a test.
+    """
     with engine.begin() as connection:
-        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in Base.metadata.sorted_tables)}"))
+        for table in reversed(Base.metadata.sorted_tables):
+            connection.execute(table.delete())
 
 
 @pytest.fixture

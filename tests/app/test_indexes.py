@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import Connection, Engine, event, insert, select, text
-from sqlalchemy.orm import Session, sessionmaker
 
 from app.artifacts.models import Artifact
 from app.audit.models import AuditEntry
-from app.db import Base, utcnow
+from app.db import Base, make_engine, make_sessions, utcnow
 from app.files.models import FileType, UploadedFile
 from app.ids import new_id
 from app.jobs.models import Job, JobEvent, JobState
@@ -21,29 +21,33 @@ from app.keys.scopes import Scope
 from app.sweeps.models import Sweep
 from app.webhooks.models import DeliveryState, WebhookDelivery, WebhookEndpoint
 from tests.app.build import make_job
+from tests.conftest import empty
 
 ROWS = 5_000
-# Tables with so few rows here that an index is not worth its while.
-FEW = ("api_keys",)
-
-pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+# Has so few rows here that an index is not worth its while.
+FEW = "api_keys"
 
 
 def add(connection: Connection, table: type[Base], rows: list[dict[str, Any]]) -> None:
     connection.execute(insert(table.__table__), rows)
 
 
-@pytest.fixture
-def client(app: FastAPI, sessions: sessionmaker[Session]) -> TestClient:
-    """One that may see everything, of a service that does nothing besides."""
+@dataclass(frozen=True)
+class Stored:
+    """What tests find in the database."""
+
+    token: str  # of a key that may see everything
+    ids: dict[str, str]  # of some of its rows, by what paths call them
+
+
+@pytest.fixture(scope="module")
+def stored(postgres_url: str) -> Stored:
+    """Thousands of rows in every table that is listed. Stored once: requests only read them."""
+    engine = make_engine(postgres_url)
+    sessions = make_sessions(engine)
+    empty(engine)
     with sessions.begin() as session:
         _, token = service.create(session, name="test", scopes=list(Scope))
-    return TestClient(app, headers={"Authorization": f"Bearer {token}"})
-
-
-@pytest.fixture
-def stored(client: TestClient, engine: Engine, sessions: sessionmaker[Session]) -> str:
-    """Thousands of rows in every table that is listed; the id of one job."""
     job_id = make_job(sessions)
     endpoint = new_id("whk")
     now = utcnow()
@@ -83,9 +87,20 @@ def stored(client: TestClient, engine: Engine, sessions: sessionmaker[Session]) 
         sent |= {"endpoint_id": endpoint}
         add(connection, WebhookDelivery, [sent | {"id": new_id("msg")} for _ in range(ROWS)])
         connection.execute(text("ANALYZE"))
-    client.headers["X-Endpoint"] = endpoint
-    client.headers["X-Sweep"] = sweeps[20]
-    return job_id
+    engine.dispose()
+    return Stored(token, {"job": job_id, "sweep": sweeps[20], "endpoint": endpoint})
+
+
+@pytest.fixture
+def database_url(stored: Stored, postgres_url: str) -> str:
+    """The database with all that is stored."""
+    return postgres_url
+
+
+@pytest.fixture
+def client(app: FastAPI, stored: Stored) -> TestClient:
+    """One that may see everything, of a service that does nothing besides."""
+    return TestClient(app, headers={"Authorization": f"Bearer {stored.token}"})
 
 
 @pytest.fixture
@@ -140,11 +155,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     ],
 )
 def test_no_more_rows_are_read_than_answered(
-    client: TestClient, engine: Engine, stored: str, asked: list[tuple[str, Any]], path: str
+    client: TestClient, engine: Engine, stored: Stored, asked: list[tuple[str, Any]], path: str
 ) -> None:
-    response = client.get(
-        path.format(job=stored, endpoint=client.headers["X-Endpoint"], sweep=client.headers["X-Sweep"])
-    )
+    response = client.get(path.format(**stored.ids))
     assert response.status_code == 200, response.text
     assert asked
     with engine.connect() as connection:
@@ -154,15 +167,13 @@ def test_no_more_rows_are_read_than_answered(
             (plan,) = cursor.fetchone()[0]
             for node in nodes(plan["Plan"]):
                 told = json.dumps(node, indent=1)
-                assert node["Node Type"] not in ("Seq Scan", "Sort") or node.get("Relation Name") == "api_keys", (
-                    told
-                )
+                assert node["Node Type"] not in ("Seq Scan", "Sort") or node.get("Relation Name") == FEW, told
                 read = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
                 assert read <= 25, f"{statement}\n{told}"
 
 
 def test_a_list_without_its_index_would_be_noticed(
-    client: TestClient, engine: Engine, stored: str, asked: list[tuple[str, Any]]
+    client: TestClient, engine: Engine, stored: Stored, asked: list[tuple[str, Any]]
 ) -> None:
     with engine.begin() as connection:
         connection.execute(text("DROP INDEX ix_jobs_project_state_id"))

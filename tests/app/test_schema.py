@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.keys import service
 from app.keys.scopes import Scope
 from tests.app.build import make_job
-from tests.conftest import truncate
+from tests.conftest import empty
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
@@ -80,7 +80,7 @@ def test_operations_one_after_the_other(document: Any, engine: Engine, sessions:
 
     class Machine(document.as_state_machine()):  # type: ignore[misc]
         def setup(self) -> None:
-            truncate(engine)  # a scenario that is played again must go as it went
+            empty(engine)  # a scenario that is played again must go as it went
             self.headers = headers_of_new_key(sessions)  # one scenario may revoke its key
 
         def step(self, input: StepInput) -> StepOutput:
