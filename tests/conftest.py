@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import hypothesis
 import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
@@ -25,6 +26,10 @@ from app.settings import Settings
 POSTGRES_URL = os.environ.get("EGGS_TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
 
 T = TypeVar("T")
+
+# How long an example takes tells of the machine, and of what else it does.
+hypothesis.settings.register_profile("eggs", deadline=None)
+hypothesis.settings.load_profile("eggs")
 
 
 def wait_for(condition: Callable[[], T], seconds: float = 120, pause: float = 0.02) -> T:

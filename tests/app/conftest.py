@@ -23,8 +23,12 @@ __all__ = ["make_model", "receiver", "resolver", "tokenizer"]
 
 
 @pytest.fixture
-def app(settings: Settings) -> FastAPI:
-    return create_app(settings)
+def app(settings: Settings) -> Iterator[FastAPI]:
+    app = create_app(settings)
+    yield app
+    # FastAPI's caches keep the last thousands of applications. Most of one are its routes, and the garbage
+    # collector would come to look at millions of objects, for seconds.
+    app.routes.clear()
 
 
 @pytest.fixture

@@ -38,9 +38,7 @@ CHECKS = [
 # Not a bound on the service: the machine may be busy with other tests for longer than the ten seconds after which
 # schemathesis ends a request, which the service takes for its own end and answers with 503.
 PATIENCE_SECONDS = 120
-BOUNDED = settings(
-    max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
-)
+BOUNDED = settings(max_examples=15, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
 
 
 def headers_of_new_key(sessions: sessionmaker[Session]) -> dict[str, str]:

@@ -255,7 +255,7 @@ def test_any_change_is_refused_or_harmless(whole: bool, examples: int, model: Pa
     act: Callable[[], None] = run if whole else read
     original = file.read_bytes()
 
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=examples, derandomize=True, database=None)
     @given(altered(original, told=int.from_bytes(original[:8], "little")))
     def property(content: bytes) -> None:
         file.write_bytes(content)

@@ -259,21 +259,21 @@ def test_what_is_whole_loads(pack: Pack) -> None:
         assert loaded_or_refused(pack, folder) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_whatever_is_done_to_the_weights(pack: Pack, data: st.DataObject) -> None:
     with pack.damaged(data.draw(shards(pack))) as folder:
         loaded_or_refused(pack, folder)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_whatever_config_json_says_of_the_packing(pack: Pack, data: st.DataObject) -> None:
     with pack.damaged(config=pack.config | {"quantization_config": data.draw(entries(pack))}) as folder:
         loaded_or_refused(pack, folder)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_whatever_the_shard_index_says(pack: Pack, data: st.DataObject) -> None:
     """As `eggs generate` and `eggs serve-model` load it: transformers itself fails in any way."""

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from torch import Tensor
 
 from eggs_core.expansion import expansion_figures, neighbourhood_ratio, ramanujan_bound, second_singular_value
@@ -57,7 +57,6 @@ def test_channels_with_the_same_neighbours_are_found() -> None:
     assert neighbourhood_ratio(mask) == 0
 
 
-@settings(deadline=None)
 @given(problems())
 def test_figures_stay_in_their_ranges(problem: tuple[Tensor, NMPattern, int]) -> None:
     S, pattern, _ = problem

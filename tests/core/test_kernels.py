@@ -51,7 +51,7 @@ def test_the_kernels_were_built() -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     pattern=st.sampled_from(PATTERNS).map(NMPattern.parse),
     rows=st.integers(1, 40),
@@ -162,7 +162,6 @@ def test_groups_of_sixteen_that_are_sorted(level: Level, values: int) -> None:
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@settings(deadline=None)
 @given(problem=problems(), shrink=st.sampled_from([1.0, 0.5, 1 / 3]))
 def test_projections(
     level: Level, dtype: torch.dtype, problem: tuple[Tensor, NMPattern, int], shrink: float
@@ -190,7 +189,6 @@ def test_bfloat16_is_rounded_as_torch_rounds(level: Level) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
-@settings(deadline=None)
 @given(problem=problems())
 def test_masks_are_the_same_at_every_level(level: Level, problem: tuple[Tensor, NMPattern, int]) -> None:
     S, pattern, _ = problem
@@ -221,7 +219,6 @@ def b_matchings(draw: st.DrawFn) -> tuple[Tensor, int, Tensor]:
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
-@settings(deadline=None)
 @given(problem=b_matchings())
 def test_matchings_are_those_of_torch(level: Level, problem: tuple[Tensor, int, Tensor]) -> None:
     P, n, need = problem

@@ -48,7 +48,6 @@ def optimum(S: Tensor, pattern: NMPattern, min_degree: int) -> float:
 
 
 @both_solvers
-@settings(deadline=None)
 @given(problem=problems())
 def test_the_pattern_and_every_channel_are_kept(solver: Solver, problem: tuple[Tensor, NMPattern, int]) -> None:
     S, pattern, min_degree = problem
@@ -105,7 +104,7 @@ def small_problems(draw: st.DrawFn) -> tuple[Tensor, NMPattern, int]:
 
 
 @both_ways
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problem=small_problems())
 def test_the_matching_is_optimal_and_proves_it(way: str, problem: tuple[Tensor, NMPattern, int]) -> None:
     S, pattern, min_degree = problem
@@ -172,7 +171,6 @@ def test_the_gap_closes_on_larger_layers(pattern: str, share: float) -> None:
     assert kept_score(S, diagonal_mask(S, chosen, min_degree)) <= kept_score(S, matching.mask) * (1 + 1e-9)
 
 
-@settings(deadline=None)
 @given(problems())
 def test_diagonals_keep_their_share_of_the_unconstrained_optimum(problem: tuple[Tensor, NMPattern, int]) -> None:
     """Up to one diagonal a block, as the docstring says."""
@@ -184,7 +182,7 @@ def test_diagonals_keep_their_share_of_the_unconstrained_optimum(problem: tuple[
 
 
 @both_ways
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problem=small_problems(), tolerance=st.sampled_from([0.0, 0.001, 0.02, 0.2]))
 def test_auto_is_the_largest_minimum_within_the_tolerance(
     way: str, problem: tuple[Tensor, NMPattern, int], tolerance: float
