@@ -82,11 +82,11 @@ def main() -> None:
                 if name != "read"
             }
             | {
-                "diagonals give up": 1 - kept_score(S, diagonal_mask(S, pattern, asked)) / best,
-                "matching gives up": 1 - kept_score(S, matching.mask) / best,
+                "diagonals give up": 1 - float(kept_score(S, diagonal_mask(S, pattern, asked)) / best),
+                "matching gives up": 1 - float(kept_score(S, matching.mask) / best),
                 "matching's duality gap": matching.duality_gap,
                 "auto's B": chosen,
-                "auto gives up": 1 - kept_score(S, auto.mask) / best,
+                "auto gives up": 1 - float(kept_score(S, auto.mask) / best),
                 "auto's duality gap": auto.duality_gap,
             }
         )

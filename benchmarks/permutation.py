@@ -74,8 +74,8 @@ def kept_importance(
                 started = time.perf_counter()
                 order = best_order(site, S, pattern)
                 seconds = time.perf_counter() - started
-                shares = best_score(S, pattern) / total, best_score(S[:, order], pattern) / total
-                measured.setdefault((site.kind, pattern), []).append((*shares, seconds))
+                before, after = (float(best_score(scores, pattern)) / total for scores in (S, S[:, order]))
+                measured.setdefault((site.kind, pattern), []).append((before, after, seconds))
 
     stream.run(visit)
     return measured, finding[0], sum(finding[1:])

@@ -1,7 +1,5 @@
 """The best assignment of columns to rows, all but exactly: an auction, begun close to the end."""
 
-from importlib.util import find_spec
-
 import numpy
 import torch
 from torch import Tensor
@@ -44,7 +42,7 @@ def _auction(cost: Tensor, price: Tensor, step: Tensor) -> Tensor:
     """Which row gets each column, (k, a) int64, at `cost` (k, a, a) float32 and what it bids, from `price` (k, a)
     float64 on by `step` (k,) float64: a row bids for its cheapest column, of equals the first, so much that it has
     it a step dearer than the next."""
-    if cost.is_cuda and find_spec("triton") is not None:
+    if kernels.by_triton(cost):
         from eggs_core.kernels import triton_auction
 
         return triton_auction.auction(cost, price, step, BIDS)

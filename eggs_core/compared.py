@@ -36,12 +36,12 @@ class ComparedModel:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._waiting, ignore_errors=True)
 
-    def keep(self, pruned: Sequence[PrunedLayer]) -> None:
-        """Puts layers of the block at hand aside."""
+    def keep(self, pruned: Sequence[PrunedLayer], reports: Sequence[LayerReport]) -> None:
+        """Puts layers of the block at hand aside, and their figures."""
         self._waiting.mkdir(exist_ok=True)
         save({entry.layer.name: entry.weights for entry in pruned}, self._waiting / f"{self._parts}.safetensors")
         self._parts += 1
-        self._reports += [entry.report for entry in pruned]
+        self._reports += reports
 
     def write_block(self, skeleton: Skeleton, index: int, layers: Sequence[PrunableLayer]) -> Path:
         """Writes the shard of block `index`, which is loaded and all of whose `layers` were put aside."""

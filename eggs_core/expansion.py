@@ -5,6 +5,7 @@ where A_ij = 1. docs/expansion.md says what the figures show and what they do no
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from eggs_core.masks import input_degrees
 # Sets of input channels that the neighbourhood ratio starts from: those of fewest edges, and as many at random.
 _LOWEST = _RANDOM = 8
 _LARGEST_SET = 4
+# After which a direction whose singular value is below the largest by a millionth counts for nothing.
+_SQUARINGS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +34,36 @@ class ExpansionFigures:
 
 def expansion_figures(mask: Tensor) -> ExpansionFigures:
     """Every figure of a mask (C_out, C_in), bool, in a few products with a matrix of its size."""
+    return read(measure(mask).tolist(), (mask.shape[0], mask.shape[1]))
+
+
+def measure(mask: Tensor) -> Tensor:
+    """What the figures of a mask are told from, (`MEASURED`,) float64, where the mask is; see `read`."""
     degree = input_degrees(mask)
-    mean = float(degree.double().mean())
+    of_degrees = degree.min(), degree.double().mean(), (degree == 0).sum()
+    of_graph = second_singular_value(mask), neighbourhood_ratio(mask)
+    return torch.stack([figure.double() for figure in (*of_degrees, *of_graph)])
+
+
+MEASURED = 5
+
+
+def read(measured: Sequence[float], shape: tuple[int, int]) -> ExpansionFigures:
+    """The figures of a mask of this shape, of which so much was measured."""
+    least, mean, cut_off, singular_value, ratio = measured
+    rows, columns = shape
     return ExpansionFigures(
-        min_input_degree=int(degree.min()),
+        min_input_degree=int(least),
         mean_input_degree=mean,
-        channels_cut_off=int((degree == 0).sum()),
-        second_singular_value=second_singular_value(mask),
-        ramanujan_bound=ramanujan_bound(mean, mean * mask.shape[1] / mask.shape[0]),
-        neighbourhood_ratio=neighbourhood_ratio(mask),
+        channels_cut_off=int(cut_off),
+        second_singular_value=singular_value,
+        ramanujan_bound=ramanujan_bound(mean, mean * columns / rows),
+        neighbourhood_ratio=ratio,
     )
 
 
-def second_singular_value(mask: Tensor) -> float:
-    """Second largest singular value of D_out^(-1/2) · A · D_in^(-1/2), A the 0/1 matrix of `mask`.
+def second_singular_value(mask: Tensor) -> Tensor:
+    """Second largest singular value of D_out^(-1/2) · A · D_in^(-1/2), A the 0/1 matrix of `mask`; ().
 
     The largest is 1, with the square roots of the degrees as its vectors; the further below 1 the second, the
     better the graph expands. That known pair is taken away and the rest estimated by a randomised
@@ -56,12 +75,22 @@ def second_singular_value(mask: Tensor) -> float:
     A.div_(out_root.clamp(min=1)[:, None]).div_(in_root.clamp(min=1))
     A.addr_(out_root / out_root.norm(), in_root / in_root.norm(), alpha=-1)
     if min(mask.shape) <= 8:
-        return float(torch.linalg.matrix_norm(A, ord=2))
-    generator = torch.Generator(A.device).manual_seed(0)
-    probe = torch.randn(8, A.shape[1], generator=generator, device=A.device)
+        return _spectral_norm(A if mask.shape[0] <= 8 else A.T)
+    probe = torch.randn(8, A.shape[1], generator=torch.Generator().manual_seed(0)).to(A.device)
     for _ in range(8):
         probe = torch.linalg.qr(((probe @ A.T) @ A).T).Q.T.contiguous()  # as rows: thin products are faster so
-    return float(torch.linalg.matrix_norm(probe @ A.T, ord=2))
+    return _spectral_norm(probe @ A.T)
+
+
+def _spectral_norm(rows: Tensor) -> Tensor:
+    """Of a matrix with a few rows; (), float64. By powers of its Gram matrix: a decomposition has the host wait
+    for a GPU, to hear whether it converged."""
+    gram = rows.double() @ rows.double().T
+    power = gram
+    for _ in range(_SQUARINGS):
+        power = power / power.trace().clamp(min=torch.finfo(torch.float64).tiny)
+        power = power @ power
+    return ((power * gram).sum() / power.trace().clamp(min=torch.finfo(torch.float64).tiny)).sqrt()
 
 
 def ramanujan_bound(input_degree: float, output_degree: float) -> float:
@@ -77,8 +106,8 @@ def ramanujan_bound(input_degree: float, output_degree: float) -> float:
     return roots / math.sqrt(input_degree * output_degree)
 
 
-def neighbourhood_ratio(mask: Tensor) -> float:
-    """Smallest |N(T)| / min(C_out, edges of T) found over sets T of one to four input channels.
+def neighbourhood_ratio(mask: Tensor) -> Tensor:
+    """Smallest |N(T)| / min(C_out, edges of T) found over sets T of one to four input channels; ().
 
     N(T) are the output channels that keep an edge to some channel of T; a lossless expander has ratios near 1.
     A channel without edges has ratio 0. Sets start from the eight channels of fewest edges and from eight at
@@ -101,7 +130,7 @@ def neighbourhood_ratio(mask: Tensor) -> float:
         smallest = torch.minimum(smallest, ratio.amin())
         missed.mul_(1 - A[:, added].T)
         edges += degree[added]
-    return float(smallest)
+    return smallest
 
 
 def _ratio(reached: Tensor, edges: Tensor, rows: int) -> Tensor:

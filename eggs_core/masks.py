@@ -31,8 +31,8 @@ def top_n_mask(S: Tensor, pattern: NMPattern) -> Tensor:
     return mask
 
 
-def top_n(S: Tensor, pattern: NMPattern) -> tuple[Tensor, float, Tensor]:
-    """`top_n_mask`, the sum of the scores that it does not keep, and its `input_degrees`."""
+def top_n(S: Tensor, pattern: NMPattern) -> tuple[Tensor, Tensor, Tensor]:
+    """`top_n_mask`, the sum of the scores that it does not keep, (), float64, and its `input_degrees`."""
     if compiled(S):
         mask = _fresh_mask(S)
         return mask, *kernels.best_n(S.contiguous(), pattern, mask)
@@ -89,17 +89,17 @@ def input_degrees(mask: Tensor) -> Tensor:
     )
 
 
-def kept_score(S: Tensor, mask: Tensor) -> float:
-    """Sum of the scores that a mask keeps, in float64."""
+def kept_score(S: Tensor, mask: Tensor) -> Tensor:
+    """Sum of the scores that a mask keeps, (), float64."""
     if compiled(S):
         return kernels.kept_score(S.contiguous(), mask.contiguous())
     rows = max(1, _TILE // S.shape[1])  # a sum in float64 makes a copy of what it adds
     parts = zip(S.split(rows), mask.split(rows), strict=True)
-    return float(torch.stack([(s * kept).sum(dtype=torch.float64) for s, kept in parts]).sum())
+    return torch.stack([(s * kept).sum(dtype=torch.float64) for s, kept in parts]).sum()
 
 
-def best_score(S: Tensor, pattern: NMPattern) -> float:
-    """Sum of the N largest scores of every group of every row: what no N:M mask can exceed."""
+def best_score(S: Tensor, pattern: NMPattern) -> Tensor:
+    """Sum of the N largest scores of every group of every row, (), float64: what no N:M mask can exceed."""
     return kept_score(S, top_n_mask(S, pattern))
 
 

@@ -6,6 +6,8 @@ channel short needs any work, and in it only the rows in which such a channel is
 channel c enters none of the rows in which it is below the N-th best by λ_c or more. So a few rows are solved, and
 where the λ found says that others would change too, all rows of the group.
 
+On a GPU all rows are solved by other kernels (`eggs_core.matching_on_gpu`), to which the host need not listen.
+
 Shapes: S (C_out, C_in) float32, at least 0 and finite.
 """
 
@@ -37,10 +39,10 @@ _SPARE_ROWS = 8
 @dataclass(frozen=True, slots=True)
 class Matching:
     """A mask (C_out, C_in), bool, True where kept; and by how much its kept score may be below the largest
-    possible, as a share of what the best N per group keep: 0 up to rounding."""
+    possible, as a share of what the best N per group keep: 0 up to rounding. On a GPU a tensor (), float64."""
 
     mask: Tensor
-    duality_gap: float
+    duality_gap: float | Tensor
 
 
 def matching_mask(S: Tensor, pattern: NMPattern, min_degree: int, layer: str = "the layer") -> Matching:
@@ -49,6 +51,10 @@ def matching_mask(S: Tensor, pattern: NMPattern, min_degree: int, layer: str = "
     Raises `PatternDoesNotFit` or `MinDegreeImpossible`, naming `layer`.
     """
     check_fit((S.shape[0], S.shape[1]), pattern, min_degree, layer)
+    if kernels.by_triton(S):
+        from eggs_core import matching_on_gpu
+
+        return matching_on_gpu.matching_mask(S, pattern, min_degree)
     best, _, degree = top_n(S, pattern)
     contest = _Contest(S, best, degree, pattern, min_degree)
     return contest.settle(contest.solve(min_degree))
@@ -56,9 +62,9 @@ def matching_mask(S: Tensor, pattern: NMPattern, min_degree: int, layer: str = "
 
 def auto_matching(
     S: Tensor, pattern: NMPattern, layer: str = "the layer", tolerance: float = DEFAULT_TOLERANCE
-) -> tuple[Matching, int]:
+) -> tuple[Matching, int | Tensor]:
     """The matching with the largest B that loses at most 1 + `tolerance` times the score that the best N per group
-    lose; and B.
+    lose; and B, on a GPU a tensor (), int64.
 
     The cost is a convex function of B, of which the sum of the multipliers is a slope: where the tangent at any B
     passes the tolerance, the cost has passed it before. So a few steps of Newton's method lead down to the largest
@@ -67,8 +73,12 @@ def auto_matching(
     Raises `PatternDoesNotFit`, naming `layer`.
     """
     check_fit((S.shape[0], S.shape[1]), pattern, 0, layer)
+    if kernels.by_triton(S):
+        from eggs_core import matching_on_gpu
+
+        return matching_on_gpu.auto_matching(S, pattern, tolerance)
     best, lost, degree = top_n(S, pattern)
-    allowed = tolerance * lost
+    allowed = tolerance * float(lost)
     contest = _Contest(S, best, degree, pattern, pattern.n * S.shape[0] // pattern.m, allowed)
     min_degree = contest.most
     while (found := contest.solve(min_degree, allowed)).cost > allowed:
@@ -265,7 +275,7 @@ class _Contest:
 
     def settle(self, solution: _Solution) -> Matching:
         """The mask of a solution. Ends the contest: the mask of the best N is written over."""
-        gap = solution.gap / kept_score(self._S, self._best) if solution.gap else 0.0
+        gap = solution.gap / float(kept_score(self._S, self._best)) if solution.gap else 0.0
         for change in solution.changes:
             self._put(change)
         return Matching(self._best, gap)

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from enum import Enum, auto
 from functools import cache, partial
-from importlib.util import find_spec
 from typing import Any, Self
 
 import torch
@@ -43,7 +42,7 @@ def product_of(tokens: int, values: Tensor, compressed: Tensor | None) -> Produc
     """Which one `tokens` tokens take, with weights of these packed values, by their dtype and device."""
     if values.device.type == "cuda":
         if tokens <= SMALL_BATCH:
-            return Product.UNPACKED if find_spec("triton") is None else Product.PACKED
+            return Product.PACKED if kernels.by_triton(values) else Product.UNPACKED
         return Product.UNPACKED if compressed is None else Product.COMPRESSED
     fast = tokens <= SMALL_BATCH or kernels.any_batch(values.dtype)
     return Product.PACKED if kernels.available() and fast else Product.UNPACKED

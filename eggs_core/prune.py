@@ -22,7 +22,7 @@ from eggs_core.permute import Site, SiteFinder, apply, best_order
 from eggs_core.reconstruct import EPOCHS, MIN_BATCHES, reconstruct
 from eggs_core.report import BlockTraining, LayerReport
 from eggs_core.skeleton import Skeleton
-from eggs_core.solve import PrunedLayer, needs_gram, prune_layers, share_of_zeros
+from eggs_core.solve import FIGURES, PrunedLayer, after_training, layer_reports, needs_gram, prune_layers
 from eggs_core.spec import Effort, PruneSpec
 from eggs_core.statistics import InputStatistics, gather
 from eggs_core.stream import BlockCall, BlockStream
@@ -151,7 +151,7 @@ def prune_blocks(
                 # Values that later blocks read too cannot be reordered for this one.
                 orders = [] if call.leaves else _best_orders(sites, statistics, spec, group)
             changed |= _reorder(orders, statistics)
-            pruned += _prune(sets, index, statistics, spec, group)
+            pruned += _prune(sets, statistics, spec, group)
             if waiting:  # for which the text passes through the channels as they were
                 for site, order in orders:
                     apply(site, order.argsort())
@@ -159,7 +159,7 @@ def prune_blocks(
         pruned = list(map(_in_block, pruned))
         training = reconstruct(pruned, index, call, hidden, dense, group) if best else None
         changed |= {layer.full_parameter_name: layer.parameter.data for layer in layers[index]}
-        reports = [_of_weights(layer) for layer in pruned] if best else [layer.report for layer in pruned]
+        reports = layer_reports(list(map(after_training, pruned)) if best else pruned, index, spec)
         pruned.clear()
 
         def write() -> None:
@@ -188,15 +188,6 @@ def _in_block(pruned: PrunedLayer) -> PrunedLayer:
     """The layer once the block has its weights, which are then in memory there alone."""
     pruned.layer.weight.copy_(pruned.weights)
     return replace(pruned, weights=pruned.layer.weight)
-
-
-def _of_weights(pruned: PrunedLayer) -> LayerReport:
-    """The figures of a layer whose weights were trained, in which a kept one may become 0 or cease to be it.
-
-    Its output error stays that from before: what it is told from, the dense weights and the sampled inputs, would
-    have to be held in memory during the training.
-    """
-    return pruned.report.model_copy(update={"sparsity": share_of_zeros(pruned.layer.weight)})
 
 
 def _step(block: int) -> str:
@@ -240,7 +231,6 @@ def _sharing(
 
 def _prune(
     sets: Sequence[list[PrunableLayer]],
-    block: int,
     statistics: Mapping[str, InputStatistics],
     spec: PruneSpec,
     group: Group,
@@ -248,30 +238,29 @@ def _prune(
     """Prunes sets of layers that read one input each, dealt over the processes. All of them know all results."""
     own: dict[str, PrunedLayer] = {}
 
-    def prune_set(number: int) -> list[LayerReport]:
+    def prune_set(number: int) -> None:
         layers = sets[number]
-        pruned = prune_layers(layers, block, statistics.get(layers[0].name), spec)
+        pruned = prune_layers(layers, statistics.get(layers[0].name), spec)
         own.update({entry.layer.name: entry for entry in pruned})
-        return [entry.report for entry in pruned]
 
     costs = [sum(layer.shape[0] for layer in layers) * layers[0].shape[1] ** 2 for layers in sets]
     owners = deal(costs, group.size)
-    reports = group.share(owners, prune_set)
+    group.share(owners, prune_set)
 
-    def known(layer: PrunableLayer, report: LayerReport, owner: int) -> PrunedLayer:
-        found = own.get(layer.name)
-        W = layer.weight
-        weights = found.weights if found else torch.empty_like(W)
-        mask = found.mask if found else torch.empty_like(W, dtype=torch.bool)
-        return PrunedLayer(
-            layer, group.broadcast(weights.contiguous(), owner), group.broadcast(mask.contiguous(), owner), report
+    def known(layer: PrunableLayer, owner: int) -> PrunedLayer:
+        W, seen = layer.weight, statistics.get(layer.name)
+        found = own.get(layer.name) or PrunedLayer(
+            layer,
+            torch.empty_like(W),
+            torch.empty_like(W, dtype=torch.bool),
+            torch.empty(FIGURES, dtype=torch.float64, device=W.device),
+            seen.tokens if seen else 0,
         )
+        parts = found.weights, found.mask, found.figures
+        weights, mask, figures = (group.broadcast(part.contiguous(), owner) for part in parts)
+        return replace(found, weights=weights, mask=mask, figures=figures)
 
-    return [
-        known(layer, report, owner)
-        for layers, of_set, owner in zip(sets, reports, owners, strict=True)
-        for layer, report in zip(layers, of_set, strict=True)
-    ]
+    return [known(layer, owner) for layers, owner in zip(sets, owners, strict=True) for layer in layers]
 
 
 def _prune_aside(
@@ -283,9 +272,10 @@ def _prune_aside(
 ) -> None:
     """Prunes the sets for a model that is compared, which keeps what comes out."""
     started = time.monotonic()
-    pruned = _prune(sets, block, statistics, model.spec, group)
+    pruned = _prune(sets, statistics, model.spec, group)
+    reports = layer_reports(pruned, block, model.spec)  # which a GPU has when it has done the work
     model.seconds += time.monotonic() - started
-    group.first(lambda: model.keep(pruned))
+    group.first(lambda: model.keep(pruned, reports))
 
 
 def _best_orders(
@@ -296,18 +286,15 @@ def _best_orders(
     The search is dealt over the processes.
     """
 
-    def order_of(number: int) -> Tensor | None:
+    def order_of(number: int) -> Tensor:
         consumer = sites[number].consumer
         seen = statistics.get(consumer.name)
         S = importance(spec.method, consumer.weight, seen.norm if seen else None)
-        if not bool(S.isfinite().all()):
-            return None  # pruning will tell the user
         order = best_order(sites[number], S, spec.pattern)
         return order.cpu() if group.size > 1 else order  # other processes have other devices
 
     owners = deal([site.consumer.weight.numel() for site in sites], group.size)
-    orders = zip(sites, group.share(owners, order_of), strict=True)
-    return [(site, order) for site, order in orders if order is not None]
+    return list(zip(sites, group.share(owners, order_of), strict=True))
 
 
 def _reorder(

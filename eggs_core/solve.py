@@ -1,13 +1,14 @@
 """Prunes the weight matrices that read one input, by the method that was asked for."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from eggs_core.errors import BrokenCheckpoint
-from eggs_core.expansion import expansion_figures
+from eggs_core.expansion import MEASURED, measure, read
 from eggs_core.importance import importance
 from eggs_core.joint import OutputError, choose, fit
 from eggs_core.layers import PrunableLayer
@@ -26,12 +27,31 @@ WORKING_BYTES = 128 << 20
 
 @dataclass(frozen=True, slots=True)
 class PrunedLayer:
-    """What becomes of a layer. `weights` (C_out, C_in) in the layer's dtype, 0 where `mask` is False."""
+    """What becomes of a layer. `weights` (C_out, C_in) in the layer's dtype, 0 where `mask` is False.
+
+    `figures` (`FIGURES`,) float64 lie where the weights do, so that the host need not wait for a GPU between one
+    layer and the next; see `layer_reports`. `tokens`: how many calibration tokens reached the layer.
+    """
 
     layer: PrunableLayer
     weights: Tensor
     mask: Tensor
-    report: LayerReport
+    figures: Tensor
+    tokens: int
+
+
+class _Figures(NamedTuple):
+    """But for those that `eggs_core.expansion` measures, which follow."""
+
+    finite: Tensor
+    sparsity: Tensor
+    kept_importance: Tensor
+    relative_output_error: Tensor
+    min_degree: Tensor
+    duality_gap: Tensor
+
+
+FIGURES = len(_Figures._fields) + MEASURED
 
 
 def needs_gram(spec: PruneSpec) -> bool:
@@ -40,42 +60,99 @@ def needs_gram(spec: PruneSpec) -> bool:
 
 
 def prune_layers(
-    layers: Sequence[PrunableLayer], block: int, statistics: InputStatistics | None, spec: PruneSpec
+    layers: Sequence[PrunableLayer], statistics: InputStatistics | None, spec: PruneSpec
 ) -> list[PrunedLayer]:
-    """Prunes the `layers` of block number `block`, which all read the input that `statistics` tell of.
+    """Prunes the `layers`, which all read the input that `statistics` tell of.
 
     The layers themselves stay as they are. Without `statistics`, where no calibration token came, the masks are
-    chosen by the weights alone. Raises `BrokenCheckpoint`, naming a layer, for what is not finite, and
-    `MinDegreeImpossible`.
+    chosen by the weights alone. Raises `BrokenCheckpoint`, naming a layer, for what is not finite, but on a GPU
+    leaves that to `layer_reports`; and `MinDegreeImpossible`.
 
     Takes at most `GRAM_SHARE` bytes for each entry of the layers' Gram matrix, where the method needs it and with
     it, `WEIGHT_SHARE` for each of their weights, and `WORKING_BYTES`.
     """
-    norm = statistics.norm if statistics else None
     for layer in layers:
-        if not bool(layer.weight.isfinite().all()) or (norm is not None and not bool(norm.isfinite().all())):
-            raise BrokenCheckpoint(
-                f"{layer.name} has weights or activations that are not finite, so it cannot be pruned."
-            )
+        if layer.weight.device.type == "cpu" and not bool(_finite(layer, statistics)):
+            raise _not_finite(layer)
     if statistics is None or not needs_gram(spec):
-        return [_by_importance(layer, block, statistics, spec) for layer in layers]
-    return _by_output_error(layers, block, statistics, spec)
+        return [_by_importance(layer, statistics, spec) for layer in layers]
+    return _by_output_error(layers, statistics, spec)
 
 
-def _by_importance(
-    layer: PrunableLayer, block: int, statistics: InputStatistics | None, spec: PruneSpec
-) -> PrunedLayer:
+def layer_reports(pruned: Sequence[PrunedLayer], block: int, spec: PruneSpec) -> list[LayerReport]:
+    """The figures of layers of block number `block`, read from their device at once.
+
+    Raises `BrokenCheckpoint`, naming a layer, for what is not finite.
+    """
+    figures = torch.stack([entry.figures for entry in pruned]).tolist() if pruned else []
+    return [_report(entry, block, spec, *of_layer) for entry, of_layer in zip(pruned, figures, strict=True)]
+
+
+def _report(
+    pruned: PrunedLayer,
+    block: int,
+    spec: PruneSpec,
+    finite: float,
+    sparsity: float,
+    kept_importance: float,
+    relative_output_error: float,
+    min_degree: float,
+    duality_gap: float,
+    *measured: float,
+) -> LayerReport:
+    layer = pruned.layer
+    if not finite:
+        raise _not_finite(layer)
+    return LayerReport(
+        name=layer.name,
+        type=layer.type,
+        block=block,
+        shape=layer.shape,
+        sparsity=sparsity,
+        kept_importance=kept_importance,
+        relative_output_error=relative_output_error if pruned.tokens else None,
+        min_degree=int(min_degree),
+        duality_gap=duality_gap,
+        **asdict(read(measured, layer.shape)),
+        calibration_tokens=pruned.tokens,
+        importance=_IMPORTANCE[spec.method] if pruned.tokens else "weight-only",
+    )
+
+
+def _not_finite(layer: PrunableLayer) -> BrokenCheckpoint:
+    return BrokenCheckpoint(
+        f"{layer.name} has weights or activations that are not finite, so it cannot be pruned."
+    )
+
+
+def _finite(layer: PrunableLayer, statistics: InputStatistics | None) -> Tensor:
+    """Whether all is that a layer is pruned by, ()."""
+    norm = statistics.norm if statistics else None
+    finite = layer.weight.isfinite().all()
+    return finite if norm is None else finite & norm.isfinite().all()
+
+
+def _sound(layer: PrunableLayer, weights: Tensor, statistics: InputStatistics | None) -> Tensor:
+    """Whether all is finite that a layer was pruned by, and to, (): the latter as a factor that there is not is
+    NaN on a GPU (`eggs_core.definite`). On a CPU both are known before."""
+    if weights.device.type == "cpu":
+        return torch.ones((), dtype=torch.bool)
+    return _finite(layer, statistics) & weights.isfinite().all()
+
+
+def _by_importance(layer: PrunableLayer, statistics: InputStatistics | None, spec: PruneSpec) -> PrunedLayer:
     S = importance(spec.method, layer.weight, statistics.norm if statistics else None)
     matching, min_degree = _match(S, layer.name, spec)
     weights = layer.weight.masked_fill(~matching.mask, 0)  # not times the mask, which would leave -0
-    return _pruned(layer, block, S, weights, matching, min_degree, statistics, spec)
+    return _pruned(layer, S, weights, matching, min_degree, statistics, spec)
 
 
 def _by_output_error(
-    layers: Sequence[PrunableLayer], block: int, statistics: InputStatistics, spec: PruneSpec
+    layers: Sequence[PrunableLayer], statistics: InputStatistics, spec: PruneSpec
 ) -> list[PrunedLayer]:
     W = torch.cat([layer.weight for layer in layers])
     rows = [layer.shape[0] for layer in layers]
+    matched: list[tuple[Matching, int | Tensor]]
     if spec.method is Method.SPARSEGPT:
         weights, mask = sparsegpt(W, statistics.gram, spec.pattern)
         matched = [(Matching(part, 0.0), 0) for part in mask.split(rows)]
@@ -89,7 +166,6 @@ def _by_output_error(
     return [
         _pruned(
             layer,
-            block,
             importance(spec.method, layer.weight, statistics.norm),
             of_layer,
             matching,
@@ -103,7 +179,7 @@ def _by_output_error(
     ]
 
 
-def _match(S: Tensor, name: str, spec: PruneSpec) -> tuple[Matching, int]:
+def _match(S: Tensor, name: str, spec: PruneSpec) -> tuple[Matching, int | Tensor]:
     """The mask that keeps most of the scores S (C_out, C_in), and the edges it gives every input channel."""
     if spec.method is not Method.EGGS:
         return Matching(top_n_mask(S, spec.pattern), 0.0), 0
@@ -115,45 +191,51 @@ def _match(S: Tensor, name: str, spec: PruneSpec) -> tuple[Matching, int]:
 
 def _pruned(
     layer: PrunableLayer,
-    block: int,
     S: Tensor,
     weights: Tensor,
     matching: Matching,
-    min_degree: int,
+    min_degree: int | Tensor,
     statistics: InputStatistics | None,
     spec: PruneSpec,
 ) -> PrunedLayer:
     """The layer with its figures; S (C_out, C_in) is the importance that they are told by."""
     best = best_score(S, spec.pattern)
-    report = LayerReport(
-        name=layer.name,
-        type=layer.type,
-        block=block,
-        shape=layer.shape,
-        sparsity=share_of_zeros(weights),
-        kept_importance=kept_score(S, matching.mask) / best if best > 0 else 1.0,
+    figures = _Figures(
+        finite=_sound(layer, weights, statistics),
+        sparsity=_share_of_zeros(weights),
+        kept_importance=torch.where(best > 0, kept_score(S, matching.mask) / best, 1),
         relative_output_error=_relative_output_error(layer.weight, weights, statistics),
-        min_degree=min_degree,
-        duality_gap=matching.duality_gap,
-        **asdict(expansion_figures(matching.mask)),
-        calibration_tokens=statistics.tokens if statistics else 0,
-        importance=_IMPORTANCE[spec.method] if statistics else "weight-only",
+        min_degree=torch.as_tensor(min_degree, device=S.device),
+        duality_gap=torch.as_tensor(matching.duality_gap, device=S.device),
     )
-    return PrunedLayer(layer, weights, matching.mask, report)
+    found = torch.cat([torch.stack([figure.double() for figure in figures]), measure(matching.mask)])
+    return PrunedLayer(layer, weights, matching.mask, found, statistics.tokens if statistics else 0)
 
 
-def share_of_zeros(weights: Tensor) -> float:
-    return 1 - weights.count_nonzero().item() / weights.numel()
+def after_training(pruned: PrunedLayer) -> PrunedLayer:
+    """The layer once its weights were trained in the block, in which a kept one may become 0 or cease to be it.
+
+    Its output error stays that from before: what it is told from, the dense weights and the sampled inputs, would
+    have to be held in memory during the training.
+    """
+    figures = pruned.figures.clone()
+    figures[_Figures._fields.index("sparsity")] = _share_of_zeros(pruned.layer.weight)
+    return replace(pruned, figures=figures)
 
 
-def _relative_output_error(W: Tensor, pruned: Tensor, statistics: InputStatistics | None) -> float | None:
-    """||X(W-W')ᵀ||² / ||XWᵀ||² on the sampled tokens, in float32."""
+def _share_of_zeros(weights: Tensor) -> Tensor:
+    """(), float64."""
+    return 1 - weights.count_nonzero().double() / weights.numel()
+
+
+def _relative_output_error(W: Tensor, pruned: Tensor, statistics: InputStatistics | None) -> Tensor:
+    """||X(W-W')ᵀ||² / ||XWᵀ||² on the sampled tokens, in float32; 0 where there are none."""
     if statistics is None or (X := statistics.sample) is None:
-        return None
+        return W.new_zeros(())
     X, W = X.float(), W.float()
     dense = (X @ W.T).square().sum(dtype=torch.float64)
     lost = (X @ W.sub(pruned).T).square().sum(dtype=torch.float64)
-    return float(lost / dense) if dense > 0 else 0.0
+    return torch.where(dense > 0, lost / dense, 0)
 
 
 _IMPORTANCE = {

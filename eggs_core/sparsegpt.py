@@ -25,7 +25,7 @@ def sparsegpt(W: Tensor, G: Tensor, pattern: NMPattern) -> tuple[Tensor, Tensor]
     V = W.float().T.clone(memory_format=torch.contiguous_format)
     mask = torch.empty_like(V, dtype=torch.bool)
     U = _inverse_factor(G)
-    V[G.diagonal() == 0] = 0
+    V.masked_fill_(G.diagonal()[:, None] == 0, 0)
     block_size = max(BLOCK_SIZE // pattern.m, 1) * pattern.m
     for start in range(0, columns, block_size):
         end = min(start + block_size, columns)
@@ -49,6 +49,6 @@ def _inverse_factor(G: Tensor) -> Tensor:
     """Upper triangular U with UᵀU = H⁻¹, H the dampened Gram matrix."""
     H = G.clone()
     dead = H.diagonal() == 0
-    H.diagonal()[dead] = 1
+    H.diagonal().masked_fill_(dead, 1)
     H.diagonal().add_(DAMPENING * H.diagonal().mean())
     return upper_factor(invert(H))

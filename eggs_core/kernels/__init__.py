@@ -7,6 +7,7 @@ contiguous; all rows of a packed mask may also be one, expanded.
 
 from enum import IntEnum
 from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -49,6 +50,11 @@ def level_for(dtype: torch.dtype) -> Level:
 def available() -> bool:
     """Whether the kernels were built."""
     return _compiled is not None
+
+
+def by_triton(tensor: Tensor) -> bool:
+    """Whether work on what lies with this tensor, on a GPU, is for the kernels in Triton."""
+    return tensor.device.type != "cpu" and find_spec("triton") is not None
 
 
 def vectorised() -> bool:
@@ -117,10 +123,10 @@ def unpack_rows(
     return dense
 
 
-def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = None) -> tuple[float, Tensor]:
+def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = None) -> tuple[Tensor, Tensor]:
     """Writes True to `mask` for the N largest scores of every group of S, of equals for those further left, and
     else False. Returns the sum of what is left out, the same from run to run: float32 within a group, or over four
-    scores of as many, and float64 over them; and how many rows keep each channel, (C_in,) int64.
+    scores of as many, and float64 over them, (); and how many rows keep each channel, (C_in,) int64.
 
     S (C_out, C_in) float32, at least 0, of the mask's size.
     """
@@ -132,7 +138,7 @@ def best_n(S: Tensor, pattern: NMPattern, mask: Tensor, level: Level | None = No
     layer = S.data_ptr(), mask.data_ptr(), rows, columns, pattern.n, pattern.m
     found = lost.data_ptr(), edges.data_ptr(), degree.data_ptr()
     _compiled.best_n(*layer, *found, _BEST if level is None else level, torch.get_num_threads())
-    return float(lost.sum()), degree
+    return lost.sum(), degree
 
 
 def project(
@@ -144,12 +150,12 @@ def project(
     _compiled.project(*numbers, _BEST if level is None else level, torch.get_num_threads(), shrink)
 
 
-def kept_score(S: Tensor, mask: Tensor, level: Level | None = None) -> float:
+def kept_score(S: Tensor, mask: Tensor, level: Level | None = None) -> Tensor:
     """As `eggs_core.masks.kept_score`, the same from run to run."""
     sums = torch.empty(-(-S.numel() // _compiled.SCORES), dtype=torch.float64)
     level = _BEST if level is None else level
     _compiled.kept_sums(S.data_ptr(), mask.data_ptr(), S.numel(), sums.data_ptr(), level, torch.get_num_threads())
-    return float(sums.sum())
+    return sums.sum()
 
 
 def nearest(

@@ -17,7 +17,7 @@ from eggs_core.memory import map_large_tensors
 from eggs_core.prune import plan, prune_blocks
 from eggs_core.reconstruct import reconstruct
 from eggs_core.skeleton import Skeleton
-from eggs_core.solve import PrunedLayer, needs_gram, prune_layers
+from eggs_core.solve import FIGURES, PrunedLayer, needs_gram, prune_layers
 from eggs_core.spec import PruneSpec
 from eggs_core.statistics import InputStatistics, gather
 
@@ -53,7 +53,7 @@ def _choose(rows: Sequence[int], X: Tensor, spec: PruneSpec) -> None:
     with gather(layers, len(X), int(needs_gram(spec))) as statistics:
         for layer in block:
             layer(X)
-    prune_layers(layers, 0, statistics["block.0"], spec)
+    prune_layers(layers, statistics["block.0"], spec)
 
 
 def gathering(columns: int, with_gram: bool) -> int:
@@ -83,7 +83,7 @@ def _pruned_block(widths: Sequence[int], dtype: torch.dtype) -> tuple[nn.Module,
     def pruned(layer: PrunableLayer) -> PrunedLayer:
         mask = top_n_mask(layer.weight.float().abs(), PruneSpec(model="none").pattern)
         layer.weight.mul_(mask)
-        return PrunedLayer(layer, layer.weight, mask, None)  # type: ignore[arg-type]
+        return PrunedLayer(layer, layer.weight, mask, torch.zeros(FIGURES), 0)
 
     return block, list(map(pruned, prunable_layers(block, "block", ())))
 

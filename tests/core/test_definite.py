@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eggs_core.definite import invert, upper_factor
+from eggs_core.definite import _factor_or_nan, _inverse_or_nan, invert, upper_factor
 
 
 def definite(size: int, dtype: torch.dtype) -> Tensor:
@@ -32,3 +32,13 @@ def test_what_is_not_definite() -> None:
     for function in (invert, upper_factor):
         with pytest.raises(torch.linalg.LinAlgError):
             function(-torch.eye(3))
+
+
+@pytest.mark.parametrize("size", [1, 33, 200])
+def test_as_on_a_gpu(size: int) -> None:
+    H = definite(size, torch.float64)
+    torch.testing.assert_close(_inverse_or_nan(H.clone()), invert(H.clone()), rtol=1e-9, atol=1e-12)
+    assert torch.equal(_factor_or_nan(H.clone().mT, upper=True), upper_factor(H.clone()))
+    H[-1, -1] = -1
+    assert bool(_inverse_or_nan(H.clone()).isnan().all())
+    assert bool(_factor_or_nan(H.mT, upper=True).isnan().any())

@@ -195,7 +195,7 @@ def test_masks_are_the_same_at_every_level(level: Level, problem: tuple[Tensor, 
     mask, portable = torch.empty_like(S, dtype=torch.bool), torch.empty_like(S, dtype=torch.bool)
     lost, degree = kernels.best_n(S, pattern, mask, level)
     lost_by_portable, _ = kernels.best_n(S, pattern, portable, Level.PORTABLE)
-    assert lost == pytest.approx(lost_by_portable, rel=1e-6)  # each level adds up in an order of its own
+    assert lost == pytest.approx(float(lost_by_portable), rel=1e-6)  # each level adds up in an order of its own
     assert torch.equal(mask, portable)
     assert torch.equal(degree, mask.sum(dim=0))
     channels, size = torch.arange(0, S.shape[1], 3), -(-len(S) // 2)

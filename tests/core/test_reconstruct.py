@@ -13,7 +13,7 @@ from eggs_core.pattern import NMPattern
 from eggs_core.pipeline import prune
 from eggs_core.prune import passes
 from eggs_core.reconstruct import reconstruct
-from eggs_core.solve import PrunedLayer
+from eggs_core.solve import FIGURES, PrunedLayer
 from eggs_core.spec import CalibrationSpec, Effort, PruneSpec
 from eggs_core.text import token_windows
 from tests.tiny_models import MakeModel
@@ -69,7 +69,7 @@ class _Linear:
         (layer,) = prunable_layers(torch.nn.ModuleDict({"fc": self.module}), "block", ())
         self.mask = top_n_mask(layer.weight.abs(), pattern)
         self.module.weight.mul_(self.mask)
-        self.pruned = PrunedLayer(layer, self.module.weight.clone(), self.mask, None)  # type: ignore[arg-type]
+        self.pruned = PrunedLayer(layer, self.module.weight.clone(), self.mask, torch.zeros(FIGURES), 0)
 
     def __call__(self, X: torch.Tensor, batch: int) -> torch.Tensor:
         Y: torch.Tensor = self.module(X)

@@ -14,7 +14,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from eggs_core.kernels import triton_auction, triton_linear
+from eggs_core.b_matching import UNITS
+from eggs_core.kernels import triton_auction, triton_b_matching, triton_linear
 from eggs_core.pattern import NMPattern
 
 
@@ -88,3 +89,18 @@ def test_auctions_compile_for_gpus(capability: int) -> None:
         "bids_a_step": "i32",
     }
     assert compiled(triton_auction._kernel, types, {"SIZE": 512, "num_warps": 1}, capability).asm["cubin"]
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("pattern", ["2:4", "7:24"])
+@pytest.mark.parametrize("kernel", ["take_kernel", "raise_kernel", "exchange_kernel"])
+def test_b_matchings_compile_for_gpus(kernel: str, pattern: str, capability: int) -> None:
+    source = getattr(triton_b_matching, kernel)
+    numbers = dict.fromkeys(["rows", "columns", "rounds"], "i32")
+    pointers = {"S_ptr": "*fp32", "unit_ptr": "*fp64", "kept_ptr": "*u8"}
+    types = {name: (numbers | pointers).get(name, "*i64") for name in source.arg_names if not name.isupper()}
+    constants = {"N": NMPattern.parse(pattern).n, "UNITS": UNITS} | triton_b_matching.sizes(
+        NMPattern.parse(pattern)
+    )
+    constants = {name: value for name, value in constants.items() if name in (*source.arg_names, "num_warps")}
+    assert compiled(source, types, constants, capability).asm["cubin"]
