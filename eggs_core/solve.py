@@ -205,11 +205,16 @@ def _pruned(
         sparsity=_share_of_zeros(weights),
         kept_importance=torch.where(best > 0, kept_score(S, matching.mask) / best, 1),
         relative_output_error=_relative_output_error(layer.weight, weights, statistics),
-        min_degree=torch.as_tensor(min_degree, device=S.device),
-        duality_gap=torch.as_tensor(matching.duality_gap, device=S.device),
+        min_degree=_on(S.device, min_degree),
+        duality_gap=_on(S.device, matching.duality_gap),
     )
     found = torch.cat([torch.stack([figure.double() for figure in figures]), measure(matching.mask)])
     return PrunedLayer(layer, weights, matching.mask, found, statistics.tokens if statistics else 0)
+
+
+def _on(device: torch.device, number: float | Tensor) -> Tensor:
+    """As a tensor, (), made there, where one that is brought would have the host wait."""
+    return number if isinstance(number, Tensor) else torch.full((), number, dtype=torch.float64, device=device)
 
 
 def after_training(pruned: PrunedLayer) -> PrunedLayer:

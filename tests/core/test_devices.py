@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from eggs_core import assignment
 from eggs_core.diagonals import diagonal_mask
@@ -31,13 +32,25 @@ PATTERN = NMPattern(2, 4)
 
 
 class _Waiting(TorchDispatchMode):
-    """Refuses what has the host wait for a GPU though it reads no tensor: to hear whether a matrix has a factor,
-    or a decomposition converged."""
+    """Refuses what has the host wait for a GPU though it reads nothing of it: to hear whether a matrix has a
+    factor or a decomposition converged, and to bring it a tensor, unless that is said not to block."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert not any(name in str(func) for name in ("check_errors", "cholesky_inverse", "svd", "eig")), func
+        kwargs = kwargs or {}
         assert "linalg_cholesky" not in str(func) or not kwargs.get("check_errors"), func
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
+        given, found = (
+            {tensor.device.type for tensor in tree_leaves(tree) if isinstance(tensor, Tensor) and tensor.dim()}
+            for tree in ((args, kwargs), result)
+        )
+        assert not ("cpu" in given and "meta" in given | found) or _non_blocking(func, args, kwargs), func
+        return result
+
+
+def _non_blocking(func: Any, args: Any, kwargs: Any) -> bool:
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    return bool(given.get("non_blocking"))
 
 
 @pytest.fixture(autouse=True)
