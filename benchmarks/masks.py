@@ -84,10 +84,10 @@ def main() -> None:
             | {
                 "diagonals give up": 1 - float(kept_score(S, diagonal_mask(S, pattern, asked)) / best),
                 "matching gives up": 1 - float(kept_score(S, matching.mask) / best),
-                "matching's duality gap": matching.duality_gap,
-                "auto's B": chosen,
+                "matching's duality gap": float(matching.duality_gap),
+                "auto's B": int(chosen),
                 "auto gives up": 1 - float(kept_score(S, auto.mask) / best),
-                "auto's duality gap": auto.duality_gap,
+                "auto's duality gap": float(auto.duality_gap),
             }
         )
         print(rows[-1], flush=True)

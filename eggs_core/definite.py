@@ -29,8 +29,8 @@ def upper_factor(H: Tensor) -> Tensor:
 
 def _inverse_or_nan(H: Tensor) -> Tensor:
     root = _factor_or_nan(H.mT, upper=False)
-    identity = torch.eye(len(H), dtype=H.dtype, device=H.device)
-    inverse_root = torch.linalg.solve_triangular(root, identity, upper=False)
+    inverse_root = torch.eye(len(H), dtype=H.dtype, device=H.device)
+    torch.linalg.solve_triangular(root, inverse_root, upper=False, out=inverse_root)
     return torch.mm(inverse_root.T, inverse_root, out=H)
 
 

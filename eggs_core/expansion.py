@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eggs_core.devices import brought
 from eggs_core.masks import input_degrees
 
 # Sets of input channels that the neighbourhood ratio starts from: those of fewest edges, and as many at random.
@@ -76,7 +77,7 @@ def second_singular_value(mask: Tensor) -> Tensor:
     A.addr_(out_root / out_root.norm(), in_root / in_root.norm(), alpha=-1)
     if min(mask.shape) <= 8:
         return _spectral_norm(A if mask.shape[0] <= 8 else A.T)
-    probe = torch.randn(8, A.shape[1], generator=torch.Generator().manual_seed(0)).to(A.device, non_blocking=True)
+    probe = brought(torch.randn(8, A.shape[1], generator=torch.Generator().manual_seed(0)), A.device)
     for _ in range(8):
         probe = torch.linalg.qr(((probe @ A.T) @ A).T).Q.T.contiguous()  # as rows: thin products are faster so
     return _spectral_norm(probe @ A.T)
@@ -118,9 +119,7 @@ def neighbourhood_ratio(mask: Tensor) -> Tensor:
     degree = input_degrees(mask).float()
     A = mask.float()
     shuffled = torch.randperm(columns, generator=torch.Generator().manual_seed(0))
-    added = torch.cat(
-        [degree.argsort(stable=True)[:_LOWEST], shuffled[:_RANDOM].to(mask.device, non_blocking=True)]
-    )
+    added = torch.cat([degree.argsort(stable=True)[:_LOWEST], brought(shuffled[:_RANDOM], mask.device)])
     taken = torch.zeros(len(added), columns, dtype=torch.bool, device=mask.device)
     missed = 1 - A[:, added].T  # (set, C_out): 1 for the output channels that T does not reach
     edges = degree[added]

@@ -6,7 +6,7 @@ channel short needs any work, and in it only the rows in which such a channel is
 channel c enters none of the rows in which it is below the N-th best by λ_c or more. So a few rows are solved, and
 where the λ found says that others would change too, all rows of the group.
 
-On a GPU all rows are solved by other kernels (`eggs_core.matching_on_gpu`), to which the host need not listen.
+On a GPU with Triton all rows are solved, and the host need not listen (`eggs_core.matching_on_gpu`).
 
 Shapes: S (C_out, C_in) float32, at least 0 and finite.
 """
@@ -39,7 +39,8 @@ _SPARE_ROWS = 8
 @dataclass(frozen=True, slots=True)
 class Matching:
     """A mask (C_out, C_in), bool, True where kept; and by how much its kept score may be below the largest
-    possible, as a share of what the best N per group keep: 0 up to rounding. On a GPU a tensor (), float64."""
+    possible, as a share of what the best N per group keep: 0 up to rounding, and
+    from a GPU a tensor (), float64, where `kernels.by_triton`."""
 
     mask: Tensor
     duality_gap: float | Tensor
@@ -64,7 +65,7 @@ def auto_matching(
     S: Tensor, pattern: NMPattern, layer: str = "the layer", tolerance: float = DEFAULT_TOLERANCE
 ) -> tuple[Matching, int | Tensor]:
     """The matching with the largest B that loses at most 1 + `tolerance` times the score that the best N per group
-    lose; and B, on a GPU a tensor (), int64.
+    lose; and B, from a GPU a tensor (), int64, where `kernels.by_triton`.
 
     The cost is a convex function of B, of which the sum of the multipliers is a slope: where the tangent at any B
     passes the tolerance, the cost has passed it before. So a few steps of Newton's method lead down to the largest

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from eggs_core import kernels
 from eggs_core.assignment import best_assignment
+from eggs_core.devices import brought
 from eggs_core.distributed import ALONE, Group
 from eggs_core.layers import PrunableLayer
 from eggs_core.masks import compiled, largest
@@ -99,7 +100,7 @@ def apply(site: Site, order: Tensor) -> dict[str, Tensor]:
 def best_order(site: Site, S: Tensor, pattern: NMPattern) -> Tensor:
     """An order of the consumer's input channels that keeps more of the scores S, or the one they have, (C_in,)."""
     sets, _, size = site.channels.shape
-    channels = site.channels.to(S.device, non_blocking=True)
+    channels = brought(site.channels, S.device)
     # Copies move alike, so that one's rows may as well be further rows of the other's.
     of_sets = S[:, channels].permute(1, 2, 0, 3).reshape(sets, -1, size)
     return _order(channels, best_permutations(of_sets, pattern))
@@ -130,7 +131,7 @@ def best_permutations(S: Tensor, pattern: NMPattern) -> Tensor:
         for slot in range(m):
             # A few groups may be left over, others each time.
             order = torch.randperm(groups, generator=generator)[: groups // parts * parts]
-            of_parts = order.view(parts, -1).to(S.device, non_blocking=True)
+            of_parts = brought(order.view(parts, -1), S.device)
             keeps: list[Tensor] = []
             for part in of_parts:
                 others = torch.cat([slots[:, :slot, part], slots[:, slot + 1 :, part]], dim=1)
@@ -177,7 +178,7 @@ def _permute_rows(site: Site, order: Tensor) -> dict[str, Tensor]:
     changed: dict[str, Tensor] = {}
     for producer in site.producers:
         layer, W = producer.layer, producer.layer.weight
-        rows = producer.rows.to(W.device, non_blocking=True)
+        rows = brought(producer.rows, W.device)
         new, old = rows.flatten(), rows[:, order.to(W.device)].flatten()
         W.index_copy_(0, new, W.index_select(0, old))
         changed[layer.full_parameter_name] = layer.parameter.data

@@ -7,9 +7,7 @@ dense block gives in the dense model, so that it also makes good errors that cam
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from math import isfinite
-from statistics import fmean
 from typing import Literal
 
 import torch
@@ -21,8 +19,6 @@ from eggs_core.solve import PrunedLayer
 
 EPOCHS = 8
 LEARNING_RATE = 1e-3
-PATIENCE = 2
-"""Epochs in a row that may bring nothing before training ends."""
 HELD_OUT = 8
 """One batch of so many takes no part in training, and decides which epoch's weights are kept."""
 MIN_BATCHES = 16
@@ -60,11 +56,11 @@ def reconstruct(
     def error(batch: int) -> Tensor:
         return _relative_error(call(inputs[batch], batch), targets[batch])
 
-    def held_out_error() -> float:
+    def held_out_error() -> Tensor:
         with torch.no_grad():
-            # Read together: each time the host would wait for a GPU.
-            errors = group.gather(torch.stack([error(b) for b in range(training, len(inputs))]).tolist())
-        return fmean(chain.from_iterable(errors))
+            errors = torch.stack([error(batch) for batch in range(training, len(inputs))]).double()
+        sums = group.sum(torch.stack([errors.sum(), torch.ones_like(errors).sum()]))
+        return sums[0] / sums[1]
 
     generator = torch.Generator().manual_seed(0)
     # The other forms of it hold temporaries as large as the weights, and take six times as long.
@@ -72,9 +68,10 @@ def reconstruct(
     # In float16 most gradients of a mean over so many outputs would be 0.
     scaler = torch.amp.GradScaler(inputs[0].device.type, enabled=inputs[0].dtype is torch.float16)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * steps)
+    # Which epoch is the best is not for the host to know before the end: it would wait for a GPU.
     before = best = held_out_error()
     kept = weights.snapshot()
-    epochs = 0
+    epochs = torch.zeros_like(best)
     for epoch in range(1, EPOCHS + 1):
         for batch in torch.randperm(training, generator=generator)[:steps].tolist():
             with torch.enable_grad(), weights.trainable():
@@ -86,13 +83,17 @@ def reconstruct(
             schedule.step()
             weights.show()
         after = held_out_error()
-        if after < best:
-            best, kept, epochs = after, weights.snapshot(), epoch
-        elif epoch - epochs == PATIENCE:
-            break
+        better = after < best
+        weights.update(kept, better)
+        best, epochs = torch.where(better, after, best), torch.where(better, epoch, epochs)
     weights.restore(kept)
+    error_before, error_after, kept_epoch = torch.stack([before, best, epochs]).tolist()
     return BlockTraining(
-        block=block, error_before=_known(before), error_after=_known(best), epochs=epochs, skipped=None
+        block=block,
+        error_before=_known(error_before),
+        error_after=_known(error_after),
+        epochs=int(kept_epoch),
+        skipped=None,
     )
 
 
@@ -131,6 +132,11 @@ class _Weights:
 
     def snapshot(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self._parameters]
+
+    def update(self, snapshot: Sequence[Tensor], wanted: Tensor) -> None:
+        """Makes an earlier snapshot that of now, where that is `wanted`, (), bool."""
+        for parameter, values in zip(self._parameters, snapshot, strict=True):
+            torch.where(wanted, parameter, values, out=values)
 
     def restore(self, snapshot: Sequence[Tensor]) -> None:
         for parameter, values in zip(self._parameters, snapshot, strict=True):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eggs_core.devices import number
 from eggs_core.errors import BrokenCheckpoint
 from eggs_core.expansion import MEASURED, measure, read
 from eggs_core.importance import importance
@@ -71,6 +72,8 @@ def prune_layers(
     Takes at most `GRAM_SHARE` bytes for each entry of the layers' Gram matrix, where the method needs it and with
     it, `WEIGHT_SHARE` for each of their weights, and `WORKING_BYTES`.
     """
+    if statistics is not None and not statistics.tokens:  # of an expert that its model runs on no rows
+        statistics = None
     for layer in layers:
         if layer.weight.device.type == "cpu" and not bool(_finite(layer, statistics)):
             raise _not_finite(layer)
@@ -121,7 +124,8 @@ def _report(
 
 def _not_finite(layer: PrunableLayer) -> BrokenCheckpoint:
     return BrokenCheckpoint(
-        f"{layer.name} has weights or activations that are not finite, so it cannot be pruned."
+        f"{layer.name} has weights or activations that are not finite, or too large to compute with, so it cannot "
+        "be pruned."
     )
 
 
@@ -205,16 +209,11 @@ def _pruned(
         sparsity=_share_of_zeros(weights),
         kept_importance=torch.where(best > 0, kept_score(S, matching.mask) / best, 1),
         relative_output_error=_relative_output_error(layer.weight, weights, statistics),
-        min_degree=_on(S.device, min_degree),
-        duality_gap=_on(S.device, matching.duality_gap),
+        min_degree=number(min_degree, S.device),
+        duality_gap=number(matching.duality_gap, S.device),
     )
     found = torch.cat([torch.stack([figure.double() for figure in figures]), measure(matching.mask)])
     return PrunedLayer(layer, weights, matching.mask, found, statistics.tokens if statistics else 0)
-
-
-def _on(device: torch.device, number: float | Tensor) -> Tensor:
-    """As a tensor, (), made there, where one that is brought would have the host wait."""
-    return number if isinstance(number, Tensor) else torch.full((), number, dtype=torch.float64, device=device)
 
 
 def after_training(pruned: PrunedLayer) -> PrunedLayer:

@@ -97,9 +97,13 @@ def raise_kernel(  # type: ignore[no-untyped-def]
     for first in range(0, rows, ROWS):
         value, last_in, _ = _bars(P_ptr, multiplier, first, rows, N, M, CHANNELS, ROWS)
         above, equal = value > last_in[:, None], value == last_in[:, None]
-        wanted = N - tl.sum(above.to(tl.int32), axis=1)
-        kept = above | (equal & (tl.cumsum(equal.to(tl.int32), axis=1) <= wanted[:, None]))
         row = first + tl.arange(0, ROWS)[:, None]
+        # Of equals the first, from channel `row` mod M on and then from the left: where many are equal, as zeros
+        # are, no channel has most of them, which would have to be moved one by one.
+        late = equal & (channel < row % M)
+        rank = tl.cumsum(equal.to(tl.int32), axis=1) - tl.sum(late.to(tl.int32), axis=1)[:, None]
+        rank += tl.where(late, tl.sum(equal.to(tl.int32), axis=1)[:, None], 0)
+        kept = above | (equal & (rank <= N - tl.sum(above.to(tl.int32), axis=1)[:, None]))
         at = kept_ptr + (group * M + channel) * rows + row
         tl.store(at, kept.to(tl.uint8), mask=there & (row < rows))
 

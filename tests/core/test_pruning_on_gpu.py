@@ -1,4 +1,4 @@
-"""Layers pruned on a GPU are those pruned on a CPU, up to rounding, and the host does not wait for them."""
+"""Layers pruned on a GPU are those pruned on a CPU, up to rounding; and the host does not wait for them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +48,10 @@ def reports_of(spec: PruneSpec, device: torch.device) -> list[LayerReport]:
     return layer_reports(pruned, 0, spec)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@on_a_gpu
 @pytest.mark.parametrize("pattern", ["2:4", "3:8", "1:32"])
 @pytest.mark.parametrize(
     "asked",

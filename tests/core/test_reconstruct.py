@@ -1,10 +1,12 @@
 """Training a block: it lowers the held-out error or changes nothing, and the mask stays."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eggs_core.layers import prunable_layers
@@ -103,6 +105,25 @@ def test_what_was_held_out_decides() -> None:
     assert outcome.error_before is not None
     assert (outcome.epochs, outcome.error_after) == (0, outcome.error_before)
     assert torch.equal(block.module.weight, before)
+
+
+class _Reads(TorchDispatchMode):
+    """Counts the numbers that are read of tensors, for each of which the host would wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_in_between() -> None:
+    block = _Linear(NMPattern(2, 4))
+    with _Reads() as reads:
+        float(block.mask.sum())
+        outcome = reconstruct([block.pruned], 0, block, block.inputs, block.targets)
+    assert outcome.epochs > 0
+    assert reads.count == 1
 
 
 def test_gradients_of_float16_do_not_vanish() -> None:
