@@ -35,11 +35,11 @@ class ExpansionFigures:
 
 def expansion_figures(mask: Tensor) -> ExpansionFigures:
     """Every figure of a mask (C_out, C_in), bool, in a few products with a matrix of its size."""
-    return read(measure(mask).tolist(), (mask.shape[0], mask.shape[1]))
+    return figures_of(measure(mask).tolist(), (mask.shape[0], mask.shape[1]))
 
 
 def measure(mask: Tensor) -> Tensor:
-    """What the figures of a mask are told from, (`MEASURED`,) float64, where the mask is; see `read`."""
+    """What the figures of a mask are told from, (`MEASURED`,) float64, where the mask is; see `figures_of`."""
     degree = input_degrees(mask)
     of_degrees = degree.min(), degree.double().mean(), (degree == 0).sum()
     of_graph = second_singular_value(mask), neighbourhood_ratio(mask)
@@ -49,7 +49,7 @@ def measure(mask: Tensor) -> Tensor:
 MEASURED = 5
 
 
-def read(measured: Sequence[float], shape: tuple[int, int]) -> ExpansionFigures:
+def figures_of(measured: Sequence[float], shape: tuple[int, int]) -> ExpansionFigures:
     """The figures of a mask of this shape, of which so much was measured."""
     least, mean, cut_off, singular_value, ratio = measured
     rows, columns = shape

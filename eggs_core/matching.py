@@ -39,8 +39,8 @@ _SPARE_ROWS = 8
 @dataclass(frozen=True, slots=True)
 class Matching:
     """A mask (C_out, C_in), bool, True where kept; and by how much its kept score may be below the largest
-    possible, as a share of what the best N per group keep: 0 up to rounding, and
-    from a GPU a tensor (), float64, where `kernels.by_triton`."""
+    possible, as a share of what the best N per group keep: 0 up to rounding, and from a GPU a tensor (), float64,
+    where `kernels.by_triton`."""
 
     mask: Tensor
     duality_gap: float | Tensor

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eggs_core.devices import number
 from eggs_core.errors import BrokenCheckpoint
-from eggs_core.expansion import MEASURED, measure, read
+from eggs_core.expansion import MEASURED, figures_of, measure
 from eggs_core.importance import importance
 from eggs_core.joint import OutputError, choose, fit
 from eggs_core.layers import PrunableLayer
@@ -116,7 +116,7 @@ def _report(
         relative_output_error=relative_output_error if pruned.tokens else None,
         min_degree=int(min_degree),
         duality_gap=duality_gap,
-        **asdict(read(measured, layer.shape)),
+        **asdict(figures_of(measured, layer.shape)),
         calibration_tokens=pruned.tokens,
         importance=_IMPORTANCE[spec.method] if pruned.tokens else "weight-only",
     )

@@ -111,7 +111,7 @@ def asked_for() -> Iterator[dict[str, Any]]:
         yield from ({"effort": effort, "min_degree": degree} for degree in (0, 7, "auto"))
 
 
-@pytest.mark.parametrize("asked", asked_for(), ids=str)
+@pytest.mark.parametrize("asked", list(asked_for()), ids=str)
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_layers(asked: dict[str, Any], calibrated: bool, weights: Tensor, statistics: InputStatistics) -> None:
     spec = PruneSpec(model="none", pattern="2:4", **asked)

@@ -23,7 +23,7 @@ from tests.app.build import events_of, make_job, read_job
 from tests.conftest import free_port, wait_for
 from tests.tiny_models import MakeModel
 
-JOBS = 50
+JOBS = 100  # more than are done before both workers have met a broker that is away, on a busy machine too
 SHORT = {
     "method": "magnitude",
     "calibration": {"samples": 1, "sequence_length": 16},
