@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ GRAM_SHARE = 18
 WEIGHT_SHARE = 28
 WORKING_BYTES = 128 << 20
 
+Figure = TypeVar("Figure", Tensor, float)
+
 
 @dataclass(frozen=True, slots=True)
 class PrunedLayer:
@@ -41,18 +43,19 @@ class PrunedLayer:
     tokens: int
 
 
-class _Figures(NamedTuple):
+class _Figures(NamedTuple, Generic[Figure]):
     """But for those that `eggs_core.expansion` measures, which follow."""
 
-    finite: Tensor
-    sparsity: Tensor
-    kept_importance: Tensor
-    relative_output_error: Tensor
-    min_degree: Tensor
-    duality_gap: Tensor
+    finite: Figure
+    sparsity: Figure
+    kept_importance: Figure
+    relative_output_error: Figure
+    min_degree: Figure
+    duality_gap: Figure
 
 
-FIGURES = len(_Figures._fields) + MEASURED
+_OWN = len(_Figures._fields)
+FIGURES = _OWN + MEASURED
 
 
 def needs_gram(spec: PruneSpec) -> bool:
@@ -88,34 +91,28 @@ def layer_reports(pruned: Sequence[PrunedLayer], block: int, spec: PruneSpec) ->
     Raises `BrokenCheckpoint`, naming a layer, for what is not finite.
     """
     figures = torch.stack([entry.figures for entry in pruned]).tolist() if pruned else []
-    return [_report(entry, block, spec, *of_layer) for entry, of_layer in zip(pruned, figures, strict=True)]
+    return [
+        _report(entry, block, spec, _Figures(*of_layer[:_OWN]), of_layer[_OWN:])
+        for entry, of_layer in zip(pruned, figures, strict=True)
+    ]
 
 
 def _report(
-    pruned: PrunedLayer,
-    block: int,
-    spec: PruneSpec,
-    finite: float,
-    sparsity: float,
-    kept_importance: float,
-    relative_output_error: float,
-    min_degree: float,
-    duality_gap: float,
-    *measured: float,
+    pruned: PrunedLayer, block: int, spec: PruneSpec, figures: _Figures[float], measured: Sequence[float]
 ) -> LayerReport:
     layer = pruned.layer
-    if not finite:
+    if not figures.finite:
         raise _not_finite(layer)
     return LayerReport(
         name=layer.name,
         type=layer.type,
         block=block,
         shape=layer.shape,
-        sparsity=sparsity,
-        kept_importance=kept_importance,
-        relative_output_error=relative_output_error if pruned.tokens else None,
-        min_degree=int(min_degree),
-        duality_gap=duality_gap,
+        sparsity=figures.sparsity,
+        kept_importance=figures.kept_importance,
+        relative_output_error=figures.relative_output_error if pruned.tokens else None,
+        min_degree=int(figures.min_degree),
+        duality_gap=figures.duality_gap,
         **asdict(figures_of(measured, layer.shape)),
         calibration_tokens=pruned.tokens,
         importance=_IMPORTANCE[spec.method] if pruned.tokens else "weight-only",
