@@ -65,12 +65,10 @@ def test_the_example_of_the_packed_form() -> None:
 
 
 def test_how_far_results_vary_over_seeds() -> None:
-    """As the files have it that the table of methods names, later ones first."""
-    drawn: dict[str, list[dict[str, float]]] = {}
-    for name in ("quality-wikipedia-sample-2-4-reordered", "quality-wikipedia-sample-2-4"):
-        results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-        for method, rows in groupby(sorted(results["rows"], key=itemgetter("method")), key=itemgetter("method")):
-            drawn.setdefault(method, list(rows))
+    """As the file has it that the table of methods names."""
+    results = json.loads((ROOT / "benchmarks" / "results" / "quality-wikipedia-sample-2-4.json").read_text())
+    by_method = groupby(sorted(results["rows"], key=itemgetter("method")), key=itemgetter("method"))
+    drawn = {method: list(rows) for method, rows in by_method}
     shares = [
         100 * stdev(perplexities) / fmean(perplexities)
         for method, rows in drawn.items()
