@@ -107,7 +107,7 @@ def test_a_job_that_costs_three_workers_is_not_tried_again(
     wait_for(lambda: read_job(sessions, small).state == "succeeded", pause=0.2)
     assert worker.poll() is None
     assert read_job(sessions, job_id).attempt == 3
-    assert not list(settings.staging_dir.iterdir())
+    wait_for(lambda: not list(settings.staging_dir.iterdir()))
 
 
 @everywhere

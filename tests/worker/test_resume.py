@@ -103,4 +103,4 @@ def test_jobs_survive_the_death_of_their_workers(
         assert job.attempt - 1 == job.workers_lost == killed[job_id]
         assert [e.type for e in events_of(sessions, job_id)].count("job.succeeded") == 1
         assert sums_of(sessions, job_id) == sums_of(sessions, undisturbed)
-    assert not list(settings.staging_dir.iterdir())
+    wait_for(lambda: not list(settings.staging_dir.iterdir()))
