@@ -69,10 +69,10 @@ def by_sparsegpt(W: Tensor, G: Tensor, pattern: NMPattern) -> Tensor:
 
 
 def on_mask(mask: Tensor, W: Tensor, G: Tensor) -> Tensor:
-    """Least squares on a mask that is given: from weights that were not chosen with it, it takes more steps."""
+    """Least squares on a mask that is given: from weights that were not chosen with it, it takes many steps."""
     error = OutputError(G)
-    with patch.object(joint, "FIT_ITERATIONS", 8):
-        return fit(W, W.float() * error.scale, mask, error)
+    with patch.object(joint, "FIT_ITERATIONS", 64):
+        return fit(W.float(), W.float() * error.scale, mask, error)
 
 
 def on_importance(
@@ -100,6 +100,19 @@ def by_admm_and_fit(W: Tensor, G: Tensor, pattern: NMPattern, *, dampening: floa
     error = OutputError(G, dampening)
     Y = choose(W, error, pattern)
     return fit(W, Y, top_n_mask(Y.abs(), pattern), error)
+
+
+def by_admm_and_least_squares(W: Tensor, G: Tensor, pattern: NMPattern) -> Tensor:
+    return on_mask(top_n_mask(choose(W, OutputError(G), pattern).abs(), pattern), W, G)
+
+
+def in_float32(W: Tensor, G: Tensor, pattern: NMPattern) -> Tensor:
+    return by_admm_and_fit(W.float(), G, pattern)
+
+
+def with_few_penalties(W: Tensor, G: Tensor, pattern: NMPattern) -> Tensor:
+    with patch.object(joint, "PENALTIES", (0.15, 0.35, 0.8)), patch.object(joint, "ITERATIONS_PER_STAGE", 10):
+        return by_admm_and_fit(W, G, pattern)
 
 
 def by_sweeps(start: Way, sweeps: int, W: Tensor, G: Tensor, pattern: NMPattern) -> Tensor:
@@ -142,10 +155,13 @@ WAYS: dict[str, Way] = {
     "ADMM, 18 iterations": partial(by_admm, iterations=3),
     "ADMM, 30 iterations": by_admm,
     "ADMM, 30 iterations, least squares on its mask": by_admm_and_fit,
+    "the same, 64 steps of it instead of 4": by_admm_and_least_squares,
+    "the same, all products in float32": in_float32,
+    "the same, three penalties of ten iterations": with_few_penalties,
     "the same, dampening 0.001": partial(by_admm_and_fit, dampening=0.001),
     "the same, dampening 0.1": partial(by_admm_and_fit, dampening=0.1),
     "ADMM, 102 iterations": partial(by_admm, iterations=17),
-    "ADMM, 30 iterations, then 6 sweeps": partial(by_sweeps, by_admm, 6),
+    "ADMM, 30 iterations, least squares, 6 sweeps": partial(by_sweeps, by_admm_and_fit, 6),
 }
 
 

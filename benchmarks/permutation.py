@@ -1,11 +1,11 @@
 """What reordering channels gains: kept importance and time by kind of site, then perplexity with and without.
 
     python -m benchmarks.permutation [--calibration SOURCE] [--evaluation SOURCE] [--samples 16] [--windows 16]
-        [--patterns 2:4 4:8 1:4] [--methods ria eggs]
+        [--patterns 2:4 4:8 1:4] [--methods ria eggs] [--seeds 0]
 
 Kept importance is the share of all RIA scores that the best N of every group keep, on what the dense blocks of
-SmolLM2-135M make of the calibration tokens; seconds are those of the search for one layer. Perplexity is that of
-the first pattern, by two whole runs of each method on the same tokens.
+SmolLM2-135M make of the calibration tokens of the first seed; seconds are those of the search for one layer.
+Perplexity is by two whole runs of each method on the same tokens, for every pattern and every seed.
 """
 
 import argparse
@@ -91,16 +91,21 @@ def main() -> None:
     parser.add_argument(
         "--methods", nargs="+", type=Method, choices=list(Method), default=[Method.RIA, Method.EGGS]
     )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     arguments = parser.parse_args()
     patterns = [NMPattern.parse(pattern) for pattern in arguments.patterns]
-    calibration = CalibrationSpec(source=arguments.calibration, samples=arguments.samples)
+    calibrations = [
+        CalibrationSpec(source=arguments.calibration, samples=arguments.samples, seed=seed)
+        for seed in arguments.seeds
+    ]
     command = (
         f"python -m benchmarks.permutation --calibration {short(arguments.calibration)} "
         f"--evaluation {short(arguments.evaluation)} --samples {arguments.samples} --windows {arguments.windows} "
-        f"--patterns {' '.join(arguments.patterns)} --methods {' '.join(arguments.methods)}"
+        f"--patterns {' '.join(arguments.patterns)} --methods {' '.join(arguments.methods)} "
+        f"--seeds {' '.join(map(str, arguments.seeds))}"
     )
     with tempfile.TemporaryDirectory() as scratch:
-        measured, first, others = kept_importance(calibration, patterns, Path(scratch, "cache"))
+        measured, first, others = kept_importance(calibrations[0], patterns, Path(scratch, "cache"))
         rows = []
         for (kind, pattern), figures in measured.items():
             before, after, seconds = (list(column) for column in zip(*figures, strict=True))
@@ -123,32 +128,36 @@ def main() -> None:
         keep("permutation", command, rows, summary)
 
         rows = []
-        for method, permute in product(arguments.methods, (False, True)):
-            spec = PruneSpec(
-                model=MODEL,
-                pattern=patterns[0],
-                method=method,
-                permute=permute,
-                calibration=calibration,
-                evaluation=EvaluationSpec(
-                    sources=(arguments.evaluation,), samples=arguments.windows, generations=0
-                ),
-            )
-            report = prune(spec, Path(scratch, f"{method}-{permute}"), cache_dir=Path(scratch, "cache"))
-            assert report.evaluation is not None
-            rows.append(
-                {
-                    "method": str(method),
-                    "effort": str(report.effort),
-                    "pattern": str(patterns[0]),
-                    "permute": permute,
-                    "dense": report.evaluation.texts[0].perplexity.dense,
-                    "pruned": report.evaluation.texts[0].perplexity.pruned,
-                    "seconds to prune": report.seconds["prune"],
-                }
-            )
+        for pattern, method in product(patterns, arguments.methods):
+            for calibration, permute in product(calibrations, (False, True)):
+                spec = PruneSpec(
+                    model=MODEL,
+                    pattern=pattern,
+                    method=method,
+                    permute=permute,
+                    calibration=calibration,
+                    evaluation=EvaluationSpec(
+                        sources=(arguments.evaluation,), samples=arguments.windows, generations=0
+                    ),
+                )
+                with tempfile.TemporaryDirectory(dir=scratch) as out:
+                    report = prune(spec, Path(out), cache_dir=Path(scratch, "cache"))
+                assert report.evaluation is not None
+                rows.append(
+                    {
+                        "method": str(method),
+                        "effort": str(report.effort),
+                        "pattern": str(pattern),
+                        "seed": calibration.seed,
+                        "permute": permute,
+                        "dense": report.evaluation.texts[0].perplexity.dense,
+                        "pruned": report.evaluation.texts[0].perplexity.pruned,
+                        "seconds to prune": report.seconds["prune"],
+                    }
+                )
+                print(rows[-1], flush=True)
     ratios = [
-        f"{after['method']} {after['pruned'] / before['pruned']:.3f}"
+        f"{after['method']} {after['pattern']} {after['pruned'] / before['pruned']:.3f}"
         for before, after in zip(rows[::2], rows[1::2], strict=True)
     ]
     keep(

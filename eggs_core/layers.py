@@ -104,7 +104,8 @@ def _says_its_orientation(module: nn.Module) -> bool:
 
 def _unknown_experts(block: nn.Module, block_name: str) -> Iterator[str]:
     for relative_name, module in block.named_modules():
-        if "Experts" in type(module).__name__ and not _says_its_orientation(module):
+        known = isinstance(module, (nn.Linear, Conv1D)) or _says_its_orientation(module)
+        if "Expert" in type(module).__name__ and not known:
             for parameter_name, parameter in module.named_parameters(recurse=False):
-                if parameter.ndim == 3:
+                if parameter.ndim >= 2:  # of two dimensions where experts lie one below the other
                     yield f"{block_name}.{relative_name}.{parameter_name}"

@@ -167,6 +167,11 @@ def test_training_brings_the_outputs_nearer(family: str, runs: Runs) -> None:
     )
     assert runs.errors(f"{family}-best") == [None, None]
     assert best.layers != balanced.layers
+    assert len(best.training) == 2
+    for block in best.training:
+        assert block.error_before is not None
+        assert block.error_after is not None
+        assert 0 < block.error_after < block.error_before
     ours, theirs = tensors_of(runs.folder / f"{family}-best"), tensors_of(runs.folder / f"{family}-balanced")
     assert any(not torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 

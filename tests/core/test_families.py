@@ -128,6 +128,22 @@ def test_experts_of_unknown_orientation_are_refused_by_name(make_model: MakeMode
     assert {layer.type for layer in report.layers} >= {"q_proj", "down_proj"}
 
 
+def test_experts_that_lie_one_below_the_other_are_refused_by_name(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = make_model(
+        "dbrx",
+        d_model=32,
+        n_heads=4,
+        n_layers=2,
+        max_seq_len=128,
+        attn_config={"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8},
+        ffn_config={"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32},
+    )
+    with pytest.raises(UnsupportedModel, match=r"blocks\.0\.ffn\.experts\.mlp\.w1.*to ignore"):
+        prune(spec_for(folder), tmp_path / "out", cache_dir=tmp_path)
+    report = prune(spec_for(folder, ignore=("*.experts.*", "*.router*")), tmp_path / "out", cache_dir=tmp_path)
+    assert {layer.type for layer in report.layers} == {"Wqkv", "out_proj"}
+
+
 def test_convolutions_are_no_experts(make_model: MakeModel, tmp_path: Path) -> None:
     folder = make_model(
         "qwen3_next",

@@ -112,6 +112,21 @@ def test_fit_is_least_squares_on_the_mask(monkeypatch: pytest.MonkeyPatch) -> No
     assert float(output_error.of(W, fitted)) < float(output_error.of(W, W * mask))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fit_is_near_least_squares_in_the_steps_it_takes(dtype: torch.dtype) -> None:
+    W, G = problem(64, 256, seed=2, tokens=4096)
+    W = W.to(dtype)
+    fitted, mask = joint(W, G, NMPattern(2, 4))
+    H = G + 0.01 * G.diagonal().mean() * torch.eye(256)
+    exact = torch.zeros_like(fitted)
+    for row in range(64):
+        kept = mask[row].nonzero().flatten()
+        exact[row, kept] = torch.linalg.solve(H[kept][:, kept], (W[row].float() @ H)[kept])
+    output_error = OutputError(G)
+    least = float(output_error.of(W, exact))
+    assert least * 0.9999 < float(output_error.of(W, fitted)) < least * 1.001
+
+
 def test_output_error_is_that_of_the_dampened_gram_matrix() -> None:
     W, G = problem(8, 16, seed=3)
     pruned = W * top_n_mask(W.abs(), NMPattern(2, 4))

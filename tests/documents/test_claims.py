@@ -18,6 +18,7 @@ from eggs_core.pattern import NMPattern
 from tests.documents.blocks import PAGES, ROOT, name_of
 from tests.documents.problem_kinds import kinds
 
+TEXTS = "wikitext2-test", "c4-sample"
 NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 
@@ -64,19 +65,87 @@ def test_the_example_of_the_packed_form() -> None:
     assert f"Without it they are {bits[:3]}, {bits[3:6]} and {bits[6:9]}," in page
 
 
+def results_of(name: str) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    return results
+
+
 def test_how_far_results_vary_over_seeds() -> None:
     """As the file has it that the table of methods names."""
-    results = json.loads((ROOT / "benchmarks" / "results" / "quality-wikipedia-sample-2-4.json").read_text())
-    by_method = groupby(sorted(results["rows"], key=itemgetter("method")), key=itemgetter("method"))
+    by_method = groupby(
+        sorted(results_of("quality-wikipedia-sample-2-4")["rows"], key=itemgetter("method")),
+        key=itemgetter("method"),
+    )
     drawn = {method: list(rows) for method, rows in by_method}
     shares = [
         100 * stdev(perplexities) / fmean(perplexities)
         for method, rows in drawn.items()
-        for text in ("wikitext2-test", "c4-sample")
+        for text in TEXTS
         if method not in ("dense", "magnitude") and (perplexities := [row[text] for row in rows])
     ]
     page = " ".join((ROOT / "docs" / "method.md").read_text().split())
     assert f"by {min(shares):.1f} to {max(shares):.1f}% in standard deviation" in page
+
+
+def tables(page: str, section: str) -> list[list[list[str]]]:
+    """The rows of cells below the heads of the tables that a section has."""
+    (text,) = re.findall(
+        rf"^#+ {section}\n(.*?)(?=^#|\Z)", (ROOT / "docs" / f"{page}.md").read_text(), re.M | re.S
+    )
+    found = re.findall(r"^\|(?:---\|)+\n((?:\|.*\n)+)", text, re.M)
+    return [[re.split(r" \| ", row.strip("| ")) for row in rows.splitlines()] for rows in found]
+
+
+def assert_shown(cell: str, *measured: float) -> None:
+    """A cell has these figures, rounded; what need not be shown may follow."""
+    figures = re.findall(r"[\d.]+", cell)
+    assert 0 < len(figures) <= len(measured)
+    for figure, number in zip(figures, measured, strict=False):
+        assert f"{number:.{len(figure.partition('.')[2])}f}" == figure, (cell, measured)
+
+
+def by_method(name: str) -> dict[str, dict[str, Any]]:
+    """The means over seeds of a run of `benchmarks.quality`, by the names that the pages give methods."""
+    return {row["method"].lower(): row for row in results_of(name)["means"]}
+
+
+def as_in_results(method: str) -> str:
+    return re.sub("[`,]", "", method).replace("'s ", " ").lower()
+
+
+def test_every_method_has_its_own_figures() -> None:
+    means = by_method("quality-wikipedia-sample-2-4")
+    rows = results_of("quality-wikipedia-sample-2-4")["rows"]
+    (table,) = tables("choosing", "Methods")
+    assert {as_in_results(method) for method, *_ in table} == means.keys()
+    for method, first, second, over, edges, seconds in table:
+        mean = means[as_in_results(method)]
+        for cell, text in zip((first, second), TEXTS, strict=True):
+            assert_shown(cell, mean[text], mean[f"{text} ±"])
+        assert_shown(over, mean["wikitext2-test / sparsegpt"])
+        assert_shown(edges, min(row["fewest edges"] for row in rows if row["method"] == mean["method"]))
+        assert_shown(seconds, mean["seconds"])
+
+
+def test_every_pattern_has_its_own_figures() -> None:
+    means = [by_method(f"quality-wikipedia-sample-{pattern}") for pattern in ("4-8", "1-4")]
+    (table,) = tables("choosing", "Patterns")
+    assert {as_in_results(method) for method, *_ in table} == means[0].keys() == means[1].keys()
+    for method, *cells in table:
+        measured = [of_pattern[as_in_results(method)][text] for of_pattern in means for text in TEXTS]
+        for cell, number in zip(cells, measured, strict=True):
+            assert_shown(cell, number)
+
+
+def test_every_way_has_its_own_figures() -> None:
+    ways = {row["way"]: row for row in results_of("layer_error")["rows"]}
+    (table,) = tables("method", "Mask and weights together")
+    assert {"SparseGPT", *(way for way, *_ in table)} == ways.keys()
+    for way, *cells, held_out in table:
+        layers = [key for key in ways[way] if key != "way" and not key.endswith("held out")]
+        for cell, layer in zip(cells, layers, strict=True):
+            assert_shown(cell, ways[way][layer])
+        assert_shown(held_out, fmean(ways[way][f"{layer}, held out"] for layer in layers))
 
 
 @pytest.mark.parametrize(("page", "sections", "figures"), [("choosing", ".*", 50), ("method", "Connectivity", 30)])
