@@ -97,11 +97,15 @@ def fit(W: Tensor, Y: Tensor, mask: Tensor, error: OutputError) -> Tensor:
     """The kept weights that minimise the output error on a fixed mask, (rows, C_in) float32.
 
     Conjugate gradients from Y on all rows at once, a few iterations; each is one product with G. After the first,
-    these are of bfloat16 where that is fast: directions may be rounded, as the error is quadratic in them.
+    these are of bfloat16 where that is fast: directions may be rounded, as the error is quadratic in them. A row
+    takes no step where its curvature is no more than what rounding G may make of it, as where all tokens are the
+    same: G would not be definite there.
     """
     fitted = torch.empty_like(Y)
     dtype = dtype_of_products(W)
     G = error.G.to(dtype)
+    # The largest eigenvalue of the rounding errors, were they independent, is 0.58 times this.
+    rounding = torch.finfo(dtype).eps * torch.linalg.matrix_norm(error.G) / len(G) ** 0.5
     for rows in _row_tiles(W):
         M = mask[rows]
         V = Y[rows].masked_fill(~M, 0)
@@ -110,7 +114,9 @@ def fit(W: Tensor, Y: Tensor, mask: Tensor, error: OutputError) -> Tensor:
         square = R.square().sum(dim=1, keepdim=True)
         for _ in range(FIT_ITERATIONS):
             Q = (P.to(dtype) @ G).float().masked_fill_(~M, 0)
-            step = square / (P * Q).sum(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
+            curvature = (P * Q).sum(dim=1, keepdim=True)
+            known = curvature > rounding * torch.linalg.vector_norm(P, dim=1, keepdim=True).square_()
+            step = torch.where(known, square / curvature, 0)
             V.addcmul_(step, P)
             R.addcmul_(step, Q, value=-1)
             next_square = R.square().sum(dim=1, keepdim=True)

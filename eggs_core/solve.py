@@ -134,11 +134,9 @@ def _finite(layer: PrunableLayer, statistics: InputStatistics | None) -> Tensor:
 
 
 def _sound(layer: PrunableLayer, weights: Tensor, statistics: InputStatistics | None) -> Tensor:
-    """Whether all is finite that a layer was pruned by, and to, (): the latter as a factor that there is not is
-    NaN on a GPU (`eggs_core.definite`). On a CPU both are known before."""
-    if weights.device.type == "cpu":
-        return torch.ones((), dtype=torch.bool)
-    return _finite(layer, statistics) & weights.isfinite().all()
+    """Whether all is finite that a layer was pruned by, and to, (). The former is known before on a CPU."""
+    finite = weights.isfinite().all()
+    return finite if weights.device.type == "cpu" else finite & _finite(layer, statistics)
 
 
 def _by_importance(layer: PrunableLayer, statistics: InputStatistics | None, spec: PruneSpec) -> PrunedLayer:

@@ -147,6 +147,20 @@ def test_inputs_that_are_always_zero_or_few(dtype: torch.dtype) -> None:
     assert bool(theirs.isfinite().all())
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_inputs_of_a_few_tokens_again_and_again(dtype: torch.dtype, tokens: int) -> None:
+    """Rounded, such a Gram matrix is not definite; yet a fit makes nothing worse."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(tokens, 256, generator=generator).to(dtype).float()
+    W, G = torch.randn(32, 256, generator=generator).to(dtype), X.T @ X
+    output_error = OutputError(G)
+    Y = choose(W, output_error, NMPattern(2, 4))
+    mask = top_n_mask(Y.abs(), NMPattern(2, 4))
+    before = output_error.of(W, Y.masked_fill(~mask, 0) / output_error.scale)
+    assert float(output_error.of(W, fit(W, Y, mask, output_error))) <= 1.0001 * float(before)
+
+
 @both_ways
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_how_large_the_inputs_are_does_not_matter(dtype: torch.dtype, way: str) -> None:
